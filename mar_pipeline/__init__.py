@@ -1,0 +1,3 @@
+"""Metal artifact reduction: evaluation, training and clinical use of the simulated scanner's data."""
+
+__version__ = "0.1.0"

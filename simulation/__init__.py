@@ -1,0 +1,1 @@
+"""The simulated CT scanner: clean slices in, metal-corrupted sinograms and images out."""

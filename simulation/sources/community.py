@@ -1,0 +1,111 @@
+"""The community layout of SynDeepLesion: `image` of every gt.h5, used bit for bit."""
+
+import logging
+from pathlib import Path, PurePosixPath
+
+import h5py
+import numpy as np
+
+from simulation.errors import InputError, UsageError
+from simulation.sources.slices import SliceRef, safe_name
+
+LISTS = ("train", "test")
+MAX_MU_PER_CM = 50.0
+"""Gold at 70 keV has about 40 /cm: more is not attenuation in 1/cm."""
+
+logger = logging.getLogger(__name__)
+
+
+def find_gt(path: Path, split: str) -> list[str] | None:
+    """The gt.h5 files of a folder in the community layout, relative to it; None if it is something else.
+
+    The folder holds ``{split}_640geo_dir.txt`` and ``{split}_640geo``, or has them in ``{split}/``, or holds
+    case/slice/gt.h5 itself (then there is no split).
+
+    Args:
+        path: the source.
+        split: "train", "val" or "test"; the layout has no "val".
+
+    Raises:
+        UsageError: if there is a list, but not one for this split.
+        InputError: if a line of the list is not case/slice/gt.h5.
+    """
+    if not path.is_dir():
+        return None
+    lists = {name: text for name in LISTS for text in _list_files(path, name) if text.is_file()}
+    if split in lists:
+        return _read_list(path, lists[split], split)
+    if lists:
+        found = ", ".join(text.relative_to(path).as_posix() for text in lists.values())
+        raise UsageError(f"source {path}: no list for the split {split!r}; found {found}; choose another split")
+    gt_files = sorted(file.relative_to(path).as_posix() for file in path.glob("*/*/gt.h5"))
+    return gt_files or None
+
+
+def _list_files(path: Path, split: str) -> list[Path]:
+    """Where the list of a split may be; the last one that exists wins."""
+    name = f"{split}_640geo_dir.txt"
+    return [path / split / name, path / name]
+
+
+def _read_list(path: Path, text: Path, split: str) -> list[str]:
+    gt_files: dict[str, None] = {}
+    try:
+        lines = text.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{text.name}: cannot be read; expected a text file with case/slice/gt.h5 lines") from error
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        parts = PurePosixPath(line.strip().replace("\\", "/")).parts
+        if len(parts) != 3 or ".." in parts or parts[0] == "/":
+            raise InputError(f"{text.name} line {number}: got {line.strip()[:80]!r}; expected case/slice/gt.h5")
+        gt_files[(text.parent / f"{split}_640geo" / Path(*parts)).relative_to(path).as_posix()] = None
+    if not gt_files:
+        raise InputError(f"{text.name}: got an empty list; expected one case/slice/gt.h5 a line")
+    return list(gt_files)
+
+
+def list_community(path: Path, gt_files: list[str]) -> list[SliceRef]:
+    """References to gt.h5 files; case and slice name are the two folders above the file.
+
+    Args:
+        path: the source.
+        gt_files: relative to it, in the order to keep.
+    """
+    refs = []
+    for relative in gt_files:
+        case, name = PurePosixPath(relative).parts[-3:-1]
+        refs.append(SliceRef(safe_name(case), safe_name(name), relative, read_gt, (str(path), relative)))
+    return refs
+
+
+def read_gt(root: str, relative: str) -> tuple[np.ndarray, None]:
+    """Read `image` of a gt.h5: float32 (n, n), 1/cm, as stored; the pixel size is not in the file.
+
+    Raises:
+        InputError: if the file is truncated, has no `image`, or holds something else than attenuation.
+    """
+    try:
+        with h5py.File(Path(root, relative), "r") as file:
+            image = file.get("image")
+            values = image[()] if isinstance(image, h5py.Dataset) else None
+            found = ", ".join(sorted(file)[:6]) or "nothing"
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        got = "no such file" if isinstance(error, FileNotFoundError) else "truncated or not an HDF5 file"
+        raise InputError(f"{relative}: cannot be read ({got}); expected a whole gt.h5; fetch it again") from error
+    if values is None:
+        raise InputError(f"{relative}: got {found}; expected a dataset 'image' (attenuation in 1/cm)")
+    if not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
+        raise InputError(f"{relative}: 'image' has type {image_type(values)}; expected floating point, 1/cm")
+    if values.size and not (np.min(values) >= 0 and np.max(values) <= MAX_MU_PER_CM) and np.isfinite(values).all():
+        raise InputError(
+            f"{relative}: 'image' spans {np.min(values):g} .. {np.max(values):g}; expected attenuation in 1/cm, "
+            "not negative; convert HU with mu = 0.192 (1 + HU / 1000)"
+        )
+    return values.astype(np.float32, copy=False), None
+
+
+def image_type(values: object) -> str:
+    """Name of an array's element type, or of a scalar's class."""
+    return str(values.dtype) if isinstance(values, np.ndarray) else type(values).__name__

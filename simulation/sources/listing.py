@@ -1,0 +1,79 @@
+"""Find out which format a source has and list its slices."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+from simulation.errors import UsageError
+from simulation.sources import community, deeplesion, dicom, nifti, phantom
+from simulation.sources.slices import SliceRef, check_count, evenly_spaced
+
+SPLITS = ("train", "val", "test")
+EXPECTED = (
+    "the word phantom (or phantom:REGION), a DeepLesion folder (Images_png with DL_info.csv beside it), "
+    "a .nii or .nii.gz file or a folder of them, a folder with CT DICOM files, "
+    "or a SynDeepLesion folder (train_640geo_dir.txt or */*/gt.h5)"
+)
+
+logger = logging.getLogger(__name__)
+
+
+def list_slices(
+    source: str, split: str = "train", seed: int = 0, count: int | None = None, pad_square: bool = False
+) -> list[SliceRef]:
+    """List the slices of a source, in an order that depends on nothing but the source and the arguments.
+
+    Broken files are listed too: they raise InputError when loaded, so a run can report them and go on.
+
+    Args:
+        source: a path, or the word ``phantom`` or ``phantom:REGION`` (``./phantom`` is a folder of that name).
+        split: "train", "val" or "test"; obeyed by DeepLesion and the community layout, ignored where none exists.
+        seed: seed of the phantoms.
+        count: at most this many slices. Volumes and DeepLesion yield evenly spaced ones, so that few slices still span
+            the volumes and patients; the community layout and the phantom yield the first ones. None: all, of the
+            phantom 4.
+        pad_square: pad non-square slices with air instead of refusing them.
+
+    Returns:
+        The references; (case, name) is unique.
+
+    Raises:
+        UsageError: if the source is missing or of no known format, or the split or region is unknown.
+        InputError: if the index of the source (DL_info.csv, dir.txt) is broken.
+    """
+    if split not in SPLITS:
+        raise UsageError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
+    check_count(count)
+    refs = _list(str(source), split, seed, count)
+    logger.info("source %s: %d slices", source, len(refs))
+    return [dataclasses.replace(ref, pad_square=pad_square) for ref in refs]
+
+
+def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRef]:
+    if source == "phantom" or source.startswith("phantom:"):
+        return phantom.list_phantom(source, seed, count)
+    path = Path(source)
+    if not path.exists():
+        raise UsageError(f"source {source}: no such file or folder; expected {EXPECTED}")
+    images = deeplesion.find_images(path)
+    if images is not None:
+        return evenly_spaced(deeplesion.list_deeplesion(images, split), count)
+    gt_files = community.find_gt(path, split)
+    if gt_files is not None:
+        return community.list_community(path, gt_files)[:count]
+    volumes = nifti.find_volumes(path)
+    if volumes:
+        return evenly_spaced(nifti.list_nifti(volumes), count)
+    if path.is_dir() and dicom.has_dicom(path):
+        return evenly_spaced(dicom.list_dicom(path), count)
+    raise UsageError(f"source {source}: got {_describe(path)}; expected {EXPECTED}")
+
+
+def _describe(path: Path) -> str:
+    """What is there, for the message."""
+    if not path.is_dir():
+        return "a file of no known format"
+    entries = sorted(entry.name for entry in path.iterdir())
+    if not entries:
+        return "an empty folder"
+    return f"a folder with {', '.join(entries[:4])}{' ...' if len(entries) > 4 else ''} and no slices in a known format"
