@@ -11,7 +11,14 @@ from simulation.phantoms.pelvis import draw_pelvis
 from simulation.phantoms.thorax import draw_thorax
 
 REGIONS = ("abdomen", "pelvis", "thorax", "head")
-_PIXEL_MM = {"abdomen": (0.72, 0.95), "pelvis": (0.76, 0.95), "thorax": (0.72, 0.95), "head": (0.45, 0.55)}
+# What draws a region; half its width and the side of a pixel of a 512 image in mm, both from .. to.
+_DRAWN = {
+    "abdomen": (draw_abdomen, (128, 150), (0.72, 0.88)),
+    "pelvis": (draw_pelvis, (160, 184), (0.76, 0.9)),
+    "thorax": (draw_thorax, (142, 165), (0.72, 0.88)),
+    "head": (draw_head, (74, 84), (0.45, 0.55)),
+}
+_MARGIN = 1.06
 _REFERENCE_SIZE = 512
 _MIN_SIZE = 64
 
@@ -35,16 +42,11 @@ def phantom(region: str, rng: np.random.Generator, size: int = 512) -> tuple[np.
         raise UsageError(f"unknown phantom region {region!r}; expected one of {', '.join(REGIONS)}")
     if size < _MIN_SIZE:
         raise UsageError(f"phantom size {size} is too small to show anatomy; expected at least {_MIN_SIZE} pixels")
-    half_width_mm, draw = {
-        "abdomen": (rng.uniform(128, 150), draw_abdomen),
-        "pelvis": (rng.uniform(160, 184), draw_pelvis),
-        "thorax": (rng.uniform(142, 165), draw_thorax),
-        "head": (rng.uniform(74, 84), draw_head),
-    }[region]
+    draw, half_width_range_mm, pixel_range_mm = _DRAWN[region]
+    half_width_mm = rng.uniform(*half_width_range_mm)
     fat_mm = rng.uniform(8, 30) if region in ("abdomen", "thorax") else 0.0
-    low, high = _PIXEL_MM[region]
-    wanted_mm = 2 * (half_width_mm + fat_mm) * rng.uniform(1.1, 1.25) / _REFERENCE_SIZE
-    pixel_mm = float(np.clip(wanted_mm, low, high)) * _REFERENCE_SIZE / size
+    needed_mm = 2 * (half_width_mm + fat_mm) * _MARGIN / _REFERENCE_SIZE
+    pixel_mm = max(rng.uniform(*pixel_range_mm), needed_mm) * _REFERENCE_SIZE / size
     shift_mm = (rng.uniform(-6, 6), rng.uniform(-14, 2))
     canvas = Canvas(size, pixel_mm, rng, tilt_deg=rng.normal(0, 1.8), shift_mm=shift_mm)
     lowest_mm = draw(canvas, rng, half_width_mm, fat_mm)

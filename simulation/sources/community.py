@@ -7,7 +7,7 @@ import h5py
 import numpy as np
 
 from simulation.errors import InputError, UsageError
-from simulation.sources.slices import SliceRef, safe_name
+from simulation.sources.slices import SliceRef, reading, safe_name
 
 LISTS = ("train", "test")
 MAX_MU_PER_CM = 50.0
@@ -50,10 +50,8 @@ def _list_files(path: Path, split: str) -> list[Path]:
 
 def _read_list(path: Path, text: Path, split: str) -> list[str]:
     gt_files: dict[str, None] = {}
-    try:
+    with reading(text.name, "a text file with case/slice/gt.h5 lines"):
         lines = text.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{text.name}: cannot be read; expected a text file with case/slice/gt.h5 lines") from error
     for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
@@ -86,26 +84,18 @@ def read_gt(root: str, relative: str) -> tuple[np.ndarray, None]:
     Raises:
         InputError: if the file is truncated, has no `image`, or holds something else than attenuation.
     """
-    try:
-        with h5py.File(Path(root, relative), "r") as file:
-            image = file.get("image")
-            values = image[()] if isinstance(image, h5py.Dataset) else None
-            found = ", ".join(sorted(file)[:6]) or "nothing"
-    except (OSError, RuntimeError, KeyError, ValueError) as error:
-        got = "no such file" if isinstance(error, FileNotFoundError) else "truncated or not an HDF5 file"
-        raise InputError(f"{relative}: cannot be read ({got}); expected a whole gt.h5; fetch it again") from error
+    with reading(relative, "a whole HDF5 file"), h5py.File(Path(root, relative), "r") as file:
+        image = file.get("image")
+        values = image[()] if isinstance(image, h5py.Dataset) else None
+        found = ", ".join(sorted(file)[:6]) or "nothing"
     if values is None:
         raise InputError(f"{relative}: got {found}; expected a dataset 'image' (attenuation in 1/cm)")
-    if not (isinstance(values, np.ndarray) and values.dtype.kind == "f"):
-        raise InputError(f"{relative}: 'image' has type {image_type(values)}; expected floating point, 1/cm")
+    values = np.asarray(values)
+    if values.dtype.kind != "f":
+        raise InputError(f"{relative}: 'image' has type {values.dtype}; expected floating point, 1/cm")
     if values.size and not (np.min(values) >= 0 and np.max(values) <= MAX_MU_PER_CM) and np.isfinite(values).all():
         raise InputError(
             f"{relative}: 'image' spans {np.min(values):g} .. {np.max(values):g}; expected attenuation in 1/cm, "
             "not negative; convert HU with mu = 0.192 (1 + HU / 1000)"
         )
     return values.astype(np.float32, copy=False), None
-
-
-def image_type(values: object) -> str:
-    """Name of an array's element type, or of a scalar's class."""
-    return str(values.dtype) if isinstance(values, np.ndarray) else type(values).__name__

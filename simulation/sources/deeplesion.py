@@ -3,20 +3,18 @@
 import csv
 import io
 import os
-import struct
-import zlib
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from simulation.errors import InputError, UsageError
-from simulation.sources.slices import AIR_HU, SliceRef, image_from_hu, safe_name, square_pixel_mm, unreadable
+from simulation.sources.slices import AIR_HU, SliceRef, image_from_hu, reading, safe_name, square_pixel_mm
 
 HU_OFFSET = 32768
 SPLIT_CODES = {"train": 1, "val": 2, "test": 3}
 COLUMNS = ("File_name", "Slice_range", "Spacing_mm_px_", "Train_Val_Test")
-PNG_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+PNG_END = b"IEND\xaeB`\x82"
 
 Row = dict[str, str]
 
@@ -25,7 +23,7 @@ def find_images(path: Path) -> Path | None:
     """The Images_png folder of a source, which may be that folder itself; None if it is something else."""
     if not path.is_dir():
         return None
-    path = path.resolve()
+    path = Path(os.path.abspath(path))  # not resolve(): Images_png may be a link
     for images in (path, path / "Images_png"):
         if images.name == "Images_png" and images.is_dir():
             return images
@@ -70,22 +68,19 @@ def _read_table(path: Path) -> dict[str, list[Row]]:
     if not path.is_file():
         raise UsageError(f"source {path.parent}: no DL_info.csv beside Images_png; put there the one of DeepLesion")
     table: dict[str, list[Row]] = {}
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError(f"DL_info.csv: no column {', '.join(missing)}; expected the table as NIH ships it")
-            for row in reader:
-                cells = {column: (row[column] or "").strip() for column in COLUMNS}
-                if cells["Train_Val_Test"] not in {"1", "2", "3"}:
-                    raise InputError(
-                        f"DL_info.csv line {reader.line_num}: got Train_Val_Test {cells['Train_Val_Test']!r}; "
-                        "expected 1, 2 or 3; fetch the table again"
-                    )
-                table.setdefault(cells["File_name"].rpartition("_")[0], []).append(cells)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise unreadable("DL_info.csv", error, "the table as NIH ships it") from error
+    with reading("DL_info.csv", "the table as NIH ships it"), path.open(encoding="utf-8-sig", newline="") as file:
+        reader = csv.DictReader(file)
+        missing = [column for column in COLUMNS if column not in (reader.fieldnames or [])]
+        if missing:
+            raise InputError(f"DL_info.csv: no column {', '.join(missing)}; expected the table as NIH ships it")
+        for row in reader:
+            cells = {column: (row[column] or "").strip() for column in COLUMNS}
+            if cells["Train_Val_Test"] not in {"1", "2", "3"}:
+                raise InputError(
+                    f"DL_info.csv line {reader.line_num}: got Train_Val_Test {cells['Train_Val_Test']!r}; "
+                    "expected 1, 2 or 3; fetch the table again"
+                )
+            table.setdefault(cells["File_name"].rpartition("_")[0], []).append(cells)
     return table
 
 
@@ -135,18 +130,15 @@ def read_png(root: str, relative: str, series: str, spacing: str | None) -> tupl
 
 
 def _read_grey16(path: Path, relative: str) -> np.ndarray:
-    """Decode a 16-bit grey PNG, checksums included (decoding alone forgives a lost end)."""
-    expected = "a whole 16-bit grey PNG"
-    try:
+    """Decode a 16-bit grey PNG; Pillow checks the sums of the pixels but forgives a lost end."""
+    with reading(relative, "a whole 16-bit grey PNG"):
         data = path.read_bytes()
+        if PNG_END not in data:
+            raise EOFError("no IEND chunk")
         with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
             mode = image.mode
-            image.verify()
-        if mode in {"I;16", "I;16B", "I"}:  # "I" is what Pillow before 11 calls it
-            with Image.open(io.BytesIO(data), formats=["PNG"]) as image:
+            if mode in {"I;16", "I;16B", "I"}:  # older Pillow calls it "I"
                 return np.array(image)
-    except PNG_ERRORS as error:
-        raise unreadable(relative, error, expected) from error
     kind = {"L": "8-bit grey", "1": "1-bit", "P": "palette", "LA": "grey with alpha"}.get(mode, f"colour ({mode})")
     raise InputError(
         f"{relative}: got a PNG of the kind {kind}; expected 16-bit grey with HU + {HU_OFFSET}; use the files NIH ships"

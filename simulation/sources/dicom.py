@@ -1,26 +1,17 @@
 """DICOM folders: CT slices read one by one with pydicom, which the extra `clinic` installs."""
 
-import contextlib
 import logging
 import math
 import os
-import warnings
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulation.errors import InputError
-from simulation.sources.slices import (
-    AIR_HU,
-    SliceRef,
-    image_from_hu,
-    safe_name,
-    square_pixel_mm,
-    unique_names,
-    unreadable,
-)
+from simulation.sources.slices import AIR_HU, SliceRef, image_from_hu, reading, safe_name, square_pixel_mm, unique_names
 
 CT_IMAGE_STORAGE = "1.2.840.10008.5.1.4.1.1.2"
 DEFLATED = "1.2.840.10008.1.2.1.99"
@@ -34,18 +25,28 @@ LISTING_TAGS = ["SOPClassUID", "SeriesInstanceUID", "ImageType", "ImagePositionP
 logger = logging.getLogger(__name__)
 
 
+@dataclass(frozen=True)
+class _Header:
+    """What the listing needs to know of a file."""
+
+    is_ct_slice: bool
+    series: str
+    position_mm: float | None
+
+
 def _walk(root: Path) -> Iterator[Path]:
-    """DICOM files under a folder in a fixed order, found by their magic word, whatever they are called."""
+    """DICOM files under a folder in a fixed order: by their magic word, whatever they are called, or called .dcm."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
             path = Path(folder, name)
             try:
                 with path.open("rb") as file:
-                    if file.read(132)[128:] == b"DICM":
-                        yield path
+                    found = file.read(132)[128:] == b"DICM"
             except OSError:
-                continue
+                found = False
+            if found or name.lower().endswith(".dcm"):  # a broken one: reported when it is loaded
+                yield path
 
 
 def has_dicom(root: Path) -> bool:
@@ -57,7 +58,7 @@ def list_dicom(root: Path) -> list[SliceRef]:
     """CT slices under a folder, series by series, from inferior to superior; other objects and localizers are left out.
 
     A series is what shares its folder and SeriesInstanceUID (which may be blank); its case is named after its folder,
-    never after a tag. A file whose header cannot be read is listed last in its folder: loading it says why.
+    never after a tag. A file whose header is broken or without a position is listed last in its folder.
 
     Args:
         root: the folder.
@@ -66,34 +67,36 @@ def list_dicom(root: Path) -> list[SliceRef]:
         InputError: if pydicom is missing or there are DICOM files but no CT slices.
     """
     series: dict[tuple[str, str], list[tuple[float, str]]] = {}
-    broken: dict[str, list[str]] = {}
+    unplaced: dict[str, list[str]] = {}
     ignored = 0
+    _pydicom()
     for path in _walk(root):
         folder, relative = path.parent.relative_to(root).as_posix(), path.relative_to(root).as_posix()
         try:
             header = _read_header(path, relative)
-        except InputError:
-            broken.setdefault(folder, []).append(relative)
+        except InputError:  # loading the slice says it again
+            unplaced.setdefault(folder, []).append(relative)
             continue
-        if not _is_ct_slice(header):
+        if not header.is_ct_slice:
             ignored += 1
-            continue
-        key = folder, str(header.get("SeriesInstanceUID") or "")
-        series.setdefault(key, []).append((_position(header), relative))
+        elif header.position_mm is None:
+            unplaced.setdefault(folder, []).append(relative)
+        else:
+            series.setdefault((folder, header.series), []).append((header.position_mm, relative))
     if ignored:
         logger.info("DICOM source: %d files that are not CT slices are left out", ignored)
-    if not series and not broken:
+    if not series and not unplaced:
         raise InputError(f"source {root}: got {ignored} DICOM files, none a CT slice; expected CT Image Storage")
-    return _references(root, series, broken)
+    return _references(root, series, unplaced)
 
 
 def _references(
-    root: Path, series: dict[tuple[str, str], list[tuple[float, str]]], broken: dict[str, list[str]]
+    root: Path, series: dict[tuple[str, str], list[tuple[float, str]]], unplaced: dict[str, list[str]]
 ) -> list[SliceRef]:
     """Order the series by folder and first file, the slices by position, and name both."""
     groups = [(folder, [relative for _, relative in sorted(slices)]) for (folder, _), slices in series.items()]
     groups.sort(key=lambda group: (group[0], min(group[1])))
-    for folder, files in broken.items():
+    for folder, files in unplaced.items():
         home = next((members for name, members in groups if name == folder), None)
         if home is None:
             groups.append((folder, files))
@@ -118,38 +121,21 @@ def _pydicom() -> Any:
     return pydicom
 
 
-def _read_header(path: Path, relative: str) -> Any:
+def _read_header(path: Path, relative: str) -> _Header:
     """Read what the listing needs; raises InputError if the file is broken or its header packed."""
     pydicom = _pydicom()
-    with _guarded(relative, "a whole DICOM file"):
+    with reading(relative, "a whole DICOM file"):
         meta = pydicom.filereader.read_file_meta_info(path)
         if str(meta.get("TransferSyntaxUID", "")) == DEFLATED:  # a small file may unpack to gigabytes
             raise InputError(f"{relative}: got the Deflated transfer syntax, which is not accepted; convert the file")
-        return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=LISTING_TAGS)
-
-
-@contextlib.contextmanager
-def _guarded(where: str, expected: str, warn: str = "ignore") -> Iterator[None]:
-    """Turn whatever pydicom raises (any exception of its parsers comes through) into one InputError.
-
-    Args:
-        where: the file, relative to the source.
-        expected: what it should have held.
-        warn: what becomes of pydicom's warnings: "ignore" or "error".
-    """
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter(warn)  # type: ignore[arg-type]
-            yield
-    except InputError:
-        raise
-    except Exception as error:
-        raise unreadable(where, error, expected) from error
-
-
-def _is_ct_slice(header: Any) -> bool:
-    sop_class = str(header.get("SOPClassUID") or header.file_meta.get("MediaStorageSOPClassUID") or "")
-    return sop_class == CT_IMAGE_STORAGE and "LOCALIZER" not in str(header.get("ImageType") or "").upper()
+        header = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=LISTING_TAGS)
+        # Said twice: a file cut within the second is still a CT slice, to be reported as broken.
+        sop_classes = [str(meta.get("MediaStorageSOPClassUID") or ""), str(header.get("SOPClassUID") or "")]
+        if not any(sop_classes):
+            raise InputError(f"{relative}: no SOP class, the header is truncated; fetch the file again or take it out")
+        localizer = "LOCALIZER" in str(header.get("ImageType") or "").upper()
+        series = str(header.get("SeriesInstanceUID") or "")
+        return _Header(CT_IMAGE_STORAGE in sop_classes and not localizer, series, _position_mm(header))
 
 
 def _numbers(dataset: Any, name: str, length: int, relative: str) -> list[float]:
@@ -165,13 +151,13 @@ def _numbers(dataset: Any, name: str, length: int, relative: str) -> list[float]
     return values
 
 
-def _position(header: Any) -> float:
-    """Position along the slice normal in mm; infinity if the header does not tell."""
+def _position_mm(header: Any) -> float | None:
+    """Position along the slice normal, None if the header does not tell."""
     try:
         origin = _numbers(header, "ImagePositionPatient", 3, "")
         orientation = _numbers(header, "ImageOrientationPatient", 6, "")
     except InputError:
-        return math.inf
+        return None
     return float(np.cross(orientation[:3], orientation[3:]) @ origin)
 
 
@@ -190,7 +176,7 @@ def read_dicom(root: str, relative: str) -> tuple[np.ndarray, float]:
     """
     path = Path(root, relative)
     _read_header(path, relative)
-    with _guarded(relative, "a whole DICOM file"):
+    with reading(relative, "a whole DICOM file"):
         dataset = _pydicom().dcmread(path)
         _check_image(dataset, relative)
         _check_axial(dataset, relative)
@@ -206,7 +192,11 @@ def read_dicom(root: str, relative: str) -> tuple[np.ndarray, float]:
 
 def _check_image(dataset: Any, relative: str) -> None:
     """Refuse what is not one grey slice in HU."""
-    rows, columns = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
+    if "Rows" not in dataset or "Columns" not in dataset or "PixelData" not in dataset:
+        raise InputError(
+            f"{relative}: truncated, or a header without pixels; expected a CT slice; fetch the file again"
+        )
+    rows, columns = int(dataset.Rows or 0), int(dataset.Columns or 0)
     if not (0 < rows <= MAX_SIDE and 0 < columns <= MAX_SIDE):
         raise InputError(f"{relative}: got {rows} rows, {columns} columns; expected 1 .. {MAX_SIDE}; take the file out")
     frames, samples = int(dataset.get("NumberOfFrames") or 1), int(dataset.get("SamplesPerPixel") or 1)
@@ -216,8 +206,6 @@ def _check_image(dataset: Any, relative: str) -> None:
     rescale_type = str(dataset.get("RescaleType") or "HU").upper()
     if rescale_type != "HU":
         raise InputError(f"{relative}: got RescaleType {rescale_type[:16]!r}; expected HU; export the series in HU")
-    if "PixelData" not in dataset:
-        raise InputError(f"{relative}: no pixel data, the file is truncated or a header only; fetch it again")
 
 
 def _check_axial(dataset: Any, relative: str) -> None:
@@ -244,7 +232,7 @@ def _decode(dataset: Any, relative: str) -> np.ndarray:
     if not available:
         name = getattr(syntax, "name", syntax)
         raise InputError(f"{relative}: no decoder for the transfer syntax {name} ({syntax}); {INSTALL}")
-    with _guarded(relative, "whole pixel data", warn="error"):  # of missing data some decoders only warn
+    with reading(relative, "whole pixel data", warn="error"):  # of missing data some decoders only warn
         return np.asarray(dataset.pixel_array)
 
 

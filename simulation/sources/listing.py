@@ -4,9 +4,9 @@ import dataclasses
 import logging
 from pathlib import Path
 
-from simulation.errors import UsageError
+from simulation.errors import InputError, UsageError
 from simulation.sources import community, deeplesion, dicom, nifti, phantom
-from simulation.sources.slices import SliceRef, check_count, evenly_spaced
+from simulation.sources.slices import SliceRef, check_request, evenly_spaced
 
 SPLITS = ("train", "val", "test")
 EXPECTED = (
@@ -43,8 +43,11 @@ def list_slices(
     """
     if split not in SPLITS:
         raise UsageError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
-    check_count(count)
-    refs = _list(str(source), split, seed, count)
+    check_request(seed, count)
+    try:
+        refs = _list(str(source), split, seed, count)
+    except OSError as error:
+        raise InputError(f"source {source}: {error.strerror}; expected a folder or file that can be read") from error
     logger.info("source %s: %d slices", source, len(refs))
     return [dataclasses.replace(ref, pad_square=pad_square) for ref in refs]
 

@@ -5,7 +5,6 @@ import functools
 import gzip
 import math
 import struct
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +12,9 @@ from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
-from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from simulation.errors import InputError
-from simulation.sources.slices import SliceRef, image_from_hu, safe_name, square_pixel_mm, unique_names, unreadable
+from simulation.sources.slices import SliceRef, image_from_hu, reading, safe_name, square_pixel_mm, unique_names
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_TILT_DEG = 1.0
@@ -26,20 +23,6 @@ UNIT_MM = {"mm": 1.0, "micron": 1e-3, "meter": 1e3}
 PLAUSIBLE_MM = (0.1, 10.0)
 NIFTI2_LENGTHS = (struct.pack("<i", 540), struct.pack(">i", 540))
 """First bytes of a NIfTI-2 file; nibabel tells the two kinds apart by the file name, which may lie."""
-NIFTI_ERRORS = (
-    OSError,
-    EOFError,
-    ValueError,
-    TypeError,
-    LookupError,
-    OverflowError,
-    MemoryError,
-    struct.error,
-    zlib.error,
-    ImageFileError,
-    HeaderDataError,
-    HeaderTypeError,
-)
 
 
 @dataclass(frozen=True)
@@ -92,10 +75,8 @@ def read_nifti(path: str, index: int) -> tuple[np.ndarray, float]:
     Raises:
         InputError: if the volume is broken, not three-dimensional, oblique, not in HU, or of unknown size.
     """
-    try:
+    with reading(Path(path).name, "a NIfTI volume"):
         changed_ns = Path(path).stat().st_mtime_ns
-    except OSError as error:
-        raise unreadable(Path(path).name, error, "a NIfTI volume") from error
     volume = _cached_volume(path, changed_ns)
     if isinstance(volume, InputError):
         raise InputError(str(volume)) from volume
@@ -114,19 +95,14 @@ def _cached_volume(path: str, changed_ns: int) -> _Volume | InputError:
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
     """(image, stream) of a NIfTI-1 or NIfTI-2 file; every way of failing to read it becomes an InputError."""
-    try:
+    with reading(path.name, "a whole NIfTI volume"):
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
-        opener = gzip.open if packed else open
-        with opener(path, "rb") as stream:
+        with gzip.open(path, "rb") if packed else path.open("rb") as stream:
             header_length = stream.read(4)
             stream.seek(0)
             kind = nibabel.Nifti2Image if header_length in NIFTI2_LENGTHS else nibabel.Nifti1Image
             yield kind.from_stream(stream), stream
-    except NIFTI_ERRORS as error:
-        if isinstance(error, InputError):
-            raise
-        raise unreadable(path.name, error, "a whole NIfTI volume") from error
 
 
 def _slice_count(path: Path) -> int:

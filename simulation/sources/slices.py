@@ -1,9 +1,13 @@
 """What every source yields: a clean slice as a value, a cheap reference to it, and the screen for unusable ones."""
 
+import contextlib
+import errno
+import os
 import re
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from scipy import ndimage
@@ -20,6 +24,8 @@ BODY_SHARE = 0.02
 """A slice whose body covers less of the image than this is empty."""
 SQUARE_TOLERANCE = 1e-3
 """Relative difference of the two pixel sides up to which a pixel counts as square (0.4 mm over a body)."""
+
+ACCESS_ERRORS = (errno.ENOENT, errno.EACCES, errno.EPERM, errno.EISDIR, errno.EIO, errno.ESTALE)
 
 Item = TypeVar("Item")
 
@@ -187,28 +193,37 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return result
 
 
-def unreadable(where: str, error: BaseException, expected: str) -> InputError:
-    """One line for a file that some library could not read, without that library's absolute paths.
+@contextlib.contextmanager
+def reading(where: str, expected: str, warn: Literal["ignore", "error"] = "ignore") -> Iterator[None]:
+    """Turn whatever a file library raises inside into one InputError that names the file.
+
+    A broken file makes pydicom, nibabel, Pillow and h5py raise exceptions of any type; `Exception` is meant.
 
     Args:
-        where: the file, relative to the source.
-        error: what was raised.
-        expected: what the file should have been.
+        where: the file, relative to the source (what the library says holds absolute paths and is left out).
+        expected: what the file should have held.
+        warn: what becomes of the library's warnings.
     """
-    if isinstance(error, FileNotFoundError):
-        got = "no such file"
-    elif isinstance(error, OSError) and error.strerror:
-        got = error.strerror
-    else:
-        got = "broken or truncated data"
-    return InputError(f"{where}: cannot be read ({got}); expected {expected}; fetch the file again or take it out")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter(warn)
+            yield
+    except InputError:
+        raise
+    except Exception as error:
+        got = "broken or truncated"
+        if isinstance(error, OSError) and error.errno in ACCESS_ERRORS:
+            got = os.strerror(error.errno)
+        raise InputError(f"{where}: {got}; expected {expected}; fetch the file again or take it out") from error
 
 
-def check_count(count: int | None) -> None:
-    """Refuse a limit below one.
+def check_request(seed: int, count: int | None) -> None:
+    """Refuse a limit below one and a negative seed.
 
     Raises:
-        UsageError: if count is zero or negative.
+        UsageError: if either is given.
     """
+    if seed < 0:
+        raise UsageError(f"got the seed {seed}; expected zero or more")
     if count is not None and count < 1:
         raise UsageError(f"got {count} slices; expected at least one; leave the limit out to take all")

@@ -1,0 +1,149 @@
+"""The `mar` program. Heavy modules are imported inside the commands, so that `mar --help` answers at once."""
+
+import argparse
+import json
+import logging
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+from mar_pipeline import __version__
+from mar_pipeline.options import read_settings
+from simulation.errors import InputError, UsageError
+
+logger = logging.getLogger(__name__)
+
+OK, FAILURE, SOME_FAILED, INTERRUPTED = 0, 1, 3, 130
+
+EPILOG = """\
+-v, --verbose says more and -q, --quiet only warnings, before or after the command. mar COMMAND --help lists a command's
+options. Results go to standard output, messages to standard error.
+
+exit codes:
+  0    ok
+  1    failure
+  2    usage: an unknown name, a wrong type, a conflicting option
+  3    some items failed; they are listed
+  75   checkpointed: start the same command again
+  130  interrupted
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs the program and answers its exit code; what the user can mend is one line on standard error.
+
+    Args:
+        arguments: the command line without the program's name; None reads that of the process.
+    """
+    try:
+        return _dispatch(sys.argv[1:] if arguments is None else arguments)
+    except InputError as error:
+        return _complain(str(error), error.exit_code)
+    except OSError as error:
+        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILURE)
+    except KeyboardInterrupt:
+        return _complain("interrupted; the same command makes what is missing", INTERRUPTED)
+
+
+def _complain(message: str, exit_code: int) -> int:
+    logger.debug("traceback of the error below", exc_info=True)
+    sys.stderr.write(f"mar: error: {' '.join(message.split())}\n")
+    return exit_code
+
+
+class _Parser(argparse.ArgumentParser):
+    """Complains with `UsageError`."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message} ({self.prog} --help tells more)")
+
+
+def _dispatch(arguments: list[str]) -> int:
+    commands = "\n".join(f"  {name:<10} {line}" for name, (line, _) in COMMANDS.items())
+    parser = _Parser(
+        prog="mar",
+        usage="mar [-h] [--version] COMMAND ...",
+        description=f"CT metal artifact reduction: simulate pairs, correct them, score them.\n\ncommands:\n{commands}",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"mar {__version__}")
+    parser.add_argument("command", nargs="?", help=argparse.SUPPRESS)
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    options = parser.parse_args(_configure_logging(arguments))
+    if options.command is None:
+        parser.error(f"expected a command: {', '.join(COMMANDS)}")
+    if options.command not in COMMANDS:
+        parser.error(f"unknown command {options.command!r}; expected one of {', '.join(COMMANDS)}")
+    _, function = COMMANDS[options.command]
+    return function(options.rest)
+
+
+def _configure_logging(arguments: list[str]) -> list[str]:
+    """Sets the messages' level from -v and -q, wherever they stand, and returns the other arguments."""
+    verbose, quiet = {"-v", "--verbose"}, {"-q", "--quiet"}
+    level = logging.INFO
+    if verbose & set(arguments):
+        level = logging.DEBUG
+    elif quiet & set(arguments):
+        level = logging.WARNING
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, level=logging.WARNING, force=True)
+    for package in ("simulation", "mar_pipeline"):
+        logging.getLogger(package).setLevel(level)
+    return [argument for argument in arguments if argument not in verbose | quiet]
+
+
+def _tell(result: str, failed: list[str]) -> int:
+    """Writes a command's result and the items it could not do, and answers the exit code."""
+    sys.stdout.write(f"{result}\n")
+    for item in failed:
+        sys.stderr.write(f"failed: {item}\n")
+    return SOME_FAILED if failed else OK
+
+
+def _simulate(arguments: list[str]) -> int:
+    from simulation.generate import SimulateSettings, generate
+
+    report = generate(read_settings("simulate", SimulateSettings, arguments))
+    return _tell(report["summary"], report["failed"])
+
+
+def _evaluate(arguments: list[str]) -> int:
+    from mar_pipeline.evaluate import EvaluateSettings, evaluate
+
+    report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
+    return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
+
+
+def _verify(arguments: list[str]) -> int:
+    parser = _Parser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
+    parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
+    folder = parser.parse_args(arguments).folder
+
+    from simulation.store import verify
+
+    problems = [str(problem) for problem in verify(folder).problems]
+    sys.stdout.write("\n".join([*problems, f"{folder}: {len(problems) or 'no'} problems\n"]))
+    return SOME_FAILED if problems else OK
+
+
+def _info(arguments: list[str]) -> int:
+    parser = _Parser(prog="mar info", description="Versions, machine, GPU, and the names that commands accept.")
+    parser.add_argument("--json", action="store_true", help="for programs")
+    as_json = parser.parse_args(arguments).json
+
+    from mar_pipeline.info import as_text, collect
+
+    facts = collect()
+    sys.stdout.write(f"{json.dumps(facts, indent=2) if as_json else as_text(facts)}\n")
+    return OK
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
+    "simulate": ("make pairs with and without metal from clean CT slices", _simulate),
+    "verify": ("check a data set for missing, damaged and altered files", _verify),
+    "evaluate": ("score methods against the truth, with a table and pictures", _evaluate),
+    "info": ("versions, machine, GPU, and the names that commands accept", _info),
+}

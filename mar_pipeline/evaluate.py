@@ -1,0 +1,300 @@
+"""`mar evaluate`: scores of correction methods on a data set in the community layout, as tables and pictures."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+from tqdm import tqdm
+
+from mar_pipeline.evaluation_files import make_folder, whole_file, write_report, write_tables
+from mar_pipeline.evaluation_pairs import (
+    Pair,
+    PairFile,
+    Skipped,
+    find_pairs,
+    load_masks,
+    read_pair,
+    why_no_mask,
+    why_other_mask,
+)
+from mar_pipeline.metrics import PROTOCOLS, score
+from mar_pipeline.score_tables import ScoreRow, size_group, to_text
+from simulation.errors import InputError, UsageError
+
+if TYPE_CHECKING:
+    from simulation.projector import Projector
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What to score and where the tables go.
+
+    Args:
+        data: folder with ``{train,test}_640geo_dir.txt`` and ``{train,test}_640geo/<case>/<slice>/{gt,N}.h5``.
+        out: folder for results.csv, table.md, report.json and the pictures.
+        methods: keys of `METHODS`.
+        protocol: a key of `PROTOCOLS`, or ``all``.
+        split: only this split; None takes whatever ``data`` lists.
+        masks: mask stack (.npy, rows x columns x n) instead of ``data/{split}mask.npy``.
+        trust_masks: skip the check that a pair's mask throws the metal trace stored with the pair.
+        geometry: preset of `FanBeam` with which the data were made.
+        device: ``auto``, ``cpu`` or ``cuda``.
+        figures: number of pairs with a picture, spread over the size groups.
+        window_hu: darkest and brightest HU of the images.
+        difference_hu: the differences are shown from minus to plus this many HU.
+    """
+
+    data: str
+    out: str
+    methods: tuple[str, ...] = ("input", "li", "nmar")
+    protocol: Literal["float", "uint8", "imsave", "all"] = "float"
+    split: Literal["train", "test"] | None = None
+    masks: str | None = None
+    trust_masks: bool = False
+    geometry: str = "syndeeplesion"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    figures: int = 3
+    window_hu: tuple[float, float] = (-175.0, 275.0)
+    difference_hu: float = 200.0
+
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What `evaluate` did.
+
+    Args:
+        rows: one per pair, method and protocol.
+        table: the tables as aligned text.
+        not_scored: pairs whose mask is not known; nothing is wrong with them.
+        failed: pairs that are broken or on which a method failed; not empty means exit code 3.
+        outputs: files written, relative to the output folder.
+        device: where it ran.
+    """
+
+    rows: tuple[ScoreRow, ...]
+    table: str
+    not_scored: tuple[Skipped, ...]
+    failed: tuple[Skipped, ...]
+    outputs: tuple[str, ...]
+    device: str
+
+
+def _input(pair: Pair, projector: "Projector | None") -> np.ndarray:
+    return pair.ma_CT
+
+
+def _li(pair: Pair, projector: "Projector | None") -> np.ndarray:
+    return pair.LI_CT
+
+
+def _nmar(pair: Pair, projector: "Projector | None") -> np.ndarray:
+    from simulation.correction import nmar, nmar_prior
+
+    prior_mu = nmar_prior(pair.LI_CT, pair.metal_mask)
+    return np.asarray(nmar(pair.ma_sinogram, pair.metal_trace, prior_mu, projector)[1])
+
+
+Method = Callable[[Pair, "Projector | None"], np.ndarray]
+
+METHODS: dict[str, Method] = {"input": _input, "li": _li, "nmar": _nmar}
+"""Method name -> (pair, projector) -> corrected image, (H, W), 1/cm."""
+
+_LABELS = {"input": "Input", "li": "LI", "nmar": "NMAR"}
+"""How pictures call a method; others go by their own name."""
+
+_STORED = ("input", "li")
+"""Methods whose images are in the files: no projector needed."""
+
+
+def evaluate(settings: EvaluateSettings) -> EvaluateReport:
+    """Score every pair whose mask is known and write results.csv, table.md, report.json and the pictures.
+
+    A pair counts only if every method gave a finite image of it: all columns of a table are about the same pairs.
+
+    Args:
+        settings: what to score.
+
+    Raises:
+        UsageError: an unknown method, protocol, geometry or device.
+        InputError: the data cannot be used, the output folder cannot be written, or no pair could be scored.
+    """
+    _check(settings)
+    if settings.trust_masks:
+        logger.warning("evaluate: --trust-masks: nothing checks that the masks belong to their pairs")
+    started = time.monotonic()
+    data, out = Path(settings.data), Path(settings.out)
+    pairs, missing = find_pairs(data, settings.split)
+    stacks = load_masks(data, settings.masks)
+    projector = _projector(settings)
+    make_folder(out)
+    rows, not_scored, failed = _score_all(pairs, stacks, settings, projector)
+    failed = missing + failed
+    _refuse_nothing(rows, not_scored, failed)
+    outputs = write_tables(rows, out)
+    for file in _spread(pairs, rows, settings.figures):
+        outputs.append(_draw(file, read_pair(file, stacks), settings, projector, rows, out))
+    outputs.append("report.json")
+    device = str(getattr(projector, "device", "cpu"))
+    report = EvaluateReport(tuple(rows), to_text(rows), tuple(not_scored), tuple(failed), tuple(outputs), device)
+    write_report(
+        out,
+        settings=asdict(settings),
+        device=device,
+        counts={"pairs": len(pairs), "scored": len({_key(row) for row in rows})},
+        rows=rows,
+        not_scored=not_scored,
+        failed=failed,
+        outputs=outputs,
+        seconds=time.monotonic() - started,
+    )
+    return report
+
+
+def _check(settings: EvaluateSettings) -> None:
+    unknown = [name for name in settings.methods if name not in METHODS]
+    if unknown:
+        raise UsageError(f"unknown method {unknown[0]!r}; expected one of {', '.join(METHODS)}")
+    if not settings.methods or len(set(settings.methods)) < len(settings.methods):
+        raise UsageError(f"methods: got {' '.join(settings.methods) or 'none'}; name each method once")
+    if settings.protocol not in (*PROTOCOLS, "all"):
+        raise UsageError(f"unknown protocol {settings.protocol!r}; expected one of {', '.join(PROTOCOLS)}, all")
+    if settings.split not in (None, "train", "test"):
+        raise UsageError(f"unknown split {settings.split!r}; expected train or test")
+    if settings.figures < 0:
+        raise UsageError(f"figures: got {settings.figures}, expected 0 or more")
+    if not settings.window_hu[0] < settings.window_hu[1] or not settings.difference_hu > 0:
+        raise UsageError(
+            f"got window_hu {settings.window_hu} and difference_hu {settings.difference_hu}; expected a rising window "
+            "and a positive difference"
+        )
+
+
+def _projector(settings: EvaluateSettings) -> "Projector | None":
+    if settings.trust_masks and set(settings.methods) <= set(_STORED):
+        return None
+    from simulation.geometry import FanBeam
+    from simulation.projector import Projector
+
+    return Projector(FanBeam.preset(settings.geometry), device=settings.device)
+
+
+def _score_all(
+    pairs: Sequence[PairFile], stacks: dict[str, np.ndarray], settings: EvaluateSettings, projector: "Projector | None"
+) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
+    """Rows, pairs whose mask is not known, pairs that failed."""
+    rows: list[ScoreRow] = []
+    not_scored: list[Skipped] = []
+    failed: list[Skipped] = []
+    for file in _with_progress(pairs):
+        try:
+            pair, reason = _load(file, stacks, None if settings.trust_masks else projector)
+            if pair is None:
+                not_scored.append(Skipped(file.name, reason))
+            else:
+                rows += _score_pair(file, pair, settings, projector)
+        except InputError as error:
+            failed.append(Skipped(file.name, str(error)))
+    return rows, not_scored, failed
+
+
+def _load(file: PairFile, stacks: dict[str, np.ndarray], checks_masks: "Projector | None") -> tuple[Pair | None, str]:
+    """The pair, or None and the reason why its mask is not known."""
+    reason = why_no_mask(file, stacks)
+    if reason:
+        return None, reason
+    pair = read_pair(file, stacks)
+    if checks_masks is not None:
+        reason = why_other_mask(pair, checks_masks)
+    return (None, reason) if reason else (pair, "")
+
+
+def _score_pair(
+    file: PairFile, pair: Pair, settings: EvaluateSettings, projector: "Projector | None"
+) -> list[ScoreRow]:
+    metal_pixels = int(np.count_nonzero(pair.metal_mask))
+    group = size_group(metal_pixels, pair.metal_mask.shape)
+    rows = []
+    for method in settings.methods:
+        image_mu = METHODS[method](pair, projector)
+        for protocol in _protocols(settings):
+            scores = score(image_mu, pair.image, pair.metal_mask, protocol)
+            where = (file.split, file.case, file.slice, file.mask)
+            rows.append(ScoreRow(*where, metal_pixels, group, method, protocol, **scores))
+    return rows
+
+
+def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
+    return tuple(PROTOCOLS) if settings.protocol == "all" else (settings.protocol,)
+
+
+def _with_progress(pairs: Sequence[PairFile]) -> Iterator[PairFile]:
+    """The pairs, with a bar on a terminal and a log line now and then elsewhere."""
+    last = time.monotonic()
+    for done, file in enumerate(tqdm(pairs, unit="pair", desc="evaluate", disable=not sys.stderr.isatty())):
+        if time.monotonic() - last > _LOG_EVERY_S:
+            last = time.monotonic()
+            logger.info("evaluate: %d of %d pairs", done, len(pairs))
+        yield file
+    logger.info("evaluate: %d of %d pairs", len(pairs), len(pairs))
+
+
+def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: list[Skipped]) -> None:
+    if rows:
+        return
+    first = next(iter([*failed, *not_scored]), None)
+    why = f"; the first one, {first.pair}: {first.reason}" if first else ""
+    raise InputError(f"no pair could be scored ({len(not_scored)} without a known mask, {len(failed)} failed){why}")
+
+
+def _key(of: PairFile | ScoreRow) -> tuple[str, str, str, int]:
+    return of.split, of.case, of.slice, of.mask
+
+
+def _spread(pairs: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> list[PairFile]:
+    """The first scored pair of every size group, large to small, then the second ones, and so on."""
+    groups = {_key(row): row.group for row in rows}
+    seen: dict[int, int] = {}
+    ranked = []
+    for file in pairs:
+        if _key(file) in groups:
+            group = groups[_key(file)]
+            seen[group] = seen.get(group, 0) + 1
+            ranked.append((seen[group], group, file))
+    return [file for _, _, file in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+
+
+def _draw(
+    file: PairFile,
+    pair: Pair,
+    settings: EvaluateSettings,
+    projector: "Projector | None",
+    rows: Sequence[ScoreRow],
+    out: Path,
+) -> str:
+    from mar_pipeline.figures import case_figure
+
+    protocol = _protocols(settings)[0]
+    own = {row.method: row for row in rows if _key(row) == _key(file) and row.protocol == protocol}
+    metal_pixels = np.count_nonzero(pair.metal_mask)
+    name = f"{file.split}_{file.case}_{file.slice}_{file.mask}.png"
+    figure = case_figure(
+        images_mu={_LABELS.get(method, method): METHODS[method](pair, projector) for method in settings.methods},
+        truth_mu=pair.image,
+        metal_mask=pair.metal_mask,
+        captions={_LABELS.get(method, method): f"{row.psnr:.2f} dB" for method, row in own.items()},
+        title=f"{file.case}/{file.slice}, mask {file.mask}: {metal_pixels} metal pixels (PSNR: {protocol} protocol)",
+        window_hu=settings.window_hu,
+        difference_hu=settings.difference_hu,
+    )
+    with whole_file(out / name) as partial:
+        figure.savefig(partial, format="png")
+    return name

@@ -1,0 +1,116 @@
+"""A command's options: a frozen settings dataclass read from a YAML file and the command line."""
+
+import dataclasses
+import inspect
+import json
+import re
+import types
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from simulation.errors import UsageError
+
+Settings = TypeVar("Settings")
+
+
+def read_settings(command: str, settings_class: type[Settings], arguments: list[str]) -> Settings:
+    """A command's settings from `--settings FILE.yaml` and its options, the later one winning.
+
+    Fields become options: `masks_per_slice: int` is `--masks-per-slice N`, a bool is a switch, a tuple takes several
+    words, a nested dataclass is `--section.key`. Their help is the `Args:` section of the class's docstring.
+
+    Args:
+        command: name of the command, for its help and errors.
+        settings_class: a dataclass.
+        arguments: the command line after the command's name.
+
+    Raises:
+        UsageError: for an unknown key, a wrong type or a missing value, by name.
+    """
+    from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
+
+    hints, helps = get_type_hints(settings_class), _argument_help(settings_class)
+    summary = (inspect.getdoc(settings_class) or "").partition("\n")[0]
+    parser = ArgumentParser(prog=f"mar {command}", description=summary, exit_on_error=False, allow_abbrev=False)
+    parser.add_argument("--settings", action=ActionConfigFile, metavar="FILE.yaml", help="options from a file")
+    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
+        name, hint, keywords = field.name, hints[field.name], _default(field)
+        if hint is bool:
+            keywords |= {"nargs": "?", "const": True}
+        if _item_type(hint):
+            keywords["metavar"] = f"{name.upper()} ..."
+        parser.add_argument(_option(name), type=hint, help=helps.get(name, name), **keywords)
+    try:
+        values = parser.instantiate(parser.parse_args(_fold_words(arguments, hints)))
+    except ArgumentError as error:
+        raise UsageError(f"{_plain(str(error), hints)} (mar {command} --help lists the options)") from error
+    return settings_class(**{name: values[name] for name in hints})
+
+
+def _option(field_name: str) -> str:
+    return "--" + field_name.replace("_", "-")
+
+
+def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
+    if field.default is not dataclasses.MISSING:
+        return {"default": field.default}
+    if field.default_factory is not dataclasses.MISSING:
+        return {"default": field.default_factory()}
+    return {"required": True}
+
+
+def _argument_help(settings_class: type) -> dict[str, str]:
+    """Text of each entry in the `Args:` section of a Google docstring, by name."""
+    section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", inspect.getdoc(settings_class) or "", re.MULTILINE)
+    entries = re.findall(r"^    (\w+):(.*(?:\n {5,}.*)*)", section[1], re.MULTILINE) if section else []
+    return {name: " ".join(text.split()).rstrip(".").replace("`", "") for name, text in entries}
+
+
+def _fold_words(arguments: list[str], hints: dict[str, Any]) -> list[str]:
+    """Turns `--methods li nmar` into `--methods=["li", "nmar"]` for each option that takes a tuple."""
+    item_types = {_option(name): _item_type(hint) for name, hint in hints.items() if _item_type(hint)}
+    folded, rest = [], list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        option, has_value, value = argument.partition("=")
+        if option not in item_types or value.startswith("["):
+            folded.append(argument)
+            continue
+        words = [value] if has_value else []
+        while rest and not rest[0].startswith("--"):
+            words.append(rest.pop(0))
+        is_list = len(words) == 1 and words[0].startswith("[")
+        if not is_list and item_types[option] not in (int, float):
+            words = [json.dumps(word) for word in words]
+        folded.append(f"{option}={words[0] if is_list else '[' + ', '.join(words) + ']'}")
+    return folded
+
+
+def _item_type(hint: Any) -> Any:
+    """Type of the items of a tuple or list, also of an optional one; None for other types."""
+    for member in _members(hint):
+        if get_origin(member) in (tuple, list):
+            return get_args(member)[0]
+    return None
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _plain(message: str, hints: dict[str, Any]) -> str:
+    """The parser's report of a value of a wrong type, in terms of what the user can write."""
+    found = re.match(r'Parser key "(\w+)".*?(?:Got value|Given value): (.*)', message, re.DOTALL)
+    if found is None or found[1] not in hints:
+        return message
+    return f"{_option(found[1])}: expected {_describe(hints[found[1]])}, got {found[2].strip()!r}"
+
+
+def _describe(hint: Any) -> str:
+    if get_origin(hint) is Literal:
+        return " | ".join(map(str, get_args(hint)))
+    if len(_members(hint)) > 1:
+        return " or ".join(map(_describe, _members(hint)))
+    if _item_type(hint):
+        return f"a list of {_describe(_item_type(hint))}"
+    plain_names = {type(None): "null", str: "text", bool: "true or false"}
+    return str(plain_names.get(hint) or getattr(hint, "__name__", hint))

@@ -1,0 +1,245 @@
+"""Metal masks for slices: a procedural library placed by anatomy, or a stack of given masks."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from scipy import ndimage
+
+from simulation.errors import InputError, UsageError
+from simulation.implant_anatomy import Anatomy, find_body
+from simulation.implant_shapes import SHAPERS, Part, suitable
+from simulation.materials import METAL_CODES
+
+KINDS = tuple(SHAPERS)
+ALWAYS_POSSIBLE = ("clips", "electrodes", "needle")
+STACK_SIZE = 512
+# At 416 x 416 pixels, as the masks of the public benchmark (35 .. 2061); scales with the number of pixels.
+SIZE_RANGE_416 = (16, 2600)
+_MAX_OUTSIDE = 0.5
+_ATTEMPTS = 40
+
+
+@dataclass(frozen=True)
+class ImplantLibrary:
+    """Procedural implants, placed by the anatomy that a slice shows.
+
+    Args:
+        kinds: which of `KINDS` to draw from; None = all.
+        pixel_mm: side of a pixel of the slices; None scales implants with the body, as slices need whose body was
+            shrunk (the benchmark's).
+
+    Raises:
+        UsageError: if a kind is unknown or none is given.
+    """
+
+    kinds: tuple[str, ...] | None = None
+    pixel_mm: float | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [kind for kind in self.kinds or () if kind not in KINDS]
+        if unknown or (self.kinds is not None and not self.kinds):
+            raise UsageError(f"implant kinds {self.kinds!r}: expected one or more of {', '.join(KINDS)}")
+        if self.pixel_mm is not None and not self.pixel_mm > 0:
+            raise UsageError(f"implants: pixel_mm must be positive, got {self.pixel_mm}")
+
+    @classmethod
+    def from_masks(cls, path: str | Path, metal: str = "titanium") -> "MaskStack":
+        """The library of a (512, 512, n) stack of 0/1 masks, all of one metal.
+
+        Args:
+            path: a .npy file; axis 2 numbers the masks.
+            metal: a key of METAL_CODES.
+
+        Raises:
+            InputError: if the file is not such a stack, or one of its masks is empty.
+            UsageError: if the metal is unknown.
+        """
+        return MaskStack(stack=_load_stack(Path(path)), metal=metal)
+
+    def sample(self, image_mu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
+        """A random implant for a slice.
+
+        Args:
+            image_mu: (n, n), 1/cm, row 0 anterior.
+            rng: source of kind, place and shape; the same state gives the same mask.
+
+        Returns:
+            metal_mask: uint8 (n, n), 0 or the METAL_CODES of the metal there; inside the body.
+            description: {"kind", "parts": [{"shape", "metal", "pixels"}, ...], "pixels"}, JSON-serialisable. If the
+                slice suits none of the library's kinds, one of `ALWAYS_POSSIBLE` is taken and "instead_of" lists them.
+
+        Raises:
+            InputError: if the image is not a finite square, or shows no body.
+        """
+        image_mu = _checked_image(image_mu)
+        anatomy = Anatomy(image_mu, self.pixel_mm)
+        wanted = self.kinds or KINDS
+        kinds = [kind for kind in wanted if suitable(anatomy, kind)]
+        replaced = {} if kinds else {"instead_of": list(wanted)}
+        weights = np.array([1.0 if kind in ALWAYS_POSSIBLE else 4.0 for kind in kinds or ALWAYS_POSSIBLE])
+        kind = str(rng.choice(kinds or ALWAYS_POSSIBLE, p=weights / weights.sum()))
+        low, high = np.array(SIZE_RANGE_416) * (image_mu.size / 416**2)
+        for _ in range(_ATTEMPTS):
+            mask, parts = _assembled(SHAPERS[kind](anatomy, rng), anatomy.body)
+            pixels = int(np.count_nonzero(mask))
+            if low <= pixels <= high:
+                return mask, {"kind": kind, "parts": parts, "pixels": pixels, **replaced}
+        raise InputError(
+            f"implants: no {kind} of {low:.0f} .. {high:.0f} pixels fits this slice (body of {anatomy.width} x "
+            f"{anatomy.height} pixels) in {_ATTEMPTS} attempts; choose other kinds or check the slice"
+        )
+
+
+@dataclass(frozen=True)
+class MaskStack(ImplantLibrary):
+    """Given masks, resized to each slice as the benchmark's readers do.
+
+    Args:
+        stack: uint8, bool or integer (512, 512, n), values 0 and 1.
+        metal: a key of METAL_CODES.
+
+    Raises:
+        UsageError: if the metal is unknown.
+    """
+
+    stack: np.ndarray = field(default_factory=lambda: np.zeros((STACK_SIZE, STACK_SIZE, 0), np.uint8), repr=False)
+    metal: str = "titanium"
+
+    def __post_init__(self) -> None:
+        if self.metal not in METAL_CODES:
+            raise UsageError(f"unknown metal {self.metal!r}; expected one of {', '.join(METAL_CODES)}")
+
+    def __len__(self) -> int:
+        return self.stack.shape[2]
+
+    def mask(self, index: int) -> np.ndarray:
+        """Mask of one index as it is stored: uint8 (512, 512), 0 or 1."""
+        if not 0 <= index < len(self):
+            raise UsageError(f"mask index {index} is out of range; the stack has masks 0 .. {len(self) - 1}")
+        return np.ascontiguousarray(self.stack[:, :, index]).astype(np.uint8)
+
+    def sample(self, image_mu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
+        """A random mask of the stack at the slice's size; where the body is does not matter (see `check_mask`).
+
+        Args:
+            image_mu: (n, n), 1/cm.
+            rng: chooses the mask.
+
+        Returns:
+            metal_mask: uint8 (n, n), 0 or the metal's code.
+            description: as of `ImplantLibrary.sample`, kind "mask" and the mask's "index".
+        """
+        shape = _checked_image(image_mu).shape
+        index = int(rng.integers(len(self)))
+        mask = resize_mask(self.mask(index), shape) * np.uint8(METAL_CODES[self.metal])
+        pixels = int(np.count_nonzero(mask))
+        parts = [{"shape": "mask", "metal": self.metal, "pixels": pixels}]
+        return mask, {"kind": "mask", "index": index, "parts": parts, "pixels": pixels}
+
+
+def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """A mask at another size, as the benchmark's readers do it: PIL bilinear on uint8 0/1, labels from the nearest.
+
+    Args:
+        mask: (rows, columns) bool or integer, 0 or a label.
+        shape: rows and columns wanted.
+
+    Returns:
+        uint8, of that shape.
+
+    Raises:
+        InputError: if the mask is not two-dimensional, or nothing of it is left.
+    """
+    if mask.ndim != 2:
+        raise InputError(f"metal mask: expected two dimensions to resize it, got shape {mask.shape}")
+    labels = np.asarray(mask).astype(np.uint8)
+    if labels.shape == tuple(shape):
+        return labels.copy()
+    size = (shape[1], shape[0])
+    union = np.asarray(Image.fromarray((labels > 0).astype(np.uint8)).resize(size, Image.Resampling.BILINEAR)) > 0
+    if not union.any():
+        raise InputError(
+            f"metal mask of {np.count_nonzero(labels)} pixels vanishes when resized from {labels.shape} to "
+            f"{tuple(shape)}; leave it out or use a larger mask"
+        )
+    nearest = ndimage.distance_transform_edt(labels == 0, return_distances=False, return_indices=True)
+    filled = labels[tuple(nearest)]
+    return np.where(union, np.asarray(Image.fromarray(filled).resize(size, Image.Resampling.NEAREST)), 0).astype(
+        np.uint8
+    )
+
+
+def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray) -> None:
+    """Refuse a mask that cannot be metal in this slice: empty, or more than half of its pixels outside the body.
+
+    The body is the largest component of mu > 0.5 water with its holes filled (lungs and gut gas are inside).
+
+    Args:
+        metal_mask: (n, n), 0 or a label.
+        image_mu: (n, n), 1/cm.
+
+    Raises:
+        InputError: if the shapes differ, the mask is empty, or it lies outside the body.
+    """
+    metal = np.asarray(metal_mask) > 0
+    if metal.shape != np.shape(image_mu):
+        raise InputError(f"metal mask has shape {metal.shape}, its slice {np.shape(image_mu)}; resize it first")
+    if not metal.any():
+        raise InputError("metal mask is empty: expected at least one metal pixel; leave this mask out")
+    outside = 1 - float(find_body(np.asarray(image_mu))[metal].mean())
+    if outside > _MAX_OUTSIDE:
+        raise InputError(
+            f"metal mask lies outside the body: {outside:.0%} of its {np.count_nonzero(metal)} pixels, allowed are "
+            f"{_MAX_OUTSIDE:.0%}; use another mask for this slice"
+        )
+
+
+def _checked_image(image_mu: np.ndarray) -> np.ndarray:
+    image = np.asarray(image_mu, dtype=np.float32)
+    if image.ndim != 2 or image.shape[0] != image.shape[1]:
+        raise InputError(f"implants: expected a square slice (n, n), got shape {image.shape}; crop or pad it")
+    if not np.isfinite(image).all():
+        raise InputError("implants: the slice has values that are not finite; repair it first")
+    return image
+
+
+def _assembled(parts: list[Part], body: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """Label map of parts cut to the body, later over earlier, and what is left of each."""
+    owner = np.zeros(body.shape, np.int32)
+    for number, part in enumerate(parts, start=1):
+        owner[part.mask & body] = number
+    pixels = np.bincount(owner.ravel(), minlength=len(parts) + 1)
+    codes = np.array([0, *(METAL_CODES[part.metal] for part in parts)], dtype=np.uint8)
+    seen = [
+        {"shape": part.shape, "metal": part.metal, "pixels": int(count)}
+        for part, count in zip(parts, pixels[1:], strict=True)
+        if count
+    ]
+    return codes[owner], seen
+
+
+def _load_stack(path: Path) -> np.ndarray:
+    """Open a mask stack and check all of it; see `ImplantLibrary.from_masks`."""
+    remedy = f"expected a numpy file of shape ({STACK_SIZE}, {STACK_SIZE}, n) with 0 and 1"
+    if not path.is_file():
+        raise InputError(f"mask stack {path}: no such file; {remedy}")
+    try:
+        stack = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError, OSError) as error:
+        raise InputError(f"mask stack {path} cannot be read as numpy ({error}); {remedy}") from error
+    if not isinstance(stack, np.ndarray):
+        raise InputError(f"mask stack {path} is an archive of several arrays; {remedy}: save one with np.save")
+    if stack.ndim != 3 or stack.shape[:2] != (STACK_SIZE, STACK_SIZE) or stack.shape[2] == 0:
+        raise InputError(f"mask stack {path} has shape {stack.shape}; {remedy}, axis 2 numbering the masks")
+    if stack.dtype.kind not in "bui":
+        raise InputError(f"mask stack {path} holds {stack.dtype}; {remedy}: convert it to uint8")
+    low, high = int(stack.min()), int(stack.max())
+    if low < 0 or high > 1:
+        raise InputError(f"mask stack {path} has values {low} .. {high}; {remedy}: threshold it first")
+    empty = np.flatnonzero(~stack.any(axis=(0, 1)))
+    if len(empty):
+        raise InputError(f"mask stack {path}: mask {empty[0]} is empty ({len(empty)} of {stack.shape[2]}); remove it")
+    return stack

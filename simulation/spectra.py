@@ -1,0 +1,257 @@
+"""X-ray spectra, and their compression to a few fitted nodes that attenuate like the whole spectrum."""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+from scipy.optimize import least_squares
+
+from simulation.errors import InputError
+from simulation.materials import METALS, TISSUES, attenuation_ratios
+
+MATERIALS = (*TISSUES, *METALS)
+FIT_TOLERANCE = 0.1
+"""Root mean square error that fitted nodes may have, in standard deviations of the Poisson noise of `_PHOTONS`."""
+_PHOTONS = 2e7
+_NODE_COUNTS = (8, 12, 16, 24, 32, 48)
+_DOMAIN = {"water": 10.0, "bone": 3.0, "metal": 12.0}
+"""Line integrals at 70 keV over which nodes are fitted."""
+
+
+@dataclass(frozen=True)
+class Spectrum:
+    """Photons by energy.
+
+    Args:
+        energies_kev: (n,), increasing, 5 to 500 keV.
+        weights: (n,), relative number of photons, not negative; normalised to sum 1.
+
+    Raises:
+        InputError: unequal lengths, energies not increasing or out of range, negative or vanishing weights.
+    """
+
+    energies_kev: tuple[float, ...]
+    weights: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        energies, weights = np.asarray(self.energies_kev, float), np.asarray(self.weights, float)
+        if energies.ndim != 1 or energies.shape != weights.shape or len(energies) == 0:
+            raise InputError(
+                f"spectrum: got {energies.shape} energies and {weights.shape} weights; expected two lists of equal length"
+            )
+        if not (np.all(np.diff(energies) > 0) and energies[0] >= 5 and energies[-1] <= 500):
+            raise InputError(
+                f"spectrum: energies must increase within 5..500 keV, got {energies.min():g}..{energies.max():g}; "
+                "give keV, not eV"
+            )
+        if not (np.all(weights >= 0) and np.isfinite(weights).all() and weights.sum() > 0):
+            raise InputError("spectrum: weights must be finite, not negative, and not all zero")
+        object.__setattr__(self, "energies_kev", tuple(energies.tolist()))
+        object.__setattr__(self, "weights", tuple((weights / weights.sum()).tolist()))
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumNodes:
+    """Terms of a polychromatic transmission: sum_k weight_k exp(-sum_m ratio_mk P_m).
+
+    Args:
+        weights: (K,), sum 1.
+        ratios: for each material its (K,) attenuation relative to 70 keV.
+    """
+
+    weights: np.ndarray
+    ratios: dict[str, np.ndarray]
+
+    def table(self, materials: tuple[str, ...]) -> np.ndarray:
+        """Ratios as an array (K, len(materials))."""
+        return np.stack([self.ratios[name] for name in materials], axis=1)
+
+    def line_integral(self, materials: tuple[str, ...], integrals: np.ndarray) -> np.ndarray:
+        """p = -ln(transmission) through 70 keV line integrals.
+
+        Args:
+            materials: names.
+            integrals: (..., len(materials)).
+
+        Returns:
+            (...), without unit.
+        """
+        return -np.log(np.exp(-integrals @ self.table(materials).T) @ self.weights)
+
+
+def read_spectrum(path: str | Path) -> Spectrum:
+    """A spectrum from a csv file: energy in keV and relative photons, one pair a line; a header line is skipped.
+
+    Raises:
+        InputError: the file is missing or does not hold two columns of numbers.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"spectrum {path}: no such file; give a csv with energy in keV and relative photons")
+    rows = []
+    for number, line in enumerate(path.read_text(errors="replace").splitlines()):
+        fields = line.split("#")[0].split(",")
+        try:
+            rows.append((float(fields[0]), float(fields[1])))
+        except (ValueError, IndexError):
+            if number > 0 and line.strip():
+                raise InputError(
+                    f"spectrum {path}, line {number + 1}: got {line[:40]!r}, expected two numbers: energy in keV, photons"
+                ) from None
+    if not rows:
+        raise InputError(f"spectrum {path}: no line with two numbers; expected energy in keV, relative photons")
+    energies, weights = zip(*rows, strict=True)
+    return Spectrum(energies, weights)
+
+
+@lru_cache(maxsize=8)
+def tube_spectrum(
+    kvp: float, anode_angle_deg: float = 7.0, filters_mm: tuple[tuple[str, float], ...] = (("Al", 2.5),)
+) -> Spectrum:
+    """The spectrum of a tungsten tube (spekpy; G. Poludniowski et al., Medical Physics 2021).
+
+    Args:
+        kvp: tube voltage.
+        anode_angle_deg: effective anode angle.
+        filters_mm: (element, thickness in mm) pairs.
+    """
+    import spekpy
+
+    tube = spekpy.Spek(kvp=kvp, th=anode_angle_deg, dk=1.0)
+    for element, thickness_mm in filters_mm:
+        tube.filter(element, thickness_mm)
+    energies, fluence = tube.get_spectrum()
+    kept = (energies >= 10) & (fluence > 0)
+    return Spectrum(tuple(energies[kept]), tuple(fluence[kept]))
+
+
+@lru_cache(maxsize=8)
+def exact_nodes(spectrum: Spectrum) -> SpectrumNodes:
+    """Every energy of the spectrum as a node, for all materials."""
+    energies = np.array(spectrum.energies_kev)
+    return SpectrumNodes(
+        np.array(spectrum.weights), {name: attenuation_ratios(name, energies) for name in MATERIALS}
+    )
+
+
+@lru_cache(maxsize=8)
+def fit_nodes(
+    spectrum: Spectrum, metals: tuple[str, ...] = tuple(METALS), tolerance: float = FIT_TOLERANCE
+) -> SpectrumNodes:
+    """The fewest nodes (of 8, 12, 16, ...) that attenuate like the spectrum, mixtures of the metals included.
+
+    Weights and ratios are fitted by least squares in p = -ln(transmission), in units of its Poisson noise with 2e7
+    photons, over water 0..10, bone 0..3 and metal 0..12 (line integrals at 70 keV), and checked on other samples.
+
+    Args:
+        spectrum: the whole spectrum.
+        metals: the metals that nodes must serve, besides water and bone.
+        tolerance: root mean square error allowed, in standard deviations of that noise; 0.1 adds 0.01 to chi2.
+
+    Returns:
+        Fitted nodes, or every energy as a node where no smaller number reaches the tolerance.
+    """
+    exact = exact_nodes(spectrum)
+    names = (*TISSUES, *metals)
+    fitted_on, checked_on = _sample_domain(names, 2000, seed=0), _sample_domain(names, 4000, seed=1)
+    for count in _NODE_COUNTS:
+        if count >= len(spectrum.weights):
+            break
+        nodes = _fit(exact, names, fitted_on, count)
+        if fit_error(nodes, exact, names, checked_on) <= tolerance:
+            return nodes
+    return exact
+
+
+def fit_error(
+    nodes: SpectrumNodes, exact: SpectrumNodes, names: tuple[str, ...], integrals: np.ndarray | None = None
+) -> float:
+    """Root mean square difference in p from the whole spectrum, in Poisson standard deviations, over the fitted domain."""
+    integrals = _sample_domain(names, 4000, seed=2) if integrals is None else integrals
+    truth = exact.line_integral(names, integrals)
+    difference = nodes.line_integral(names, integrals) - truth
+    return float(np.sqrt(np.mean(difference**2 * _PHOTONS * np.exp(-truth))))
+
+
+def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
+    """The fitted nodes that come with a preset, the most accurate set first.
+
+    Each set serves the materials it has columns for; the last serves all.
+    """
+    text = resources.files("simulation").joinpath("spectrum_nodes.csv").read_text()
+    header, *lines = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
+    sets = []
+    for label in dict.fromkeys(line[1] for line in lines if line[0] == preset):
+        rows = [line for line in lines if line[:2] == [preset, label]]
+        columns = {name: [row[i] for row in rows] for i, name in enumerate(header) if i >= 2}
+        values = {name: np.array(column, float) for name, column in columns.items() if "" not in column}
+        sets.append(SpectrumNodes(values.pop("weight"), values))
+    return tuple(sets)
+
+
+def _sample_domain(names: tuple[str, ...], count: int, seed: int) -> np.ndarray:
+    """Random line integrals (count, len(names)): water, bone, and in two thirds one to three metals; dense near zero."""
+    rng = np.random.default_rng(seed)
+    integrals = np.zeros((count, len(names)))
+    integrals[:, 0] = _DOMAIN["water"] * rng.random(count) ** 1.5
+    integrals[:, 1] = _DOMAIN["bone"] * rng.random(count) ** 1.5
+    metals = len(names) - 2
+    for row in integrals[count // 3 :]:
+        chosen = rng.choice(metals, size=rng.integers(1, min(metals, 3) + 1), replace=False)
+        total = _DOMAIN["metal"] * rng.random() ** 1.5
+        row[2 + chosen] = total * rng.dirichlet(np.ones(len(chosen)))
+    return integrals
+
+
+def _fit(
+    exact: SpectrumNodes, names: tuple[str, ...], integrals: np.ndarray, count: int, max_nfev: int = 150
+) -> SpectrumNodes:
+    """Least squares over log weights and log ratios, started from merged neighbouring energies."""
+    ratios, target = exact.table(names), exact.line_integral(names, integrals)
+    inverse_noise = np.sqrt(_PHOTONS * np.exp(-target))
+    groups = _merge_energies(exact, ratios, count)
+    weights = np.array([exact.weights[g].sum() for g in groups])
+    means = np.stack([exact.weights[g] @ ratios[g] / exact.weights[g].sum() for g in groups])
+
+    def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        unnormalised = np.exp(x[:count] - x[:count].max())
+        return unnormalised / unnormalised.sum(), np.exp(x[count:].reshape(count, -1))
+
+    def terms(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        w, r = unpack(x)
+        return w, r, np.exp(-integrals @ r.T) * w
+
+    def residual(x: np.ndarray) -> np.ndarray:
+        return (-np.log(terms(x)[2].sum(axis=1)) - target) * inverse_noise
+
+    def jacobian(x: np.ndarray) -> np.ndarray:
+        w, r, parts = terms(x)
+        shares = parts / parts.sum(axis=1, keepdims=True)
+        by_ratio = shares[:, :, None] * integrals[:, None, :] * r[None]
+        return np.hstack([w - shares, by_ratio.reshape(len(integrals), -1)]) * inverse_noise[:, None]
+
+    start = np.concatenate([np.log(weights), np.log(means).ravel()])
+    solution = least_squares(residual, start, jacobian, x_scale="jac", max_nfev=max_nfev).x
+    weights, ratios = unpack(solution)
+    return SpectrumNodes(weights, dict(zip(names, ratios.T, strict=True)))
+
+
+def _merge_energies(exact: SpectrumNodes, ratios: np.ndarray, count: int) -> list[list[int]]:
+    """Merges neighbouring energies whose attenuation is most alike (Ward) until `count` groups remain."""
+    # Behind a body the soft end of the spectrum is gone: energies count by what a few cm of water let through.
+    weights = np.maximum(exact.weights, 1e-12) * np.exp(-3 * exact.ratios["water"])
+    features = np.log(ratios)
+
+    def spread(group: list[int]) -> float:
+        w = weights[group]
+        mean = w @ features[group] / w.sum()
+        return float(w @ ((features[group] - mean) ** 2).sum(axis=1))
+
+    groups = [[i] for i in range(len(weights))]
+    while len(groups) > count:
+        losses = [spread(a + b) - spread(a) - spread(b) for a, b in zip(groups, groups[1:], strict=False)]
+        i = int(np.argmin(losses))
+        groups[i] += groups.pop(i + 1)
+    return groups

@@ -1,0 +1,278 @@
+"""The simulator: a clean slice, a metal mask and a random generator give a metal-corrupted sample."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from simulation import physics
+from simulation.correction import linear_interpolation
+from simulation.errors import InputError
+from simulation.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
+from simulation.projector import Device, Projector, like, to_numpy
+from simulation.protocols import protocol as named_protocol
+from simulation.spectra import (
+    FIT_TOLERANCE,
+    Spectrum,
+    SpectrumNodes,
+    exact_nodes,
+    fit_nodes,
+    read_spectrum,
+    shipped_nodes,
+)
+
+_LIGHT_METALS = ("titanium", "steel", "cocr")
+"""Metals without a K edge among diagnostic energies: few nodes serve them."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One metal-corrupted scan: sinograms (..., views, bins), images (..., rows, columns) in 1/cm, a bool trace."""
+
+    ma_sinogram: Any
+    LI_sinogram: Any
+    ma_CT: Any
+    LI_CT: Any
+    metal_trace: Any
+
+
+class Simulator:
+    """The scanner of a protocol.
+
+    Args:
+        preset: a key of `PROTOCOLS`.
+        device: where to project, see `Projector`.
+        spectrum: (energies_kev, weights), a csv path or a `Spectrum`; None takes the preset's shipped nodes.
+        metal: what a boolean mask is made of; integer masks hold codes of `METAL_CODES` (0 none, 1 titanium, ...).
+        tolerance: to which a given spectrum is compressed, see `fit_nodes`; 0 keeps every energy.
+        threads: CPU threads a call may use; None takes the usable cores.
+
+    Raises:
+        UsageError: unknown preset, metal or device.
+        InputError: the spectrum cannot be used.
+    """
+
+    def __init__(
+        self,
+        preset: str = "syndeeplesion",
+        device: Device = "auto",
+        spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | Path | None = None,
+        metal: str = "titanium",
+        tolerance: float = FIT_TOLERANCE,
+        threads: int | None = None,
+    ) -> None:
+        self.preset = preset
+        self.protocol = named_protocol(preset)
+        self.metal = check_metal(metal)
+        self.projector = Projector(self.protocol.geometry, device, threads)
+        self._nodes = _node_sets(preset, spectrum, tolerance)
+        given = self.protocol.water_correction
+        self.water_correction = np.array(given) if given else physics.water_correction(self._nodes[0])
+
+    def project_tissue(self, image_mu: Any) -> np.ndarray:
+        """Water and bone line integrals of a slice, to be shared by all its masks.
+
+        Args:
+            image_mu: Float["rows columns"], 1/cm.
+
+        Returns:
+            Float["2 views bins"].
+
+        Raises:
+            InputError: wrong shape, or values that are not finite.
+        """
+        return self.projector.forward(np.stack(physics.split_tissue(self._checked(image_mu), self.protocol)))
+
+    def expected_counts(self, image_mu: Any, metal_mask: Any = None, metal_trace: Any = None) -> Any:
+        """Noise-free photon counts, the background count included.
+
+        Args:
+            image_mu: Float["... rows columns"], 1/cm.
+            metal_mask: ["... rows columns"], bool or metal codes; None is a metal-free scan.
+            metal_trace: Bool["... views bins"], which decides the rim with partial volume; None computes it.
+
+        Returns:
+            Float["... views bins"].
+
+        Raises:
+            InputError: wrong shape, an empty mask, unknown codes, values that are not finite.
+        """
+
+        def one(image: np.ndarray, mask: np.ndarray | None, trace: np.ndarray | None) -> tuple[np.ndarray]:
+            tissue = self.project_tissue(image)
+            transmitted = physics.transmission(self._nodes[0], ("water", "bone"), tissue)
+            if mask is not None:
+                transmitted, _ = self._add_metal(transmitted, tissue, image, mask, trace)
+            return (physics.mean_counts(transmitted, self.protocol),)
+
+        return _over_batch(one, image_mu, metal_mask, metal_trace)[0]
+
+    def clean(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, Any]:
+        """The metal-free scan.
+
+        Args:
+            image_mu: Float["... rows columns"], 1/cm.
+            rng: draws the noise.
+
+        Returns:
+            poly_sinogram ["... views bins"] and poly_CT ["... rows columns"].
+
+        Raises:
+            InputError: wrong shape, or values that are not finite.
+        """
+
+        def one(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            return self.clean_from_tissue(self.project_tissue(image), rng)
+
+        return _over_batch(one, image_mu)
+
+    def clean_from_tissue(self, tissue: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        """`clean` from the line integrals of `project_tissue`."""
+        transmitted = physics.transmission(self._nodes[0], ("water", "bone"), tissue)
+        sinogram = self._measure(transmitted, rng)
+        return sinogram, self.projector.fbp(sinogram, self.protocol.weighting)
+
+    def simulate(self, image_mu: Any, metal_mask: Any, rng: np.random.Generator) -> Sample:
+        """The scan with metal.
+
+        Args:
+            image_mu: Float["... rows columns"], 1/cm.
+            metal_mask: ["... rows columns"], bool or metal codes.
+            rng: draws the noise.
+
+        Returns:
+            A sample with the image's leading dimensions.
+
+        Raises:
+            InputError: wrong shape, an empty mask, unknown codes, values that are not finite.
+        """
+
+        def one(image: np.ndarray, mask: np.ndarray) -> tuple[np.ndarray, ...]:
+            sample = self.simulate_masks(image, [mask], [rng])[0]
+            return sample.ma_sinogram, sample.LI_sinogram, sample.ma_CT, sample.LI_CT, sample.metal_trace
+
+        return Sample(*_over_batch(one, image_mu, metal_mask))
+
+    def simulate_masks(
+        self,
+        image_mu: np.ndarray,
+        metal_masks: Sequence[np.ndarray],
+        rngs: Sequence[np.random.Generator],
+        tissue: np.ndarray | None = None,
+    ) -> list[Sample]:
+        """Scans of one slice with several metals, which share its projections and its reconstructions' geometry.
+
+        Args:
+            image_mu: Float["rows columns"], 1/cm.
+            metal_masks: each ["rows columns"], bool or metal codes.
+            rngs: one generator for each mask.
+            tissue: what `project_tissue` gave for this image; None computes it.
+
+        Returns:
+            One sample for each mask, the same bytes as if it had been simulated alone.
+
+        Raises:
+            InputError: wrong shape, an empty mask, unknown codes, values that are not finite.
+        """
+        image_mu = self._checked(image_mu)
+        tissue = self.project_tissue(image_mu) if tissue is None else tissue
+        metal_free = physics.transmission(self._nodes[0], ("water", "bone"), tissue)
+        sinograms, traces = [], []
+        for mask, rng in zip(metal_masks, rngs, strict=True):
+            transmitted, trace = self._add_metal(metal_free, tissue, image_mu, np.asarray(mask), None)
+            measured = self._measure(transmitted, rng)
+            sinograms += [measured, linear_interpolation(measured, trace)]
+            traces.append(trace)
+        images = self.projector.fbp(np.stack(sinograms), self.protocol.weighting)
+        return [
+            Sample(sinograms[2 * i], sinograms[2 * i + 1], images[2 * i], images[2 * i + 1], trace)
+            for i, trace in enumerate(traces)
+        ]
+
+    def _checked(self, image_mu: Any) -> np.ndarray:
+        image = to_numpy(image_mu).astype(np.float32)
+        if image.shape != self.protocol.geometry.image_shape:
+            raise InputError(
+                f"image: got shape {image.shape}, preset {self.preset!r} expects {self.protocol.geometry.image_shape}; "
+                "resize it with simulation.grid.to_grid"
+            )
+        if not np.isfinite(image).all():
+            raise InputError(f"image: {np.count_nonzero(~np.isfinite(image))} values are not finite; expected mu in 1/cm")
+        return image
+
+    def _metal_images(self, mask: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
+        """Names of the metals in a mask and their images of mu at 70 keV."""
+        if mask.shape != self.protocol.geometry.image_shape:
+            raise InputError(
+                f"metal mask: got shape {mask.shape}, preset {self.preset!r} expects {self.protocol.geometry.image_shape}; "
+                "resize it with simulation.implants.resize_mask"
+            )
+        if not mask.any():
+            raise InputError("metal mask: it is empty; give a mask with at least one metal pixel")
+        if mask.dtype == bool:
+            return (self.metal,), np.where(mask, reference_mu_per_cm(self.metal), 0)[None].astype(np.float32)
+        codes = [int(code) for code in np.unique(mask) if code != 0]
+        names = {code: name for name, code in METAL_CODES.items()}
+        unknown = [code for code in codes if code not in names]
+        if unknown or not np.array_equal(mask, mask.astype(int)):
+            raise InputError(
+                f"metal mask: got values {unknown or 'between integers'}; expected a boolean mask or codes {METAL_CODES}"
+            )
+        images = [np.where(mask == code, reference_mu_per_cm(names[code]), 0) for code in codes]
+        return tuple(names[code] for code in codes), np.stack(images).astype(np.float32)
+
+    def _add_metal(
+        self, metal_free: np.ndarray, tissue: np.ndarray, image: np.ndarray, mask: np.ndarray, trace: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Transmission with the metal in, and the metal trace. Only the bins in the metal's shadow are computed anew."""
+        metals, metal_images = self._metal_images(mask)
+        images = metal_images
+        if self.protocol.replace_tissue:
+            hidden = np.stack(physics.split_tissue(np.where(mask != 0, image, 0), self.protocol))
+            images = np.concatenate([metal_images, hidden])
+        integrals = self.projector.forward(images)
+        metal = integrals[: len(metals)]
+        shadow = (metal > 0).any(axis=0)
+        trace = shadow if trace is None else np.asarray(trace) > 0
+        metal = np.where(physics.trace_rim(trace), metal / self.protocol.edge_divisor, metal)[:, shadow]
+        under = tissue[:, shadow]
+        if self.protocol.replace_tissue:
+            under = np.maximum(under - integrals[len(metals) :][:, shadow], 0)
+        names = ("water", "bone", *metals)
+        nodes = next(nodes for nodes in self._nodes if all(name in nodes.ratios for name in names))
+        transmitted = metal_free.copy()
+        transmitted[shadow] = physics.transmission(nodes, names, np.concatenate([under, metal]))
+        return transmitted, trace
+
+    def _measure(self, transmitted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        counts = physics.detect(physics.mean_counts(transmitted, self.protocol), self.protocol, rng)
+        return physics.log_and_correct(counts, self.protocol, self.water_correction)
+
+
+def _node_sets(preset: str, spectrum: Any, tolerance: float) -> tuple[SpectrumNodes, ...]:
+    """Sets of nodes, the smallest first; the last serves every metal."""
+    if spectrum is None:
+        return shipped_nodes(preset)
+    if isinstance(spectrum, str | Path):
+        spectrum = read_spectrum(spectrum)
+    elif not isinstance(spectrum, Spectrum):
+        energies, weights = spectrum
+        spectrum = Spectrum(tuple(np.asarray(energies, float)), tuple(np.asarray(weights, float)))
+    if tolerance == 0:
+        return (exact_nodes(spectrum),)
+    return fit_nodes(spectrum, _LIGHT_METALS, tolerance), fit_nodes(spectrum, tuple(METALS), tolerance)
+
+
+def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:
+    """Applies a function of (rows, columns) arrays over leading dimensions; results come out as `first` came in."""
+    arrays = [None if a is None else to_numpy(a) for a in (first, *others)]
+    leading = arrays[0].shape[:-2]
+    for array in arrays[1:]:
+        if array is not None and array.shape[:-2] != leading:
+            raise InputError(f"batch dimensions differ: image {leading}, mask or trace {array.shape[:-2]}")
+    flat = [None if a is None else a.reshape(-1, *a.shape[-2:]) for a in arrays]
+    results = [one(*(None if a is None else a[i] for a in flat)) for i in range(len(flat[0]))]
+    stacked = (np.stack(parts) for parts in zip(*results, strict=True))
+    return tuple(like(s.reshape(*leading, *s.shape[1:]), first) for s in stacked)

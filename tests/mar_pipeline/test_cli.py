@@ -1,0 +1,272 @@
+"""The `mar` program: quick help, settings by name, exit codes, one line for what the user can mend."""
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pytest
+import yaml
+
+import mar_pipeline
+from mar_pipeline import cli
+from mar_pipeline.options import read_settings
+from simulation.errors import InputError, UsageError
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """How it learns.
+
+    Args:
+        learning_rate: of the first step.
+    """
+
+    learning_rate: float = 1e-3
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a command of the tests does.
+
+    Args:
+        out: folder, keeps 100 % of
+            what is written.
+        masks_per_slice: how many.
+        metal: one of two.
+        methods: several words.
+    """
+
+    out: Path
+    masks_per_slice: int = 3
+    metal: Literal["steel", "gold"] | None = None
+    methods: tuple[str, ...] = ("input",)
+    window_hu: tuple[float, float] = (-175.0, 275.0)
+    sizes: tuple[int, ...] | None = None
+    dry_run: bool = False
+    seed: int | None = 0
+    optimizer: Optimizer = field(default_factory=Optimizer)
+
+
+def read(*arguments: str) -> Settings:
+    return read_settings("try", Settings, list(arguments))
+
+
+def refusal(*arguments: str) -> str:
+    with pytest.raises(UsageError) as caught:
+        read(*arguments)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+@pytest.fixture
+def in_file(tmp_path):
+    def write(text: str) -> str:
+        path = tmp_path / "settings.yaml"
+        path.write_text(text)
+        return f"--settings={path}"
+
+    return write
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Makes `mar try` call a function."""
+
+    def install(function) -> None:
+        monkeypatch.setitem(cli.COMMANDS, "try", ("for tests", function))
+
+    return install
+
+
+@pytest.mark.parametrize("argument", ["--help", "--version"])
+def test_help_and_version_import_nothing_heavy(argument):
+    script = f"""
+import sys
+from mar_pipeline.cli import main
+try:
+    main([{argument!r}])
+except SystemExit as stop:
+    assert stop.code == 0
+print([name for name in ("torch", "numpy", "numba", "matplotlib", "jsonargparse", "h5py") if name in sys.modules])
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_python_m_is_the_same_program():
+    done = subprocess.run(
+        [sys.executable, "-m", "mar_pipeline", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == f"mar {mar_pipeline.__version__}\n"
+
+
+def test_help_lists_every_command_and_exit_code(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--help"])
+    text = capsys.readouterr().out
+    assert all(f"\n  {word} " in text for word in [*cli.COMMANDS, "0", "1", "2", "3", "75", "130"])
+
+
+def test_options_become_settings():
+    assert read("--out", "here") == Settings(out=Path("here"))
+    assert read(
+        *("--out=here", "--masks-per-slice", "4", "--metal", "gold", "--methods", "input", "a, b", "runs/[x]"),
+        *("--window-hu", "-100", "1e3", "--sizes", "7", "--dry-run", "--seed", "null", "--optimizer.learning_rate=0.1"),
+    ) == Settings(
+        out=Path("here"),
+        masks_per_slice=4,
+        metal="gold",
+        methods=("input", "a, b", "runs/[x]"),
+        window_hu=(-100.0, 1000.0),
+        sizes=(7,),
+        dry_run=True,
+        seed=None,
+        optimizer=Optimizer(learning_rate=0.1),
+    )
+
+
+def test_options_win_over_the_file_and_later_over_earlier(in_file):
+    file = in_file("out: there\nmasks_per_slice: 5\nmethods: [li, nmar]\nseed: 3\ndry_run: true\n")
+    settings = read(file, "--seed", "4", "--seed", "5")
+    assert settings == Settings(Path("there"), masks_per_slice=5, methods=("li", "nmar"), seed=5, dry_run=True)
+
+
+def test_print_config_round_trip(capsys, in_file):
+    arguments = ["--out=x", "--methods", "li", "nmar", "--metal=steel", "--dry-run", "--optimizer.learning_rate=0.5"]
+    with pytest.raises(SystemExit, match="0"):
+        read(*arguments, "--print_config")
+    printed = capsys.readouterr().out
+    assert yaml.safe_load(printed)["methods"] == ["li", "nmar"]
+    assert read(in_file(printed)) == read(*arguments)
+
+
+def test_help_explains_the_options(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        read("--help")
+    text = " ".join(capsys.readouterr().out.split())
+    assert "What a command of the tests does." in text
+    assert "--masks-per-slice MASKS_PER_SLICE how many" in text
+    assert "folder, keeps 100 % of what is written" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--mask-per-slice", "4"], ["--mask-per-slice"]),
+        (["--masks", "4"], ["--masks"]),
+        (["--masks-per-slice", "many"], ["--masks-per-slice", "expected int", "'many'"]),
+        (["--masks-per-slice", "1.5"], ["--masks-per-slice", "expected int", "'1.5'"]),
+        (["--metal", "brass"], ["--metal", "steel | gold or null", "'brass'"]),
+        (["--dry-run", "maybe"], ["--dry-run", "true or false", "'maybe'"]),
+        (["--sizes", "1", "two"], ["--sizes", "a list of int", "two"]),
+        (["--window-hu", "1"], ["--window-hu"]),
+        (["--optimizer.learning_rate", "fast"], ["optimizer.learning_rate", "float", "fast"]),
+        (["--settings", "absent.yaml"], ["absent.yaml"]),
+    ],
+)
+def test_wrong_options_are_named(arguments, words):
+    message = refusal("--out=x", *arguments)
+    assert all(word in message for word in [*words, "mar try --help"]), message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("mask_per_slice: 4", ["mask_per_slice"]),
+        ("optimizer: {rate: 1}", ["rate"]),
+        ("masks_per_slice: many", ["--masks-per-slice", "expected int", "'many'"]),
+        ("methods: li", ["--methods", "a list of text", "'li'"]),
+        ("dry_run: 3", ["--dry-run", "true or false", "'3'"]),
+        ("metal: brass", ["--metal", "steel | gold or null", "'brass'"]),
+        ("[unclosed", ["parsing", "line 1, column 1"]),
+        ("- a list", ["list"]),
+    ],
+)
+def test_wrong_keys_and_types_in_a_file_are_named(in_file, text, words):
+    message = refusal("--out=x", in_file(text))
+    assert all(word in message for word in words), message
+
+
+def test_missing_option_is_named():
+    assert "out" in refusal("--seed=1")
+
+
+@pytest.mark.parametrize(
+    ("error", "exit_code", "line"),
+    [
+        (InputError("broken.png: truncated;\n  copy it again"), 1, "broken.png: truncated; copy it again"),
+        (UsageError("unknown preset 'x'"), 2, "unknown preset 'x'"),
+        (PermissionError(13, "Permission denied", "/x/out"), 1, "/x/out: Permission denied"),
+        (OSError("Unable to open file (truncated)"), 1, "Unable to open file (truncated)"),
+        (KeyboardInterrupt(), 130, "interrupted; the same command makes what is missing"),
+    ],
+)
+def test_what_the_user_can_mend_is_one_line(command, capsys, error, exit_code, line):
+    def fail(arguments: list[str]) -> int:
+        raise error
+
+    command(fail)
+    assert cli.main(["try"]) == exit_code
+    assert capsys.readouterr().err == f"mar: error: {line}\n"
+
+
+def test_a_bug_keeps_its_traceback(command):
+    command(lambda arguments: 1 // 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main(["try"])
+
+
+def test_failed_items_are_listed_with_exit_code_3(command, capsys):
+    command(lambda arguments: cli._tell("a table", ["1.png: truncated"] if arguments else []))
+    assert cli.main(["try"]) == 0
+    assert cli.main(["try", "x"]) == 3
+    assert capsys.readouterr() == ("a table\na table\n", "failed: 1.png: truncated\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "word"),
+    [([], "simulate"), (["simulte"], "'simulte'"), (["--vers"], "--vers"), (["info", "--xml"], "--xml")],
+)
+def test_wrong_usage_is_one_line_and_exit_code_2(capsys, arguments, word):
+    assert cli.main(arguments) == 2
+    text = capsys.readouterr().err
+    assert word in text
+    assert text.startswith("mar: error: ")
+    assert text.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "levels"),
+    [
+        (["try"], ["info", "warning"]),
+        (["try", "--quiet"], ["warning"]),
+        (["-v", "try"], ["debug", "info", "warning"]),
+    ],
+)
+def test_messages_go_to_standard_error(command, capsys, arguments, levels):
+    def speak(rest: list[str]) -> int:
+        assert rest == []
+        for level in ("debug", "info", "warning"):
+            getattr(cli.logger, level)(level)
+        return 0
+
+    command(speak)
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr() == ("", "".join(f"{level}\n" for level in levels))
+
+
+def test_info_for_programs_and_readers(capsys):
+    assert cli.main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["version"] == mar_pipeline.__version__
+    assert facts["libraries"]["torch"]
+    assert facts["cpus"] >= 1
+    assert facts["cuda"]["available"] or facts["cuda"]["reason"]
+    assert {"syndeeplesion", "clinical"} <= set(facts["presets"])
+    assert "titanium" in facts["metals"]
+
+    assert cli.main(["info"]) == 0
+    assert "syndeeplesion" in capsys.readouterr().out
