@@ -8,9 +8,9 @@ from scipy import ndimage
 from scipy.signal import fftconvolve
 
 from simulation.errors import InputError
-from simulation.units import MU_WATER_PER_CM, hu_to_mu
+from simulation.units import MU_WATER_PER_CM, hu_to_mu, mu_to_hu
 
-_BONE_HU, _DENSE_HU, _AIR_HU, _CANAL_HU, _MARROW_HU = 250.0, 1400.0, -500.0, 110.0, 135.0
+_BONE_HU, _DENSE_HU, _AIR_HU, _CANAL_HU, _MARROW_HU = 250.0, 1400.0, -500.0, 90.0, 135.0
 # Side of a square as large as an average body section, mm: a trunk of 370 x 250 mm, a head of 160 x 200 mm.
 _TRUNK_MM, _HEAD_MM = 270.0, 158.0
 _MIN_BODY_SHARE, _CANAL_WIDEST_MM = 0.01, 29.0
@@ -171,15 +171,17 @@ class Anatomy:
     @cached_property
     def _canal(self) -> tuple[Point, float] | None:
         """Spinal canal, middle and half width: a soft hole in the bone near the midline, right behind solid bone."""
-        return self._hole(0.8) or self._hole(2.2)
+        best_first = sorted(self._holes(0.8) + self._holes(2.2), reverse=True)
+        return best_first[0][1:] if best_first else None
 
-    def _hole(self, closing_mm: float) -> tuple[Point, float] | None:
+    def _holes(self, closing_mm: float) -> list[tuple[float, Point, float]]:
+        """Candidates for the canal once gaps of 2 closing_mm are closed: score, middle, half width."""
         mm = self.pixels_per_mm
         closed = ndimage.binary_closing(self._porous, _disc(max(1, round(closing_mm * mm))))
         filled = ndimage.binary_fill_holes(closed)
         labels, count = ndimage.label(filled & ~closed)
         reach = mm * (0.62 if self.is_head else 1.0)
-        found, best = None, 0.0
+        found = []
         for number, box in enumerate(ndimage.find_objects(labels, count), start=1):
             hole = labels[box] == number
             row, column = (float(np.mean(i)) + s.start for i, s in zip(np.nonzero(hole), box, strict=True))
@@ -191,10 +193,10 @@ class Anatomy:
                 max(0, round(box[0].start - 20 * reach)) : max(1, round(box[0].start - 5 * reach)),
                 round(column - 6 * reach) : round(column + 6 * reach),
             ]
-            soft = self.image_mu[box][hole].mean() < hu_to_mu(_CANAL_HU)
-            score = float(ahead.mean()) - 0.02 * aside_mm + 0.0015 * min(area_mm2, 300)
-            if soft and ahead.mean() > 0.6 and score > best:
-                found, best = ((row, column), float(hole.any(0).sum()) / 2), score
+            hu = float(mu_to_hu(self.image_mu[box][hole].mean()))
+            if hu < _CANAL_HU and ahead.mean() > 0.6:
+                score = float(ahead.mean()) - 0.02 * aside_mm + 0.0015 * min(area_mm2, 300) - 0.008 * abs(hu - 20)
+                found.append((score, (row, column), float(hole.any(0).sum()) / 2))
         return found
 
     @cached_property
@@ -212,10 +214,10 @@ class Anatomy:
         window = np.abs(column - self.middle[1]) < 0.12 * self.width
         window = window & (np.abs(row - self.middle[0] - 0.14 * self.height) < 0.08 * self.height)
         depth = ndimage.distance_transform_edt(ndimage.binary_fill_holes(self._porous))
-        body = self._roundest(window, 9.5, 26.0, depth)
-        if body is None:
+        found = self._roundest(window, 9.5, 26.0, depth)
+        if found is None:
             return None
-        return Vertebra(body, (body.middle[0] + 1.4 * body.radius, body.middle[1]), 0.65 * body.radius)
+        return Vertebra(found, (found.middle[0] + 1.4 * found.radius, found.middle[1]), 0.65 * found.radius)
 
     @cached_property
     def femoral_heads(self) -> tuple[Round, ...]:

@@ -182,13 +182,14 @@ def dental(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
     return parts
 
 
-def _soft_point(anatomy: Anatomy, rng: np.random.Generator, deep: float) -> Point | None:
+def _soft_point(anatomy: Anatomy, rng: np.random.Generator, deep: float) -> Point:
     """A random place in soft tissue, at least `deep` of the greatest depth below the skin."""
     depth = ndimage.distance_transform_edt(anatomy.body)
     places = np.argwhere(anatomy.soft & (depth > deep * depth.max()))
     if len(places) == 0:
         places = np.argwhere(anatomy.body)
-    return tuple(float(v) for v in places[rng.integers(len(places))])
+    row, column = places[rng.integers(len(places))]
+    return float(row), float(column)
 
 
 def clips(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:

@@ -8,7 +8,7 @@ All kernels release the GIL and use no thread pool of their own: they are safe i
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
+from functools import cache
 
 import numba
 import numpy as np
@@ -24,7 +24,7 @@ _COLUMN_BLOCK = 64
 _COMPILE = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model": "numpy"}
 
 
-@lru_cache(maxsize=None)
+@cache
 def joseph_forward(width: int) -> Callable[..., None]:
     """Joseph's line integrals (ray-driven, linear interpolation across the slower axis).
 
@@ -71,7 +71,7 @@ def joseph_forward(width: int) -> Callable[..., None]:
     return kernel
 
 
-@lru_cache(maxsize=None)
+@cache
 def joseph_adjoint(width: int) -> Callable[..., None]:
     """The transpose of `joseph_forward`, one half of it: the rays that are steep, or those that are not.
 
@@ -122,7 +122,7 @@ def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_le
         w_left[j - first] = float32((1.0 - fraction) * weight)
 
 
-@lru_cache(maxsize=None)
+@cache
 def backproject(width: int) -> Callable[..., None]:
     """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
@@ -163,7 +163,7 @@ def backproject(width: int) -> Callable[..., None]:
     return kernel
 
 
-@lru_cache(maxsize=None)
+@cache
 def backproject_transpose(width: int) -> Callable[..., None]:
     """The transpose of `backproject`: spreads an image over the views first_view..last_view of `out`."""
 

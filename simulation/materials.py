@@ -1,7 +1,7 @@
 """What the x-rays meet: tissues and metals by composition, their attenuation from xraydb, and the codes of metals in masks."""
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 
@@ -98,7 +98,7 @@ def mass_attenuation(material: Material, energies_kev: np.ndarray) -> np.ndarray
     return np.asarray(total).reshape(np.shape(energies_kev))
 
 
-@lru_cache(maxsize=None)
+@cache
 def _reference_mass_attenuation(name: str) -> float:
     """Mass attenuation at `REFERENCE_KEV`, cm2/g."""
     if name in _TABULATED_AT_70_KEV:

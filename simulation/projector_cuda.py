@@ -2,7 +2,6 @@
 
 import astra
 import numpy as np
-import torch
 from torch import Tensor
 
 from simulation import projector_torch

@@ -77,9 +77,7 @@ def backproject_transpose(images: Tensor, geometry: FanBeam, power: int) -> Tens
     return padded[..., 1:-1].contiguous()
 
 
-def _detector_weights(
-    geometry: FanBeam, view: int, power: int, device: torch.device
-) -> tuple[Tensor, Tensor, Tensor]:
+def _detector_weights(geometry: FanBeam, view: int, power: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     """Left bin (in the padded row) and both interpolation weights of every pixel, magnification ** power included."""
     rows, columns = geometry.image_shape
     angle = float(geometry.angles_rad[view])

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.optimize import least_squares
 
-from simulation.errors import InputError
+from simulation.errors import InputError, UsageError
 from simulation.materials import METALS, TISSUES, attenuation_ratios
 
 MATERIALS = (*TISSUES, *METALS)
@@ -69,7 +69,7 @@ class SpectrumNodes:
         return np.stack([self.ratios[name] for name in materials], axis=1)
 
     def line_integral(self, materials: tuple[str, ...], integrals: np.ndarray) -> np.ndarray:
-        """p = -ln(transmission) through 70 keV line integrals.
+        """P = -ln(transmission) through 70 keV line integrals.
 
         Args:
             materials: names.
@@ -116,24 +116,46 @@ def tube_spectrum(
         kvp: tube voltage.
         anode_angle_deg: effective anode angle.
         filters_mm: (element, thickness in mm) pairs.
+
+    Raises:
+        UsageError: the tube or a filter is not possible.
     """
     import spekpy
 
-    tube = spekpy.Spek(kvp=kvp, th=anode_angle_deg, dk=1.0)
-    for element, thickness_mm in filters_mm:
-        tube.filter(element, thickness_mm)
-    energies, fluence = tube.get_spectrum()
+    if not (30 <= kvp <= 300 and 1 <= anode_angle_deg <= 45):
+        raise UsageError(f"tube: got {kvp} kVp and {anode_angle_deg} degrees; expected 30..300 kVp and 1..45 degrees")
+    try:
+        tube = spekpy.Spek(kvp=kvp, th=anode_angle_deg, dk=1.0)
+        for element, thickness_mm in filters_mm:
+            tube.filter(element, thickness_mm)
+        energies, fluence = tube.get_spectrum()
+    except Exception as error:  # spekpy raises bare Exceptions
+        raise UsageError(f"tube: spekpy refuses the filters {filters_mm} ({error})") from error
     kept = (energies >= 10) & (fluence > 0)
     return Spectrum(tuple(energies[kept]), tuple(fluence[kept]))
+
+
+def parse_filters(words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
+    """Filters written as ELEMENT:MM, such as Al:2.5.
+
+    Raises:
+        UsageError: a word is not of that form.
+    """
+    filters = []
+    for word in words:
+        element, _, thickness = word.partition(":")
+        try:
+            filters.append((element, float(thickness)))
+        except ValueError:
+            raise UsageError(f"filter: got {word!r}, expected ELEMENT:MM such as Al:2.5") from None
+    return tuple(filters)
 
 
 @lru_cache(maxsize=8)
 def exact_nodes(spectrum: Spectrum) -> SpectrumNodes:
     """Every energy of the spectrum as a node, for all materials."""
     energies = np.array(spectrum.energies_kev)
-    return SpectrumNodes(
-        np.array(spectrum.weights), {name: attenuation_ratios(name, energies) for name in MATERIALS}
-    )
+    return SpectrumNodes(np.array(spectrum.weights), {name: attenuation_ratios(name, energies) for name in MATERIALS})
 
 
 @lru_cache(maxsize=8)

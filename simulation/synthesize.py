@@ -1,5 +1,6 @@
 """The simulator: a clean slice, a metal mask and a random generator give a metal-corrupted sample."""
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,6 +71,16 @@ class Simulator:
         self._nodes = _node_sets(preset, spectrum, tolerance)
         given = self.protocol.water_correction
         self.water_correction = np.array(given) if given else physics.water_correction(self._nodes[0])
+
+    @property
+    def physics_sha256(self) -> str:
+        """Hash of the protocol, the spectrum's nodes and the water correction."""
+        digest = hashlib.sha256(repr((self.protocol, self.water_correction.tolist())).encode())
+        for nodes in self._nodes:
+            digest.update(nodes.weights.tobytes())
+            for name in sorted(nodes.ratios):
+                digest.update(name.encode() + nodes.ratios[name].tobytes())
+        return digest.hexdigest()
 
     def project_tissue(self, image_mu: Any) -> np.ndarray:
         """Water and bone line integrals of a slice, to be shared by all its masks.
@@ -199,7 +210,9 @@ class Simulator:
                 "resize it with simulation.grid.to_grid"
             )
         if not np.isfinite(image).all():
-            raise InputError(f"image: {np.count_nonzero(~np.isfinite(image))} values are not finite; expected mu in 1/cm")
+            raise InputError(
+                f"image: {np.count_nonzero(~np.isfinite(image))} values are not finite; expected mu in 1/cm"
+            )
         return image
 
     def _metal_images(self, mask: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

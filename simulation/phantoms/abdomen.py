@@ -25,7 +25,8 @@ def draw_abdomen(canvas: Canvas, rng: np.random.Generator, half_width_mm: float,
     inner = canvas.area(offset(cavity, -1.5))
     back_muscles(canvas, rng, spine, scale)
     _bowel(canvas, rng, half_mm, inner)
-    _upper_organs(canvas, rng, half_mm, contrast_hu, inner)
+    _liver(canvas, rng, half_mm, contrast_hu, inner)
+    _spleen_pancreas_stomach(canvas, rng, half_mm, contrast_hu, inner)
     for side in (-1, 1):
         _kidney(
             canvas,
@@ -45,10 +46,10 @@ def draw_abdomen(canvas: Canvas, rng: np.random.Generator, half_width_mm: float,
     return float(wall[:, 1].max() + fat_mm)
 
 
-def _upper_organs(
+def _liver(
     canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], contrast_hu: float, inner: np.ndarray
 ) -> None:
-    """Liver with vessels and gallbladder, spleen, pancreas and stomach."""
+    """Liver with vessels, and gallbladder."""
     liver_hu, shrink = 58 + 0.45 * contrast_hu, rng.uniform(0.85, 1.0)
     knots = [(-1, -0.1), (-0.9, -0.5), (-0.6, -0.8), (-0.22, -0.84), (0.06, -0.76), (0.13, -0.62), (-0.02, -0.5)]
     knots += [
@@ -75,6 +76,12 @@ def _upper_organs(
     bile = ellipse(np.array([-0.36, -0.3]) * half_mm, rng.uniform(10, 17, 2), rng.uniform(0, 90))
     canvas.paint(wobbled(bile, rng, 0.8), 55.0)
     canvas.paint(wobbled(offset(bile, -1.8), rng, 0.5), 6.0)
+
+
+def _spleen_pancreas_stomach(
+    canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], contrast_hu: float, inner: np.ndarray
+) -> None:
+    """What lies on the patient's left."""
     spleen = [
         (0.78, -0.2),
         (0.97, -0.02),

@@ -36,7 +36,9 @@ def mirrored(half: Sequence[Sequence[float]], scale: tuple[float, float]) -> np.
     return spline([*half, *left], scale)
 
 
-def ellipse(centre: Sequence[float], radii: Sequence[float], angle_deg: float = 0.0) -> np.ndarray:
+def ellipse(
+    centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray, angle_deg: float = 0.0
+) -> np.ndarray:
     """Ellipse as (160, 2) points; the angle turns x towards y."""
     phase = np.linspace(0, 2 * np.pi, _CURVE_POINTS, endpoint=False)
     return turned(np.stack([radii[0] * np.cos(phase), radii[1] * np.sin(phase)], axis=1), angle_deg) + centre
@@ -75,7 +77,7 @@ def wobbled(points: np.ndarray, rng: np.random.Generator, amount_mm: float, mode
     return offset(points, wave * (amount_mm / max(float(wave.std()), 1e-9)))
 
 
-def band(path: Sequence[Sequence[float]] | np.ndarray, width_mm: float | np.ndarray) -> np.ndarray:
+def band(path: Sequence[Sequence[float]] | np.ndarray, width_mm: float | Sequence[float] | np.ndarray) -> np.ndarray:
     """Closed outline of a smooth strip along an open path, rounded and tapered at its ends.
 
     Args:

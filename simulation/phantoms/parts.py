@@ -30,7 +30,8 @@ _TRUNK = [
 ]
 
 # Right halves of outlines around the middle of the vertebral body, mm; mirrored on use.
-LUMBAR = {
+Outline = list[tuple[float, float]]
+LUMBAR: dict[str, Outline] = {
     "body": [(0, -17), (12, -16.5), (21, -9), (22.5, 1), (18, 12), (8, 14.5), (0, 13.5)],
     "pedicle": [(9, 8), (17, 7), (20, 18), (17, 30), (10, 30), (11, 18)],
     "process": [(14, 18), (24, 15), (34, 16), (41, 19), (40, 23), (30, 22), (19, 25), (14, 23)],
@@ -38,7 +39,7 @@ LUMBAR = {
     "lamina": [(0, 33), (7, 29), (16, 24), (18, 30), (9, 37), (3.5, 42), (3.2, 58), (3.8, 66), (0, 68)],
     "canal": [(0, 13.5), (9, 15), (11.5, 21), (7, 28), (0, 32)],
 }
-THORACIC = {
+THORACIC: dict[str, Outline] = {
     "body": [(0, -15), (9, -13.5), (15, -5), (16, 4), (12, 11), (5, 12.5), (0, 11.5)],
     "pedicle": [(7, 7), (12, 7), (13, 18), (11, 24), (7, 22)],
     "process": [(9, 17), (17, 18), (27, 24), (33, 30), (30, 35), (22, 30), (11, 26)],
@@ -46,7 +47,7 @@ THORACIC = {
     "lamina": [(0, 27), (6, 24), (12, 20), (13, 25), (6, 32), (3, 38), (2.4, 52), (3, 58), (0, 60)],
     "canal": [(0, 11.5), (7, 12.5), (8.5, 18), (5.5, 24), (0, 26)],
 }
-CERVICAL = {
+CERVICAL: dict[str, Outline] = {
     "body": [(0, -9), (6, -8.5), (10, -4), (10.5, 2), (8, 7), (3, 8), (0, 7.5)],
     "pedicle": [(7, 2), (12, 3), (17, 9), (14, 14), (9, 11)],
     "process": [(8, -4), (14, -5), (22, -3), (25, 1), (22, 6), (14, 7), (9, 5)],
@@ -57,7 +58,7 @@ CERVICAL = {
 
 
 def vertebra(
-    canvas: Canvas, rng: np.random.Generator, centre: tuple[float, float], kind: dict[str, list], scale: float
+    canvas: Canvas, rng: np.random.Generator, centre: tuple[float, float], kind: dict[str, Outline], scale: float
 ) -> None:
     """A vertebra seen from above: body, pedicles, processes, laminae with cortex; the canal with cord and fat.
 

@@ -71,15 +71,16 @@ def test_regions_get_their_implants(samples):
     assert kinds["head"] & set(ALWAYS_POSSIBLE)
 
 
-@pytest.mark.parametrize("kind", ANCHORED)
-def test_anchored_kinds_lie_on_bone(slices, kind):
+@pytest.mark.parametrize(("kind", "least"), [("hip", 0.7), ("spine", 0.25), ("dental", 0.7)])
+def test_anchored_kinds_lie_on_bone(slices, kind, least):
+    """The heads of screws stand behind the bone, rods behind these."""
     image = slices[ANCHORED[kind]]
     bone = Anatomy(image).bone
     for seed in range(6):
         mask, description = ImplantLibrary((kind,)).sample(image, np.random.default_rng(seed))
         assert description["kind"] == kind
         if any(part["shape"] != "rod" for part in description["parts"]):
-            assert bone[mask > 0].mean() > 0.4, description
+            assert bone[mask > 0].mean() > least, description
 
 
 def test_screws_spare_the_spinal_canal(slices):

@@ -1,0 +1,155 @@
+"""A data set that grows: what it is made of, which slices are done, and the files that list them."""
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+
+from simulation.errors import UsageError
+from simulation.files import PARTIAL, sha256_of, sha256_of_text, whole_file, write_json
+from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack
+from simulation.sources import SliceRef
+from simulation.store import (
+    CASE_MASKS,
+    CASE_RECORD,
+    listing_file,
+    manifest_file,
+    mask_file,
+    read_manifest,
+    split_folder,
+)
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the bytes of a data set; `slices` and `masks` may be hashes."""
+
+    preset: str
+    physics: str
+    slices: str
+    masks: str
+    metal: str
+    implants: str
+    masks_per_slice: int
+    seed: int
+    pad_square: bool
+    compression: int
+
+    @property
+    def sha256(self) -> str:
+        """One hash of it all."""
+        return sha256_of_text(json.dumps([SCHEMA, asdict(self)], sort_keys=True))
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One split of a data set in its folder."""
+
+    root: Path
+    split: str
+    identity: Identity
+
+    def case_folder(self, ref: SliceRef) -> Path:
+        """Folder of a slice."""
+        return split_folder(self.root, self.split) / ref.case / ref.name
+
+    def is_done(self, ref: SliceRef) -> bool:
+        """Whether a slice is complete: its record is written last, and the files it names are there."""
+        path = self.case_folder(ref) / CASE_RECORD
+        return path.is_file() and all((path.parent / name).is_file() for name in json.loads(path.read_text())["files"])
+
+    def write_record(self, ref: SliceRef, record: dict[str, Any]) -> None:
+        """Marks a slice as complete."""
+        write_json(self.case_folder(ref) / CASE_RECORD, record)
+
+    def outputs(self) -> list[str]:
+        """The files at the top of the folder."""
+        files = (manifest_file, listing_file, mask_file)
+        return [file(self.root, self.split).name for file in files]
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Starts or continues the set.
+
+        Raises:
+            UsageError: the folder holds a set of other settings, or files that are not of a data set.
+            OSError: it cannot be written.
+        """
+        manifest = read_manifest(self.root, self.split)
+        if manifest is None:
+            self._refuse_strangers()
+            self._write_manifest({}, {})
+        elif manifest["identity_sha256"] != self.identity.sha256:
+            before, now = manifest["identity"], asdict(self.identity)
+            changed = ", ".join(
+                f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]
+            )
+            raise UsageError(
+                f"{self.root}: holds a {self.split} set of other settings ({changed or 'another version'}); repeat those "
+                "settings to continue it, or choose another --out"
+            )
+        yield
+
+    def collate(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
+        """Writes listing, mask stack and manifest for the slices that are done, whoever made them."""
+        # Shards that end at the same time take turns, so that the last to write has seen all.
+        with filelock.FileLock(self.root / ".collate.lock"):
+            done = [ref for ref in refs if self.is_done(ref)]
+            with whole_file(listing_file(self.root, self.split)) as partial:
+                partial.write_text("".join(f"{ref.case}/{ref.name}/gt.h5\n" for ref in done))
+            self._write_stack(refs, library, masks_per_slice)
+            records = {
+                str(self.case_folder(ref).relative_to(self.root)): json.loads(
+                    (self.case_folder(ref) / CASE_RECORD).read_text()
+                )
+                for ref in done
+            }
+            paths = listing_file(self.root, self.split), mask_file(self.root, self.split)
+            self._write_manifest({path.name: sha256_of(path) for path in paths}, records)
+
+    def _write_stack(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
+        """The mask stack, 0 and 1, mask after mask on disk: a slice's masks lie together."""
+        count = masks_per_slice * (1 if isinstance(library, MaskStack) else len(refs))
+        with whole_file(mask_file(self.root, self.split)) as partial:
+            shape = (STACK_SIZE, STACK_SIZE, count)
+            out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape, fortran_order=True)
+            if isinstance(library, MaskStack):
+                for index in range(count):
+                    out[:, :, index] = library.mask(index)
+            else:
+                for ref in refs:
+                    path = self.case_folder(ref) / CASE_MASKS
+                    if path.is_file():
+                        with np.load(path) as stored:
+                            out[:, :, stored["indices"]] = (stored["masks"] > 0).transpose(1, 2, 0)
+            out.flush()
+            del out
+
+    def _write_manifest(self, files: dict[str, str], cases: dict[str, Any]) -> None:
+        content = {
+            "schema": SCHEMA,
+            "identity_sha256": self.identity.sha256,
+            "identity": asdict(self.identity),
+            "files": files,
+            "cases": cases,
+        }
+        write_json(manifest_file(self.root, self.split), content)
+
+    def _refuse_strangers(self) -> None:
+        own = {split_folder(self.root, s).name for s in ("train", "test")} | {"report.json"}
+        own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in ("train", "test")}
+        strangers = [path.name for path in sorted(self.root.iterdir()) if path.name not in own and path.name[0] != "."]
+        strangers = [name for name in strangers if not name.endswith(PARTIAL)]
+        folder = split_folder(self.root, self.split)
+        if strangers or folder.exists():
+            raise UsageError(
+                f"{self.root}: holds {(strangers or [folder.name])[0]}, which mar simulate did not make; "
+                "choose a new or empty --out"
+            )

@@ -1,0 +1,321 @@
+"""`mar simulate`: a plan of slices and masks becomes a data set, by one process or many, in one run or several."""
+
+import hashlib
+import logging
+import multiprocessing
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import filelock
+from tqdm import tqdm
+
+from simulation.case import CaseMaker, CaseResult
+from simulation.dataset import DataSet, Identity
+from simulation.errors import InputError, UsageError
+from simulation.files import write_json
+from simulation.implants import ImplantLibrary, MaskStack
+from simulation.materials import check_metal
+from simulation.projector_cpu import usable_cores
+from simulation.protocols import protocol
+from simulation.provenance import library_versions
+from simulation.sources import SliceRef, list_slices
+from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
+from simulation.synthesize import Simulator
+
+logger = logging.getLogger(__name__)
+
+PROCEDURAL = "procedural"
+_PROCEDURAL_MASKS = 10
+_PAIR_GB = 0.0063
+_LOG_EVERY_S = 15.0
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """Make pairs with and without metal from clean CT slices.
+
+    Args:
+        out: folder of the data set; a rerun with the same settings makes only what is missing.
+        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, community gt.h5).
+        preset: the scanner: syndeeplesion (the public benchmark, a shrunken body) or clinical (real size, dose and noise).
+        masks: procedural (each slice gets implants that suit its anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
+        metal: what the masks of a stack are made of.
+        implants: kinds the procedural masks are drawn from; all if not given.
+        split: names of the files, and which official split of DeepLesion is read.
+        slices: number of slices; all of the source if not given (phantom: 4).
+        masks_per_slice: number of masks; all of a stack if not given (procedural: 10).
+        seed: of implants and noise.
+        workers: number of processes; 0 takes one for each core. The files do not depend on it.
+        shard: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
+        device: where to project: auto, cpu or cuda.
+        spectrum: csv of energy in keV and relative photons, instead of the preset's.
+        kvp: tube voltage of a modelled spectrum, instead of the preset's.
+        anode_angle_deg: anode angle of the modelled spectrum.
+        filters: filters of the modelled spectrum, such as Al:2.5 Cu:0.1 (mm).
+        pad_square: pad slices that are not square with air instead of refusing them.
+        compression: gzip level of the files, 0 for none.
+        dry_run: only say what would be made.
+    """
+
+    out: str
+    source: str = "phantom"
+    preset: str = "syndeeplesion"
+    masks: str = PROCEDURAL
+    metal: str = "titanium"
+    implants: tuple[str, ...] | None = None
+    split: Literal["train", "test"] = "train"
+    slices: int | None = None
+    masks_per_slice: int | None = None
+    seed: int = 0
+    workers: int = 1
+    shard: str = "0/1"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    spectrum: str | None = None
+    kvp: float | None = None
+    anode_angle_deg: float = 7.0
+    filters: tuple[str, ...] = ("Al:2.5",)
+    pad_square: bool = False
+    compression: int = 4
+    dry_run: bool = False
+
+
+def generate(settings: SimulateSettings) -> dict[str, Any]:
+    """Makes what is missing of a data set.
+
+    Args:
+        settings: what to make.
+
+    Returns:
+        The report, as in report.json: "summary" in words, "counts", "failed" and "skipped" with reasons.
+
+    Raises:
+        UsageError: unknown names, impossible numbers, a folder that holds a set of other settings or is in use.
+        InputError: source, masks or spectrum cannot be used, or nothing could be made.
+        OSError: the folder cannot be written.
+        KeyboardInterrupt: interrupted; what is finished stays, nothing is half written.
+    """
+    _check(settings)
+    started = time.monotonic()
+    library, masks_per_slice = _library(settings)
+    refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square)
+    simulator = _simulator(settings)
+    data_set = DataSet(
+        Path(settings.out), settings.split, _identity(settings, refs, library, masks_per_slice, simulator)
+    )
+    numbers = _numbers_of_shard(settings.shard, len(refs))
+    if settings.dry_run:
+        return _plan_only(data_set, refs, numbers, masks_per_slice)
+    with _only_run(Path(settings.out), settings.shard), data_set.opened():
+        maker = CaseMaker(data_set, library, masks_per_slice, settings.seed, simulator, settings.compression)
+        missing = [number for number in numbers if not data_set.is_done(refs[number])]
+        results = []
+        try:
+            for result in _run(maker, refs, missing, settings):
+                results.append(result)
+        finally:
+            data_set.collate(refs, library, masks_per_slice)
+        report = _report(settings, data_set, refs, numbers, results, simulator, time.monotonic() - started)
+        write_json(Path(settings.out) / "report.json", report)
+    if not report["counts"]["slices_in_set"]:
+        first = (report["failed"] + report["skipped"])[0]
+        raise InputError(f"no slice could be used ({len(refs)} tried); the first one: {first}")
+    return report
+
+
+def _check(settings: SimulateSettings) -> None:
+    protocol(settings.preset)
+    check_metal(settings.metal)
+    if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
+        raise UsageError(f"masks_per_slice: got {settings.masks_per_slice}, expected 1 or more")
+    if settings.workers < 0:
+        raise UsageError(f"workers: got {settings.workers}, expected 0 (one for each core) or more")
+    if not 0 <= settings.compression <= 9:
+        raise UsageError(f"compression: got {settings.compression}, expected a gzip level of 0 to 9")
+    if settings.spectrum and settings.kvp:
+        raise UsageError("spectrum and kvp: got both; give a csv file or a tube voltage")
+
+
+def _library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
+    """The implants, and how many of them a slice gets."""
+    if settings.masks == PROCEDURAL:
+        scan = protocol(settings.preset)
+        pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
+        return ImplantLibrary(settings.implants, pixel_mm), settings.masks_per_slice or _PROCEDURAL_MASKS
+    if settings.implants:
+        raise UsageError("implants: they are for --masks procedural; a mask stack has its own shapes")
+    stack = ImplantLibrary.from_masks(settings.masks, settings.metal)
+    count = settings.masks_per_slice or len(stack)
+    if count > len(stack):
+        raise UsageError(f"masks_per_slice: got {count}, but {settings.masks} holds {len(stack)} masks")
+    return stack, count
+
+
+def _simulator(settings: SimulateSettings) -> Simulator:
+    spectrum: Spectrum | None = None
+    if settings.spectrum:
+        spectrum = read_spectrum(settings.spectrum)
+    elif settings.kvp:
+        spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg, parse_filters(settings.filters))
+    threads = max(1, usable_cores() // _workers(settings))
+    return Simulator(settings.preset, settings.device, spectrum, settings.metal, threads=threads)
+
+
+def _identity(
+    settings: SimulateSettings,
+    refs: list[SliceRef],
+    library: ImplantLibrary,
+    masks_per_slice: int,
+    simulator: Simulator,
+) -> Identity:
+    """What decides the bytes of every file of the set."""
+    masks = settings.masks
+    if isinstance(library, MaskStack):
+        masks = hashlib.sha256(library.stack[:, :, :masks_per_slice].tobytes()).hexdigest()
+    origins = hashlib.sha256("\n".join(f"{ref.case}/{ref.name} {ref.origin}" for ref in refs).encode()).hexdigest()
+    return Identity(
+        preset=settings.preset,
+        physics=simulator.physics_sha256,
+        slices=origins,
+        masks=masks,
+        metal=settings.metal,
+        implants=" ".join(settings.implants or ()),
+        masks_per_slice=masks_per_slice,
+        seed=settings.seed,
+        pad_square=settings.pad_square,
+        compression=settings.compression,
+    )
+
+
+def _numbers_of_shard(shard: str, count: int) -> list[int]:
+    part, _, parts = shard.partition("/")
+    if not (part.isdecimal() and parts.isdecimal()) or not int(part) < int(parts):
+        raise UsageError(f"shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4")
+    return list(range(int(part), count, int(parts)))
+
+
+@contextmanager
+def _only_run(out: Path, shard: str) -> Iterator[None]:
+    """Holds the folder against a second run of the same part."""
+    out.mkdir(parents=True, exist_ok=True)
+    name = f".simulate-{shard.replace('/', '-of-')}.lock"
+    try:
+        with filelock.FileLock(out / name, timeout=0):
+            yield
+    except filelock.Timeout as error:
+        raise UsageError(f"{out}: another run is writing shard {shard}; wait for it or choose another --out") from error
+
+
+def _workers(settings: SimulateSettings) -> int:
+    return settings.workers or usable_cores()
+
+
+_maker: CaseMaker | None = None
+
+
+def _start_worker(maker: CaseMaker) -> None:
+    """Keeps the maker in the worker, and leaves Ctrl-C to the main process."""
+    import signal
+
+    global _maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _maker = maker
+
+
+def _make(ref: SliceRef, number: int) -> CaseResult:
+    if _maker is None:
+        raise RuntimeError("the worker has not been started by _start_worker")
+    return _maker.make(ref, number)
+
+
+def _run(
+    maker: CaseMaker, refs: list[SliceRef], numbers: list[int], settings: SimulateSettings
+) -> Iterator[CaseResult]:
+    """Results as they come, here or from worker processes."""
+    workers = min(_workers(settings), len(numbers))
+    if workers <= 1:
+        yield from _with_progress((maker.make(refs[number], number) for number in numbers), len(numbers))
+        return
+    # Forked workers share what is compiled and loaded; CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn" if maker.simulator.projector.device == "cuda" else "fork")
+    pool = ProcessPoolExecutor(workers, context, _start_worker, (maker,))
+    try:
+        futures = [pool.submit(_make, refs[number], number) for number in numbers]
+        yield from _with_progress((future.result() for future in as_completed(futures)), len(numbers))
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown()
+
+
+def _with_progress(results: Iterator[CaseResult], total: int) -> Iterator[CaseResult]:
+    """The results, with a bar on a terminal and a log line now and then elsewhere."""
+    last = time.monotonic()
+    bar = tqdm(results, total=total, unit="slice", desc="simulate", disable=not sys.stderr.isatty())
+    for done, result in enumerate(bar, start=1):
+        if time.monotonic() - last > _LOG_EVERY_S:
+            last = time.monotonic()
+            logger.info("simulate: %d of %d slices", done, total)
+        yield result
+
+
+def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], masks_per_slice: int) -> dict[str, Any]:
+    missing = [number for number in numbers if not data_set.is_done(refs[number])]
+    pairs = len(missing) * masks_per_slice
+    summary = (
+        f"would make {len(missing)} of {len(numbers)} slices with {masks_per_slice} masks each: {pairs} pairs, about "
+        f"{pairs * _PAIR_GB:.2f} GB, in {data_set.root}"
+    )
+    return {"summary": summary, "failed": [], "counts": {"slices": len(missing), "pairs": pairs}}
+
+
+def _report(
+    settings: SimulateSettings,
+    data_set: DataSet,
+    refs: list[SliceRef],
+    numbers: list[int],
+    results: list[CaseResult],
+    simulator: Simulator,
+    seconds: float,
+) -> dict[str, Any]:
+    failed = [f"{r.name}: {reason}" for r in results for reason in r.failed]
+    skipped = [f"{r.name}: {r.skipped}" for r in results if r.skipped]
+    done = sum(data_set.is_done(refs[number]) for number in numbers)
+    pairs = sum(r.pairs for r in results)
+    reasons = {
+        reason: sum(r.skipped == reason for r in results) for reason in sorted({r.skipped for r in results} - {""})
+    }
+    words = ", ".join(f"{count} skipped ({reason})" for reason, count in reasons.items())
+    summary = (
+        f"{data_set.root}: {pairs} pairs made, {done} of {len(numbers)} slices done"
+        + (f", {words}" if words else "")
+        + (f", {len(failed)} failed" if failed else "")
+        + f" in {seconds:.0f} s"
+    )
+    return {
+        "command": "simulate",
+        "summary": summary,
+        "versions": library_versions(),
+        "settings": asdict(settings),
+        "identity_sha256": data_set.identity.sha256,
+        "device": simulator.projector.device,
+        "seed": settings.seed,
+        "seconds": round(seconds, 2),
+        "counts": {
+            "slices_in_set": done,
+            "pairs_made": pairs,
+            "skipped": len(skipped),
+            "failed": len(failed),
+        },
+        "skipped": skipped,
+        "failed": failed,
+        "outputs": data_set.outputs(),
+    }

@@ -1,0 +1,232 @@
+"""The community layout of SynDeepLesion on disk: write, read, verify.
+
+    {split}_640geo_dir.txt                 one "case/slice/gt.h5" a line
+    {split}mask.npy                        (512, 512, n) uint8, axis 2 = mask
+    {split}_640geo/<case>/<slice>/gt.h5    image, poly_CT, poly_sinogram
+    {split}_640geo/<case>/<slice>/N.h5     ma_CT, LI_CT, ma_sinogram, LI_sinogram, metal_trace of mask N
+    {split}_manifest.json                  what the set was made from, and a SHA-256 of every file
+
+The names are fixed, whatever the geometry: the published loaders look for them. What they do not know (the manifest, and
+case.json and masks.npz beside each gt.h5) does not disturb them.
+"""
+
+import io
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+
+from simulation.errors import InputError
+from simulation.files import PARTIAL, sha256_of, whole_file
+from simulation.synthesize import Sample
+
+SPLITS = ("train", "test")
+CASE_RECORD = "case.json"
+CASE_MASKS = "masks.npz"
+_GT = ("image", "poly_CT", "poly_sinogram")
+_PAIR = ("ma_CT", "LI_CT", "ma_sinogram", "LI_sinogram", "metal_trace")
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """Folder of a split's cases."""
+    return root / f"{split}_640geo"
+
+
+def listing_file(root: Path, split: str) -> Path:
+    """The text file that lists a split's slices."""
+    return root / f"{split}_640geo_dir.txt"
+
+
+def mask_file(root: Path, split: str) -> Path:
+    """The mask stack of a split."""
+    return root / f"{split}mask.npy"
+
+
+def manifest_file(root: Path, split: str) -> Path:
+    """The manifest of a split."""
+    return root / f"{split}_manifest.json"
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A stored pair: images (rows, columns) in 1/cm, sinograms (views, bins), bool trace."""
+
+    image: np.ndarray
+    poly_CT: np.ndarray
+    poly_sinogram: np.ndarray
+    ma_CT: np.ndarray
+    LI_CT: np.ndarray
+    ma_sinogram: np.ndarray
+    LI_sinogram: np.ndarray
+    metal_trace: np.ndarray
+
+
+def write_case(
+    folder: Path,
+    image_mu: np.ndarray,
+    poly_sinogram: np.ndarray,
+    poly_CT: np.ndarray,
+    samples: Mapping[int, Sample],
+    compression: int = 4,
+) -> None:
+    """Writes gt.h5 and one N.h5 for each sample, each whole or not at all; the same content gives the same bytes.
+
+    Args:
+        folder: of the slice; made if need be.
+        image_mu: Float["rows columns"], 1/cm.
+        poly_sinogram: Float["views bins"], metal free.
+        poly_CT: Float["rows columns"], 1/cm.
+        samples: by mask index.
+        compression: gzip level, 0 for none.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = {"image": image_mu, "poly_CT": poly_CT, "poly_sinogram": poly_sinogram}
+    write_h5(folder / "gt.h5", truth, compression)
+    for index, sample in samples.items():
+        write_sample(folder / f"{index}.h5", sample, compression)
+
+
+def write_sample(path: Path, sample: Sample, compression: int = 4) -> None:
+    """Writes one N.h5, whole or not at all."""
+    arrays = {name: np.asarray(getattr(sample, name)) for name in _PAIR}
+    write_h5(path, arrays | {"metal_trace": arrays["metal_trace"].astype(np.uint8)}, compression)
+
+
+def write_h5(path: Path, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    """Writes arrays as float32 or uint8 datasets, whole or not at all."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in arrays.items():
+            kept = array if array.dtype == np.uint8 else np.asarray(array, np.float32)
+            options = {"compression": "gzip", "compression_opts": compression} if compression else {}
+            file.create_dataset(name, data=kept, **options)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def read_pair(path: str | Path) -> Pair:
+    """Reads N.h5 and the gt.h5 beside it.
+
+    Args:
+        path: of N.h5.
+
+    Raises:
+        InputError: a file is missing or truncated, or a dataset is missing or of another shape.
+    """
+    path = Path(path)
+    arrays = read_h5(path.with_name("gt.h5"), _GT) | read_h5(path, _PAIR)
+    for name, array in arrays.items():
+        expected = arrays["ma_sinogram"] if "sinogram" in name or name == "metal_trace" else arrays["image"]
+        if array.ndim != 2 or array.shape != expected.shape:
+            raise InputError(f"{path}: {name} has shape {array.shape}, expected {expected.shape}")
+    arrays["metal_trace"] = arrays["metal_trace"] != 0
+    return Pair(**arrays)
+
+
+def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The named datasets of a file.
+
+    Raises:
+        InputError: the file is missing or truncated, or lacks one of them.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
+            if missing:
+                raise InputError(f"{path}: no {', '.join(missing)} in it; it has {', '.join(file) or 'nothing'}")
+            return {name: file[name][()] for name in names}
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"{path}: cannot be read as h5, missing or truncated ({error})") from error
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` found: numbers of slices and pairs, whether hashes were there to compare, and one line a problem."""
+
+    slices: int
+    pairs: int
+    hashed: bool
+    problems: tuple[str, ...]
+
+
+def verify(root: str | Path) -> Verification:
+    """Checks a data set: with a manifest every file against its hash, and in any case every listed slice by reading it.
+
+    Args:
+        root: folder of the data set.
+
+    Raises:
+        InputError: there is no data set in the folder, or its manifest or listing cannot be read.
+    """
+    root = Path(root)
+    splits = [split for split in SPLITS if listing_file(root, split).is_file()]
+    if not splits:
+        raise InputError(f"{root}: no train_640geo_dir.txt or test_640geo_dir.txt in it; expected a data set")
+    manifests = [manifest for split in splits if (manifest := read_manifest(root, split)) is not None]
+    problems = [problem for manifest in manifests for problem in _altered(root, manifest)]
+    problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
+    slices = pairs = 0
+    for split in splits:
+        for line in listing_file(root, split).read_text().split():
+            folder = (split_folder(root, split) / line).parent
+            files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
+            slices, pairs = slices + 1, pairs + len(files)
+            if not files:
+                problems.append(f"{folder.relative_to(root)}: listed, but no pair is there")
+            problems += [problem for path in files for problem in _unreadable(path, root)]
+    return Verification(slices, pairs, len(manifests) == len(splits), tuple(dict.fromkeys(problems)))
+
+
+def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
+    """The manifest of a split, None where it has none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = manifest_file(root, split)
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text())
+        return {"cases": {}, "files": {}, "identity": {}, "identity_sha256": ""} | content
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); restore it or simulate into a new folder"
+        ) from error
+
+
+def _altered(root: Path, manifest: Mapping[str, Any]) -> list[str]:
+    problems = []
+    for case, record in manifest["cases"].items():
+        for name, expected in record["files"].items():
+            path = root / case / name
+            if not path.is_file():
+                problems.append(f"{case}/{name}: missing")
+            elif sha256_of(path) != expected:
+                problems.append(f"{case}/{name}: its bytes are not those that were written")
+        known = {*record["files"], CASE_RECORD}
+        strangers = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
+        problems += [f"{case}/{name}: not in the manifest" for name in sorted(strangers)]
+    for name, expected in manifest["files"].items():
+        path = root / name
+        if not path.is_file() or sha256_of(path) != expected:
+            problems.append(f"{name}: missing, or its bytes are not those that were written")
+    return problems
+
+
+def _unreadable(path: Path, root: Path) -> list[str]:
+    name = path.relative_to(root)
+    try:
+        pair = read_pair(path)
+    except InputError as error:
+        return [str(error).replace(f"{root}/", "")]
+    broken = [key for key, array in vars(pair).items() if array.dtype != bool and not np.isfinite(array).all()]
+    problems = [f"{name}: {key} holds values that are not finite" for key in broken]
+    return problems + ([] if pair.metal_trace.any() else [f"{name}: its metal trace is empty"])
