@@ -9,7 +9,7 @@ import numpy as np
 
 from simulation.dataset import DataSet
 from simulation.errors import InputError
-from simulation.files import sha256_of, whole_file
+from simulation.files import PARTIAL, sha256_of, whole_file
 from simulation.grid import to_grid
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
 from simulation.materials import METAL_CODES
@@ -79,6 +79,8 @@ class CaseMaker:
         if not masks:
             return CaseResult(name, failed=tuple(failed))
         folder = self.data_set.case_folder(ref)
+        for left_over in folder.glob(f"*{PARTIAL}"):
+            left_over.unlink()
         tissue = self.simulator.project_tissue(image_mu)
         if not (folder / "gt.h5").is_file():
             sinogram, ct = self.simulator.clean_from_tissue(tissue, self._rng(number))

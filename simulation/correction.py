@@ -15,7 +15,7 @@ from simulation.units import MU_WATER_PER_CM
 
 _EPSILON = 1e-6
 _THINNEST_PRIOR = 0.02
-"""Below this line integral (1 mm of water) a ray runs beside the body, and normalising by the prior would divide noise by noise."""
+"""Below this line integral (1 mm of water) a ray runs beside the body; its ratio to the prior would be noise."""
 
 
 def metal_trace(projector: Projector, metal_mask: Any) -> Any:
@@ -59,8 +59,8 @@ def linear_interpolation(sinogram: Any, trace: Any) -> Any:
         hidden = row_traces[number]
         if hidden.all():
             raise InputError(
-                f"linear interpolation: view {number % values.shape[-2]} lies in the metal trace from end to end, nothing "
-                "is left to interpolate from; check the metal mask"
+                f"linear interpolation: view {number % values.shape[-2]} lies in the metal trace from end to end, "
+                "nothing is left to interpolate from; check the metal mask"
             )
         rows[number, hidden] = np.interp(bins[hidden], bins[~hidden], rows[number, ~hidden])
     return like(rows.reshape(values.shape), sinogram)
@@ -69,8 +69,8 @@ def linear_interpolation(sinogram: Any, trace: Any) -> Any:
 def nmar_prior(li_image_mu: Any, metal_mask: Any) -> Any:
     """Prior image of NMAR: air 0, soft tissue all water, bone as it is in the LI image.
 
-    E. Meyer et al., Medical Physics 37 (2010), with the thresholds of SynDeepLesion's users: metal is set to water, the
-    pixels are clustered around 0, mu_water and 2 mu_water, and a 5 x 5 Gaussian (sigma 1) smooths the image that is cut.
+    E. Meyer et al., Medical Physics 37 (2010), with the thresholds of SynDeepLesion's users: metal is set to water,
+    the pixels are clustered around 0, mu_water and 2 mu_water, and a 5 x 5 Gaussian (sigma 1) smooths what is cut.
 
     Args:
         li_image_mu: Float["... rows columns"], 1/cm, reconstructed after LI.
@@ -122,7 +122,7 @@ def _planes(array: np.ndarray) -> np.ndarray:
 def _prior_of_one(li_image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray:
     image = np.where(metal_mask, MU_WATER_PER_CM, li_image_mu).astype(np.float32)
     start = np.array([[0.0], [MU_WATER_PER_CM], [2 * MU_WATER_PER_CM]])
-    centres, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
+    _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
     labels = labels.reshape(image.shape)
     water_from = image[labels >= 1].min(initial=np.inf)
     bone_from = image[labels == 2].min(initial=np.inf)

@@ -1,8 +1,6 @@
 """A data set that grows: what it is made of, which slices are done, and the files that list them."""
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -74,33 +72,33 @@ class DataSet:
         files = (manifest_file, listing_file, mask_file)
         return [file(self.root, self.split).name for file in files]
 
-    @contextmanager
-    def opened(self) -> Iterator[None]:
-        """Starts or continues the set.
+    def open(self) -> None:
+        """Starts or continues the set, and clears away what killed runs left at the top of the folder.
 
         Raises:
             UsageError: the folder holds a set of other settings, or files that are not of a data set.
             OSError: it cannot be written.
         """
-        manifest = read_manifest(self.root, self.split)
-        if manifest is None:
-            self._refuse_strangers()
-            self._write_manifest({}, {})
-        elif manifest["identity_sha256"] != self.identity.sha256:
+        with self._turn():
+            for path in self.root.glob(f"*{PARTIAL}"):
+                path.unlink()
+            manifest = read_manifest(self.root, self.split)
+            if manifest is None:
+                self._refuse_strangers()
+                self._write_manifest({}, {})
+        if manifest is not None and manifest["identity_sha256"] != self.identity.sha256:
             before, now = manifest["identity"], asdict(self.identity)
             changed = ", ".join(
                 f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]
             )
             raise UsageError(
-                f"{self.root}: holds a {self.split} set of other settings ({changed or 'another version'}); repeat those "
-                "settings to continue it, or choose another --out"
+                f"{self.root}: holds a {self.split} set of other settings ({changed or 'another version'}); repeat "
+                "those settings to continue it, or choose another --out"
             )
-        yield
 
     def collate(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
         """Writes listing, mask stack and manifest for the slices that are done, whoever made them."""
-        # Shards that end at the same time take turns, so that the last to write has seen all.
-        with filelock.FileLock(self.root / ".collate.lock"):
+        with self._turn():
             done = [ref for ref in refs if self.is_done(ref)]
             with whole_file(listing_file(self.root, self.split)) as partial:
                 partial.write_text("".join(f"{ref.case}/{ref.name}/gt.h5\n" for ref in done))
@@ -113,6 +111,10 @@ class DataSet:
             }
             paths = listing_file(self.root, self.split), mask_file(self.root, self.split)
             self._write_manifest({path.name: sha256_of(path) for path in paths}, records)
+
+    def _turn(self) -> filelock.BaseFileLock:
+        """Shards that start or end at the same time take turns, so that the last to write has seen all."""
+        return filelock.FileLock(self.root / ".dataset.lock")
 
     def _write_stack(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
         """The mask stack, 0 and 1, mask after mask on disk: a slice's masks lie together."""
@@ -146,7 +148,6 @@ class DataSet:
         own = {split_folder(self.root, s).name for s in ("train", "test")} | {"report.json"}
         own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in ("train", "test")}
         strangers = [path.name for path in sorted(self.root.iterdir()) if path.name not in own and path.name[0] != "."]
-        strangers = [name for name in strangers if not name.endswith(PARTIAL)]
         folder = split_folder(self.root, self.split)
         if strangers or folder.exists():
             raise UsageError(

@@ -42,9 +42,9 @@ class SimulateSettings:
 
     Args:
         out: folder of the data set; a rerun with the same settings makes only what is missing.
-        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, community gt.h5).
-        preset: the scanner: syndeeplesion (the public benchmark, a shrunken body) or clinical (real size, dose and noise).
-        masks: procedural (each slice gets implants that suit its anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
+        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
+        preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
+        masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
         metal: what the masks of a stack are made of.
         implants: kinds the procedural masks are drawn from; all if not given.
         split: names of the files, and which official split of DeepLesion is read.
@@ -111,7 +111,8 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
     numbers = _numbers_of_shard(settings.shard, len(refs))
     if settings.dry_run:
         return _plan_only(data_set, refs, numbers, masks_per_slice)
-    with _only_run(Path(settings.out), settings.shard), data_set.opened():
+    with _only_run(Path(settings.out), settings.shard):
+        data_set.open()
         maker = CaseMaker(data_set, library, masks_per_slice, settings.seed, simulator, settings.compression)
         missing = [number for number in numbers if not data_set.is_done(refs[number])]
         results = []

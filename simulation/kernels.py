@@ -1,8 +1,8 @@
-"""Compiled CPU kernels of the fan-beam projector: Joseph forward and transpose, pixel-driven back projection and transpose.
+"""Compiled CPU kernels of the fan-beam projector: Joseph and pixel-driven back projection, each with its transpose.
 
 Every kernel works on a batch that is interleaved: its images are the last, contiguous axis, so that one piece of ray
-geometry serves them all and the arithmetic is one vector instruction a step. A kernel is compiled for each batch width in
-`WIDTHS`. Each lane does the same operations in the same order whatever the width, the threads or the batch.
+geometry serves them all and the arithmetic is one vector instruction a step. A kernel is compiled for each batch width
+of `WIDTHS`. Each lane does the same operations in the same order whatever the width, the threads or the batch.
 All kernels release the GIL and use no thread pool of their own: they are safe in forked processes.
 """
 
@@ -75,9 +75,9 @@ def joseph_forward(width: int) -> Callable[..., None]:
 def joseph_adjoint(width: int) -> Callable[..., None]:
     """The transpose of `joseph_forward`, one half of it: the rays that are steep, or those that are not.
 
-    kernel(start, slope, length, steep, half, sinogram, out, first_row, last_row) adds to the rows first_row..last_row of
-    `out` (rows, columns + 2, width); for the other half rows and columns change places. Rows are independent, and each
-    pixel adds its rays in the order of views and bins.
+    kernel(start, slope, length, steep, half, sinogram, out, first_row, last_row) adds to the rows first_row..last_row
+    of `out` (rows, columns + 2, width); for the other half rows and columns change places. Rows are independent, and
+    each pixel adds its rays in the order of views and bins.
     """
 
     @njit(**_COMPILE)
@@ -108,7 +108,7 @@ def joseph_adjoint(width: int) -> Callable[..., None]:
 
 @njit(inline="always", error_model="numpy")
 def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, w_left, w_right):  # type: ignore[no-untyped-def]
-    """Left bin and the two interpolation weights of the pixels first..last of one row, magnification ** power included."""
+    """Left bin and interpolation weights of the pixels first..last of a row, magnification ** power included."""
     source, depth_axis, per_bin, centre, last_bin, pixel = scan
     for j in range(first, last):
         y = (j - (columns - 1) / 2) * pixel
@@ -126,9 +126,9 @@ def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_le
 def backproject(width: int) -> Callable[..., None]:
     """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
-    kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with a
-    zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, position of
-    the isocentre among the padded bins, last left bin, pixel) in one unit of length.
+    kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
+    a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, position of
+    the isocentre among the padded bins, last left bin, pixel).
     """
     zeros = (np.float32(0),) * width
 

@@ -1,4 +1,4 @@
-"""What the x-rays meet: tissues and metals by composition, their attenuation from xraydb, and the codes of metals in masks."""
+"""What the x-rays meet: tissues and metals by composition, with attenuation from xraydb; codes of metals in masks."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -64,7 +64,7 @@ METALS: dict[str, Material] = {
 }
 
 _TABULATED_AT_70_KEV = {"water": 0.1929, "bone": 0.257, "titanium": 0.5361}
-"""cm2/g, XCOM's four digits. The benchmark divides by these rounded values; a fourth digit more is worth 0.3 in chi2."""
+"""cm2/g, XCOM's four digits. The benchmark divides by these rounded values; unrounded ones cost 0.3 in chi2."""
 
 METAL_CODES: dict[str, int] = {name: code for code, name in enumerate(METALS, start=1)}
 """Value of each metal in a label mask; 0 is no metal."""

@@ -1,4 +1,4 @@
-"""From line integrals of materials to measured line integrals: polychromatic transmission, detector, water correction."""
+"""From line integrals of materials to measured ones: polychromatic transmission, detector, water correction."""
 
 import numpy as np
 from numba import njit

@@ -1,6 +1,6 @@
 """The fan-beam projector: forward projection, its transpose and filtered back projection, on CPU or CUDA.
 
-numpy or torch, any leading batch dimensions; what comes in comes out. Torch tensors are differentiable through every map.
+numpy or torch, any leading batch dimensions; what comes in comes out. Every map is differentiable for torch.
 """
 
 import sys
@@ -139,8 +139,8 @@ class Projector:
         """Applies a linear map to the last two dimensions of a numpy array or tensor, on this projector's device."""
         if tuple(array.shape[-2:]) != tuple(shape):
             raise InputError(
-                f"projector: got an array of shape {tuple(array.shape)}, expected {shape[0]} x {shape[1]} in its last two "
-                "dimensions; resize it or choose the geometry it was made for"
+                f"projector: got an array of shape {tuple(array.shape)}, expected {shape[0]} x {shape[1]} in its last "
+                "two dimensions; resize it or choose the geometry it was made for"
             )
         if is_tensor(array):
             from simulation.projector_torch import apply_linear_map
@@ -163,8 +163,8 @@ def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarr
     offsets = np.arange(1 - bins, bins)
     view_rad = 2 * np.pi / geometry.views
     if weighting == "benchmark":
-        # |w| / (4 pi) sampled at n = 2 bins - 1 frequencies that miss zero by half a step, as ODL's padded transform does.
-        # Rows padded to n never wrap around, so the filter is this convolution whatever the length of the FFT.
+        # |w| / (4 pi) at n = 2 bins - 1 frequencies that miss zero by half a step, as in ODL's padded transform. Rows
+        # padded to n never wrap around, so the filter is this convolution whatever the length of the FFT.
         n = 2 * bins - 1
         omega = (2 * np.pi / n * np.arange(n) - np.pi) / pitch_cm
         kernel = np.cos(np.outer(offsets * pitch_cm, omega)) @ (np.abs(omega) / (4 * np.pi)) / n

@@ -143,7 +143,7 @@ def _pad_middle(array: np.ndarray) -> np.ndarray:
 
 def _nonzero_box(images: np.ndarray) -> np.ndarray:
     """First and last + 1 row and column at which any image of the batch is not zero."""
-    occupied = images.any(axis=0)
+    occupied = np.any(images, axis=0)
     rows, columns = np.flatnonzero(occupied.any(axis=1)), np.flatnonzero(occupied.any(axis=0))
     if len(rows) == 0:
         return np.zeros(4, np.int64)

@@ -22,7 +22,7 @@ class Protocol:
         electronic_noise_counts: standard deviation of the additive Gaussian noise, in photons.
         water_below_mu: below this mu (1/cm) a pixel is all water.
         bone_above_mu: above this mu (1/cm) a pixel is all bone; between, the share grows linearly.
-        edge_divisor: the metal's line integral is divided by this on the bins at the rim of its shadow (partial volume).
+        edge_divisor: divides the metal's line integral on the bins at the rim of its shadow (partial volume).
         replace_tissue: whether metal takes the place of the tissue under it.
         water_correction: cubic beam-hardening correction without constant; None fits it to the spectrum.
         tube: kVp, anode angle in degrees and (element, mm) filters of the tube for which nodes are shipped; None if

@@ -1,5 +1,6 @@
 """X-ray spectra, and their compression to a few fitted nodes that attenuate like the whole spectrum."""
 
+import itertools
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -39,7 +40,7 @@ class Spectrum:
         energies, weights = np.asarray(self.energies_kev, float), np.asarray(self.weights, float)
         if energies.ndim != 1 or energies.shape != weights.shape or len(energies) == 0:
             raise InputError(
-                f"spectrum: got {energies.shape} energies and {weights.shape} weights; expected two lists of equal length"
+                f"spectrum: got {energies.shape} energies and {weights.shape} weights; expected equally many"
             )
         if not (np.all(np.diff(energies) > 0) and energies[0] >= 5 and energies[-1] <= 500):
             raise InputError(
@@ -98,7 +99,7 @@ def read_spectrum(path: str | Path) -> Spectrum:
         except (ValueError, IndexError):
             if number > 0 and line.strip():
                 raise InputError(
-                    f"spectrum {path}, line {number + 1}: got {line[:40]!r}, expected two numbers: energy in keV, photons"
+                    f"spectrum {path}, line {number + 1}: got {line[:40]!r}, expected energy in keV, photons"
                 ) from None
     if not rows:
         raise InputError(f"spectrum {path}: no line with two numbers; expected energy in keV, relative photons")
@@ -190,7 +191,7 @@ def fit_nodes(
 def fit_error(
     nodes: SpectrumNodes, exact: SpectrumNodes, names: tuple[str, ...], integrals: np.ndarray | None = None
 ) -> float:
-    """Root mean square difference in p from the whole spectrum, in Poisson standard deviations, over the fitted domain."""
+    """Root mean square difference in p from the whole spectrum over the fitted domain, in Poisson deviations."""
     integrals = _sample_domain(names, 4000, seed=2) if integrals is None else integrals
     truth = exact.line_integral(names, integrals)
     difference = nodes.line_integral(names, integrals) - truth
@@ -214,7 +215,7 @@ def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
 
 
 def _sample_domain(names: tuple[str, ...], count: int, seed: int) -> np.ndarray:
-    """Random line integrals (count, len(names)): water, bone, and in two thirds one to three metals; dense near zero."""
+    """Random line integrals (count, len(names)): water, bone, in two thirds one to three metals; dense near zero."""
     rng = np.random.default_rng(seed)
     integrals = np.zeros((count, len(names)))
     integrals[:, 0] = _DOMAIN["water"] * rng.random(count) ** 1.5
@@ -273,7 +274,7 @@ def _merge_energies(exact: SpectrumNodes, ratios: np.ndarray, count: int) -> lis
 
     groups = [[i] for i in range(len(weights))]
     while len(groups) > count:
-        losses = [spread(a + b) - spread(a) - spread(b) for a, b in zip(groups, groups[1:], strict=False)]
+        losses = [spread(a + b) - spread(a) - spread(b) for a, b in itertools.pairwise(groups)]
         i = int(np.argmin(losses))
         groups[i] += groups.pop(i + 1)
     return groups

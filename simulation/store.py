@@ -6,8 +6,8 @@
     {split}_640geo/<case>/<slice>/N.h5     ma_CT, LI_CT, ma_sinogram, LI_sinogram, metal_trace of mask N
     {split}_manifest.json                  what the set was made from, and a SHA-256 of every file
 
-The names are fixed, whatever the geometry: the published loaders look for them. What they do not know (the manifest, and
-case.json and masks.npz beside each gt.h5) does not disturb them.
+The names are fixed, whatever the geometry: the published loaders look for them. What they do not know (the manifest,
+and case.json and masks.npz beside each gt.h5) does not disturb them.
 """
 
 import io
@@ -148,7 +148,7 @@ def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` found: numbers of slices and pairs, whether hashes were there to compare, and one line a problem."""
+    """What `verify` found: numbers of slices and pairs, whether there were hashes, and one line a problem."""
 
     slices: int
     pairs: int

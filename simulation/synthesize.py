@@ -1,6 +1,7 @@
 """The simulator: a clean slice, a metal mask and a random generator give a metal-corrupted sample."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -218,8 +219,9 @@ class Simulator:
     def _metal_images(self, mask: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
         """Names of the metals in a mask and their images of mu at 70 keV."""
         if mask.shape != self.protocol.geometry.image_shape:
+            shape = self.protocol.geometry.image_shape
             raise InputError(
-                f"metal mask: got shape {mask.shape}, preset {self.preset!r} expects {self.protocol.geometry.image_shape}; "
+                f"metal mask: got shape {mask.shape}, preset {self.preset!r} expects {shape}; "
                 "resize it with simulation.implants.resize_mask"
             )
         if not mask.any():
@@ -231,7 +233,7 @@ class Simulator:
         unknown = [code for code in codes if code not in names]
         if unknown or not np.array_equal(mask, mask.astype(int)):
             raise InputError(
-                f"metal mask: got values {unknown or 'between integers'}; expected a boolean mask or codes {METAL_CODES}"
+                f"metal mask: got values {unknown or 'between integers'}; expected booleans or codes {METAL_CODES}"
             )
         images = [np.where(mask == code, reference_mu_per_cm(names[code]), 0) for code in codes]
         return tuple(names[code] for code in codes), np.stack(images).astype(np.float32)
@@ -239,7 +241,7 @@ class Simulator:
     def _add_metal(
         self, metal_free: np.ndarray, tissue: np.ndarray, image: np.ndarray, mask: np.ndarray, trace: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Transmission with the metal in, and the metal trace. Only the bins in the metal's shadow are computed anew."""
+        """Transmission with the metal in, and the trace. Only the bins in the metal's shadow are computed anew."""
         metals, metal_images = self._metal_images(mask)
         images = metal_images
         if self.protocol.replace_tissue:
@@ -281,11 +283,11 @@ def _node_sets(preset: str, spectrum: Any, tolerance: float) -> tuple[SpectrumNo
 def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:
     """Applies a function of (rows, columns) arrays over leading dimensions; results come out as `first` came in."""
     arrays = [None if a is None else to_numpy(a) for a in (first, *others)]
-    leading = arrays[0].shape[:-2]
+    leading = to_numpy(first).shape[:-2]
     for array in arrays[1:]:
         if array is not None and array.shape[:-2] != leading:
             raise InputError(f"batch dimensions differ: image {leading}, mask or trace {array.shape[:-2]}")
     flat = [None if a is None else a.reshape(-1, *a.shape[-2:]) for a in arrays]
-    results = [one(*(None if a is None else a[i] for a in flat)) for i in range(len(flat[0]))]
+    results = [one(*(None if a is None else a[i] for a in flat)) for i in range(math.prod(leading))]
     stacked = (np.stack(parts) for parts in zip(*results, strict=True))
     return tuple(like(s.reshape(*leading, *s.shape[1:]), first) for s in stacked)

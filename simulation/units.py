@@ -17,7 +17,7 @@ def hu_to_mu(hu: Array) -> Array:
     Returns:
         The same shape, 1/cm.
     """
-    return hu * (MU_WATER_PER_CM / 1000) + MU_WATER_PER_CM  # type: ignore[operator]
+    return hu * (MU_WATER_PER_CM / 1000) + MU_WATER_PER_CM  # type: ignore[operator,return-value]
 
 
 def mu_to_hu(mu: Array) -> Array:
@@ -29,4 +29,4 @@ def mu_to_hu(mu: Array) -> Array:
     Returns:
         The same shape, HU.
     """
-    return (mu - MU_WATER_PER_CM) * (1000 / MU_WATER_PER_CM)  # type: ignore[operator]
+    return (mu - MU_WATER_PER_CM) * (1000 / MU_WATER_PER_CM)  # type: ignore[operator,return-value]
