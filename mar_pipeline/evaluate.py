@@ -3,34 +3,34 @@
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
 from tqdm import tqdm
 
-from mar_pipeline.evaluation_files import make_folder, whole_file, write_report, write_tables
+from mar_pipeline.evaluation_files import make_folder, write_report, write_tables
 from mar_pipeline.evaluation_pairs import (
-    Pair,
     PairFile,
     Skipped,
     find_pairs,
     load_masks,
-    read_pair,
+    load_pair,
     why_no_mask,
     why_other_mask,
 )
+from mar_pipeline.methods import LABELS, METHODS, Scanner
 from mar_pipeline.metrics import PROTOCOLS, score
 from mar_pipeline.score_tables import ScoreRow, size_group, to_text
 from simulation.errors import InputError, UsageError
-
-if TYPE_CHECKING:
-    from simulation.projector import Projector
+from simulation.files import whole_file
+from simulation.store import Pair, manifest_file, read_manifest
 
 logger = logging.getLogger(__name__)
 
+DEFAULT_PRESET = "syndeeplesion"
 _LOG_EVERY_S = 15.0
 
 
@@ -46,7 +46,8 @@ class EvaluateSettings:
         split: only this split; None takes whatever ``data`` lists.
         masks: mask stack (.npy, rows x columns x n) instead of ``data/{split}mask.npy``.
         trust_masks: skip the check that a pair's mask throws the metal trace stored with the pair.
-        geometry: preset of `FanBeam` with which the data were made.
+        preset: the scanner that made the data; None takes the one that the data set's manifest records, and
+            syndeeplesion where there is no manifest, as in the public files.
         device: ``auto``, ``cpu`` or ``cuda``.
         figures: number of pairs with a picture, spread over the size groups.
         window_hu: darkest and brightest HU of the images.
@@ -60,7 +61,7 @@ class EvaluateSettings:
     split: Literal["train", "test"] | None = None
     masks: str | None = None
     trust_masks: bool = False
-    geometry: str = "syndeeplesion"
+    preset: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
     figures: int = 3
     window_hu: tuple[float, float] = (-175.0, 275.0)
@@ -88,33 +89,6 @@ class EvaluateReport:
     device: str
 
 
-def _input(pair: Pair, projector: "Projector | None") -> np.ndarray:
-    return pair.ma_CT
-
-
-def _li(pair: Pair, projector: "Projector | None") -> np.ndarray:
-    return pair.LI_CT
-
-
-def _nmar(pair: Pair, projector: "Projector | None") -> np.ndarray:
-    from simulation.correction import nmar, nmar_prior
-
-    prior_mu = nmar_prior(pair.LI_CT, pair.metal_mask)
-    return np.asarray(nmar(pair.ma_sinogram, pair.metal_trace, prior_mu, projector)[1])
-
-
-Method = Callable[[Pair, "Projector | None"], np.ndarray]
-
-METHODS: dict[str, Method] = {"input": _input, "li": _li, "nmar": _nmar}
-"""Method name -> (pair, projector) -> corrected image, (H, W), 1/cm."""
-
-_LABELS = {"input": "Input", "li": "LI", "nmar": "NMAR"}
-"""How pictures call a method; others go by their own name."""
-
-_STORED = ("input", "li")
-"""Methods whose images are in the files: no projector needed."""
-
-
 def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     """Score every pair whose mask is known and write results.csv, table.md, report.json and the pictures.
 
@@ -124,8 +98,9 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
         settings: what to score.
 
     Raises:
-        UsageError: an unknown method, protocol, geometry or device.
+        UsageError: an unknown method, protocol, preset or device.
         InputError: the data cannot be used, the output folder cannot be written, or no pair could be scored.
+        OSError: a file cannot be written.
     """
     _check(settings)
     if settings.trust_masks:
@@ -134,20 +109,23 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     data, out = Path(settings.data), Path(settings.out)
     pairs, missing = find_pairs(data, settings.split)
     stacks = load_masks(data, settings.masks)
-    projector = _projector(settings)
+    scanners = _scanners(data, {file.split for file in pairs}, settings)
     make_folder(out)
-    rows, not_scored, failed = _score_all(pairs, stacks, settings, projector)
+    rows, not_scored, failed = _score_all(pairs, stacks, settings, scanners)
     failed = missing + failed
     _refuse_nothing(rows, not_scored, failed)
     outputs = write_tables(rows, out)
     for file in _spread(pairs, rows, settings.figures):
-        outputs.append(_draw(file, read_pair(file, stacks), settings, projector, rows, out))
+        scanner = scanners[file.split]
+        pair, metal_mask = load_pair(file, stacks, scanner.projector)
+        outputs.append(_draw(file, pair, metal_mask, settings, scanner, rows, out))
     outputs.append("report.json")
-    device = str(getattr(projector, "device", "cpu"))
+    device = next(iter(scanners.values())).projector.device
     report = EvaluateReport(tuple(rows), to_text(rows), tuple(not_scored), tuple(failed), tuple(outputs), device)
     write_report(
         out,
         settings=asdict(settings),
+        presets={split: scanner.preset for split, scanner in scanners.items()},
         device=device,
         counts={"pairs": len(pairs), "scored": len({_key(row) for row in rows})},
         rows=rows,
@@ -178,17 +156,23 @@ def _check(settings: EvaluateSettings) -> None:
         )
 
 
-def _projector(settings: EvaluateSettings) -> "Projector | None":
-    if settings.trust_masks and set(settings.methods) <= set(_STORED):
-        return None
-    from simulation.geometry import FanBeam
-    from simulation.projector import Projector
-
-    return Projector(FanBeam.preset(settings.geometry), device=settings.device)
+def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[str, Scanner]:
+    """The scanner that made each split."""
+    presets = {}
+    for split in sorted(splits):
+        manifest = read_manifest(data, split)
+        recorded = manifest["identity"].get("preset") if manifest else None
+        presets[split] = settings.preset or recorded or DEFAULT_PRESET
+        if recorded and recorded != presets[split]:
+            logger.warning("evaluate: preset %s, but %s says %s", presets[split], manifest_file(data, split), recorded)
+    return {split: Scanner.of(preset, settings.device) for split, preset in presets.items()}
 
 
 def _score_all(
-    pairs: Sequence[PairFile], stacks: dict[str, np.ndarray], settings: EvaluateSettings, projector: "Projector | None"
+    pairs: Sequence[PairFile],
+    stacks: Mapping[str, np.ndarray],
+    settings: EvaluateSettings,
+    scanners: Mapping[str, Scanner],
 ) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
     """Rows, pairs whose mask is not known, pairs that failed."""
     rows: list[ScoreRow] = []
@@ -196,40 +180,35 @@ def _score_all(
     failed: list[Skipped] = []
     for file in _with_progress(pairs):
         try:
-            pair, reason = _load(file, stacks, None if settings.trust_masks else projector)
-            if pair is None:
-                not_scored.append(Skipped(file.name, reason))
-            else:
-                rows += _score_pair(file, pair, settings, projector)
+            own, reason = _score_pair(file, stacks, settings, scanners[file.split])
         except InputError as error:
             failed.append(Skipped(file.name, str(error)))
+            continue
+        rows += own
+        if reason:
+            not_scored.append(Skipped(file.name, reason))
     return rows, not_scored, failed
 
 
-def _load(file: PairFile, stacks: dict[str, np.ndarray], checks_masks: "Projector | None") -> tuple[Pair | None, str]:
-    """The pair, or None and the reason why its mask is not known."""
+def _score_pair(
+    file: PairFile, stacks: Mapping[str, np.ndarray], settings: EvaluateSettings, scanner: Scanner
+) -> tuple[list[ScoreRow], str]:
+    """The rows of a pair, or the reason why its mask is not known."""
     reason = why_no_mask(file, stacks)
     if reason:
-        return None, reason
-    pair = read_pair(file, stacks)
-    if checks_masks is not None:
-        reason = why_other_mask(pair, checks_masks)
-    return (None, reason) if reason else (pair, "")
-
-
-def _score_pair(
-    file: PairFile, pair: Pair, settings: EvaluateSettings, projector: "Projector | None"
-) -> list[ScoreRow]:
-    metal_pixels = int(np.count_nonzero(pair.metal_mask))
-    group = size_group(metal_pixels, pair.metal_mask.shape)
+        return [], reason
+    pair, metal_mask = load_pair(file, stacks, scanner.projector)
+    if not settings.trust_masks and (reason := why_other_mask(pair, metal_mask, scanner.projector)):
+        return [], reason
     rows = []
+    metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape
+    metal = (metal_pixels, f"{shape[0]} x {shape[1]}", size_group(metal_pixels, shape))
     for method in settings.methods:
-        image_mu = METHODS[method](pair, projector)
+        image_mu = METHODS[method](pair, metal_mask, scanner)
         for protocol in _protocols(settings):
-            scores = score(image_mu, pair.image, pair.metal_mask, protocol)
-            where = (file.split, file.case, file.slice, file.mask)
-            rows.append(ScoreRow(*where, metal_pixels, group, method, protocol, **scores))
-    return rows
+            scores = score(image_mu, pair.image, metal_mask, protocol)
+            rows.append(ScoreRow(file.split, file.case, file.slice, file.mask, *metal, method, protocol, **scores))
+    return rows, ""
 
 
 def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
@@ -275,8 +254,9 @@ def _spread(pairs: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> 
 def _draw(
     file: PairFile,
     pair: Pair,
+    metal_mask: np.ndarray,
     settings: EvaluateSettings,
-    projector: "Projector | None",
+    scanner: Scanner,
     rows: Sequence[ScoreRow],
     out: Path,
 ) -> str:
@@ -284,13 +264,15 @@ def _draw(
 
     protocol = _protocols(settings)[0]
     own = {row.method: row for row in rows if _key(row) == _key(file) and row.protocol == protocol}
-    metal_pixels = np.count_nonzero(pair.metal_mask)
+    metal_pixels = np.count_nonzero(metal_mask)
     name = f"{file.split}_{file.case}_{file.slice}_{file.mask}.png"
     figure = case_figure(
-        images_mu={_LABELS.get(method, method): METHODS[method](pair, projector) for method in settings.methods},
+        images_mu={
+            LABELS.get(method, method): METHODS[method](pair, metal_mask, scanner) for method in settings.methods
+        },
         truth_mu=pair.image,
-        metal_mask=pair.metal_mask,
-        captions={_LABELS.get(method, method): f"{row.psnr:.2f} dB" for method, row in own.items()},
+        metal_mask=metal_mask,
+        captions={LABELS.get(method, method): f"{row.psnr:.2f} dB" for method, row in own.items()},
         title=f"{file.case}/{file.slice}, mask {file.mask}: {metal_pixels} metal pixels (PSNR: {protocol} protocol)",
         window_hu=settings.window_hu,
         difference_hu=settings.difference_hu,

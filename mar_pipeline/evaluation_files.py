@@ -1,23 +1,18 @@
 """What an evaluation leaves in its folder: every file whole or not at all."""
 
-import hashlib
 import json
 import math
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline import __version__
 from mar_pipeline.evaluation_pairs import Skipped
 from mar_pipeline.score_tables import ScoreRow, averages, to_csv, to_markdown
 from simulation.errors import InputError
-
-_LIBRARIES = ("numpy", "scipy", "scikit-image", "h5py", "pillow", "matplotlib", "numba", "astra-toolbox", "torch")
+from simulation.files import sha256_of_text, whole_file, write_json
+from simulation.provenance import library_versions
 
 
 def make_folder(out: Path) -> None:
@@ -31,32 +26,10 @@ def make_folder(out: Path) -> None:
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b" ")
     except OSError as error:
-        raise InputError(f"{out}: cannot be made a folder ({error.strerror}); name another --out") from error
-    with whole_file(out / "report.json") as partial:
-        partial.touch()
-        partial.unlink()
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name that becomes ``path`` once the block is through.
-
-    Args:
-        path: the final name.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
-    partial = path.with_name(path.name + ".partial")
-    try:
-        yield partial
-        if partial.exists():
-            os.replace(partial, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written ({error.strerror or error}); name another --out") from error
-    finally:
-        partial.unlink(missing_ok=True)
+        raise InputError(f"{out}: cannot be written to as a folder ({error.strerror}); name another --out") from error
 
 
 def write_tables(rows: Sequence[ScoreRow], out: Path) -> list[str]:
@@ -68,6 +41,9 @@ def write_tables(rows: Sequence[ScoreRow], out: Path) -> list[str]:
 
     Returns:
         The names of the files.
+
+    Raises:
+        OSError: they cannot be written.
     """
     texts = {"results.csv": to_csv(rows), "table.md": to_markdown(rows)}
     for name, text in texts.items():
@@ -80,6 +56,7 @@ def write_report(
     out: Path,
     *,
     settings: Mapping[str, Any],
+    presets: Mapping[str, str],
     device: str,
     counts: Mapping[str, int],
     rows: Sequence[ScoreRow],
@@ -88,11 +65,12 @@ def write_report(
     outputs: Sequence[str],
     seconds: float,
 ) -> None:
-    """Write report.json: versions, settings and their hash, device, counts, averages, outputs, what is missing and why.
+    """Write report.json: what was run on what, what came out, what is missing and why.
 
     Args:
         out: the output folder.
         settings: every setting of the run.
+        presets: preset of each split.
         device: where it ran.
         counts: numbers of pairs.
         rows: the scores, averaged per protocol and method here.
@@ -100,12 +78,16 @@ def write_report(
         failed: pairs that are broken.
         outputs: files written, relative to ``out``.
         seconds: wall time.
+
+    Raises:
+        OSError: it cannot be written.
     """
     report = {
         "command": "evaluate",
-        "versions": _versions(),
+        "versions": library_versions(),
         "settings": settings,
-        "settings_sha256": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest(),
+        "settings_sha256": sha256_of_text(json.dumps(settings, sort_keys=True)),
+        "presets": presets,
         "device": device,
         "seconds": round(seconds, 2),
         "counts": {**counts, "not_scored": len(not_scored), "failed": len(failed)},
@@ -114,18 +96,7 @@ def write_report(
         "failed": [asdict(skipped) for skipped in failed],
         "outputs": list(outputs),
     }
-    with whole_file(out / "report.json") as partial:
-        partial.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n")
-
-
-def _versions() -> dict[str, str]:
-    found = {"mar-pipeline": __version__, "python": platform.python_version()}
-    for name in _LIBRARIES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            found[name] = "not installed"
-    return found
+    write_json(out / "report.json", report)
 
 
 def _without_infinity(value: Any) -> Any:

@@ -3,18 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-import h5py
 import numpy as np
-from PIL import Image
 
+from simulation.correction import metal_trace
 from simulation.errors import InputError
+from simulation.implants import resize_mask
+from simulation.projector import Projector
+from simulation.store import SPLITS, Pair, listing_file, mask_file, read_pair, split_folder
 
-if TYPE_CHECKING:
-    from simulation.projector import Projector
-
-_SPLITS = ("train", "test")
 _SAME_TRACE = 0.8
 """Least overlap (intersection over union) of a mask's own trace with the stored one. On the public files the right
 mask reaches 0.9997 and the best wrong one 0.56; one edge bin of difference per side still leaves the smallest 0.8."""
@@ -57,27 +54,6 @@ class Skipped:
     reason: str
 
 
-@dataclass(frozen=True)
-class Pair:
-    """What scoring needs of a pair; the names are those of `simulation.store.read_pair`.
-
-    Args:
-        image: truth, (H, W), 1/cm.
-        ma_CT: metal-corrupted image, (H, W), 1/cm.
-        LI_CT: image after linear interpolation, (H, W), 1/cm.
-        ma_sinogram: metal-corrupted line integrals, (views, bins).
-        metal_trace: (views, bins), true where metal is.
-        metal_mask: (H, W), true where metal is.
-    """
-
-    image: np.ndarray
-    ma_CT: np.ndarray
-    LI_CT: np.ndarray
-    ma_sinogram: np.ndarray
-    metal_trace: np.ndarray
-    metal_mask: np.ndarray
-
-
 def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], list[Skipped]]:
     """The pairs of every listed slice, and the listed slices that are not there.
 
@@ -88,20 +64,22 @@ def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], li
     Raises:
         InputError: the folder or its listing is missing, empty or malformed.
     """
+    listings = {name: listing_file(data, name) for name in SPLITS if split in (None, name)}
     if not data.is_dir():
         raise InputError(
-            f"{data}: no such folder; expected a data set with train_640geo_dir.txt or test_640geo_dir.txt"
+            f"{data}: no such folder; expected a data set with {' or '.join(path.name for path in listings.values())}"
         )
-    splits = [name for name in _SPLITS if split in (None, name) and (data / f"{name}_640geo_dir.txt").is_file()]
-    if not splits:
-        expected = " or ".join(f"{name}_640geo_dir.txt" for name in _SPLITS if split in (None, name))
-        inner = next((path.parent for path in sorted(data.glob("*/*_640geo_dir.txt"))), None)
-        raise InputError(f"{data}: no {expected} in it" + (f"; did you mean {inner}?" if inner else ""))
+    present = {name: path for name, path in listings.items() if path.is_file()}
+    if not present:
+        expected = [path.name for path in listings.values()]
+        inner = next((path.parent for name in expected for path in sorted(data.glob(f"*/{name}"))), None)
+        hint = f"; did you mean {inner}?" if inner else ""
+        raise InputError(f"{data}: no {' or '.join(expected)} in it{hint}")
     pairs: list[PairFile] = []
     missing: list[Skipped] = []
-    for name in splits:
-        for case, slice_name in _listed_slices(data / f"{name}_640geo_dir.txt"):
-            found, reason = _pairs_of_slice(data / f"{name}_640geo" / case / slice_name, name, case, slice_name)
+    for name, path in present.items():
+        for case, slice_name in _listed_slices(path):
+            found, reason = _pairs_of_slice(split_folder(data, name) / case / slice_name, name, case, slice_name)
             pairs += found
             if reason:
                 missing.append(Skipped(f"{name}/{case}/{slice_name}", reason))
@@ -146,8 +124,8 @@ def load_masks(data: Path, masks: str | None = None) -> dict[str, np.ndarray]:
         InputError: a file cannot be read or is not a stack of masks.
     """
     if masks is not None:
-        return dict.fromkeys(_SPLITS, _load_stack(Path(masks)))
-    paths = {split: data / f"{split}mask.npy" for split in _SPLITS}
+        return dict.fromkeys(SPLITS, _load_stack(Path(masks)))
+    paths = {split: mask_file(data, split) for split in SPLITS}
     return {split: _load_stack(path) for split, path in paths.items() if path.exists()}
 
 
@@ -170,60 +148,46 @@ def why_no_mask(pair: PairFile, stacks: Mapping[str, np.ndarray]) -> str:
         stacks: from `load_masks`.
     """
     if pair.split not in stacks:
-        return f"no mask stack: {pair.split}mask.npy is not in the data folder; name one with --masks"
+        return f"no mask stack: {mask_file(Path(), pair.split)} is not in the data folder; name one with --masks"
     count = stacks[pair.split].shape[2]
     return "" if pair.mask < count else f"the mask stack ends at mask {count - 1}"
 
 
-def read_pair(pair: PairFile, stacks: Mapping[str, np.ndarray]) -> Pair:
-    """Read a pair and its mask, which is resized to the image as the published loaders do (PIL, bilinear).
+def load_pair(file: PairFile, stacks: Mapping[str, np.ndarray], projector: Projector) -> tuple[Pair, np.ndarray]:
+    """A pair and its mask, at the size of the image and true where metal is.
 
     Args:
-        pair: a pair whose mask is in ``stacks``.
+        file: a pair whose mask is in ``stacks``.
         stacks: from `load_masks`.
+        projector: the scan that made the pair.
 
     Raises:
-        InputError: a file is truncated, a data set missing or of another shape, or the mask empty.
+        InputError: a file is truncated, a data set missing or of another shape than the scan's, or the mask empty.
     """
-    truth = _read(pair.path.with_name("gt.h5"), ("image",))
-    stored = _read(pair.path, ("ma_CT", "LI_CT", "ma_sinogram", "metal_trace"))
-    shape = truth["image"].shape
-    for first, second in (("ma_CT", shape), ("LI_CT", shape), ("metal_trace", stored["ma_sinogram"].shape)):
-        if stored[first].shape != second or len(second) != 2:
-            raise InputError(f"{pair.path}: {first} has shape {stored[first].shape}, expected {second}")
-    mask = np.asarray(stacks[pair.split][:, :, pair.mask] != 0).astype(np.uint8)
-    resized = np.asarray(Image.fromarray(mask).resize(shape[::-1], Image.Resampling.BILINEAR)) > 0
-    if not resized.any():
-        raise InputError(f"mask {pair.mask} has no metal at {shape[0]} x {shape[1]} pixels")
-    stored["metal_trace"] = stored["metal_trace"] != 0
-    return Pair(image=truth["image"], **stored, metal_mask=resized)
+    pair, geometry = read_pair(file.path), projector.geometry
+    got, expected = (pair.image.shape, pair.ma_sinogram.shape), (geometry.image_shape, geometry.sinogram_shape)
+    if got != expected:
+        raise InputError(
+            f"{file.path}: image {got[0]} and sinogram {got[1]}, but the preset's are {expected[0]} and {expected[1]}; "
+            "name the preset that made the data with --preset"
+        )
+    metal_mask = resize_mask(stacks[file.split][:, :, file.mask] != 0, geometry.image_shape) > 0
+    if not metal_mask.any():
+        raise InputError(f"mask {file.mask} of the stack is empty; expected at least one metal pixel")
+    return pair, metal_mask
 
 
-def _read(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise InputError(f"{path}: no {', '.join(missing)} in it; it has {', '.join(file) or 'nothing'}")
-            return {name: file[name][()] for name in names}
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read as h5, truncated? ({error})") from error
-
-
-def why_other_mask(pair: Pair, projector: "Projector") -> str:
+def why_other_mask(pair: Pair, metal_mask: np.ndarray, projector: Projector) -> str:
     """The reason why the mask cannot be the one of the pair: it throws another metal trace; empty if it is the one.
 
     Stacks of one layout are easily mixed up: test masks 2 to 9 are not train masks 2 to 9.
 
     Args:
-        pair: the pair with its mask.
+        pair: the pair.
+        metal_mask: Bool["rows columns"].
         projector: the scan that made the pair.
     """
-    from simulation.correction import metal_trace
-
-    own = np.asarray(metal_trace(projector, pair.metal_mask))
-    if own.shape != pair.metal_trace.shape:
-        return f"its sinogram is {pair.metal_trace.shape}, that of the geometry {own.shape}: name another --geometry"
+    own = np.asarray(metal_trace(projector, metal_mask))
     overlap = np.count_nonzero(own & pair.metal_trace) / max(1, int(np.count_nonzero(own | pair.metal_trace)))
     if overlap >= _SAME_TRACE:
         return ""

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from simulation.errors import InputError
+from simulation.implant_anatomy import find_body
 from simulation.units import mu_to_hu
 
 SOFT_TISSUE_WINDOW_HU = (-175.0, 275.0)
@@ -20,6 +21,9 @@ SOFT_TISSUE_WINDOW_HU = (-175.0, 275.0)
 _METAL_COLOUR = "#e6261f"
 _METAL_IN_DIFFERENCES = "#3f3f3f"
 _PANEL_INCH, _GAP_INCH = 2.4, 0.06
+_PANEL_PIXELS = 480
+_MARGIN = 0.04
+"""Air kept on each side of the body, as a share of its longer side."""
 _LEFT_INCH, _TOP_INCH, _EDGE_INCH = 0.5, 0.55, 0.08
 
 
@@ -33,6 +37,8 @@ def case_figure(
     difference_hu: float = 200.0,
 ) -> Figure:
     """Methods and truth at one HU window with the metal in red; below each method its difference to the truth.
+
+    What is shown is the square around the body; a title says so where it is not all of the image.
 
     Args:
         images_mu: method name -> (H, W), 1/cm, in the order of the columns.
@@ -50,8 +56,13 @@ def case_figure(
         InputError: a window is empty or an image has another shape than the truth.
     """
     _check(images_mu, truth_mu, metal_mask, window_hu, difference_hu)
+    box = _square_around_body(truth_mu, metal_mask)
+    if truth_mu[box].shape != truth_mu.shape:
+        title = f"{title}, cropped to the body"
+    images_mu = {name: image[box] for name, image in images_mu.items()}
+    truth_mu, metal_mask = truth_mu[box], metal_mask[box]
     columns = len(images_mu) + 1
-    figure, panels = _grid(columns)
+    figure, panels = _grid(columns, max(truth_mu.shape))
     figure.text(0.5, 1 - 0.16 / figure.get_figheight(), title, ha="center", va="center", fontsize=9.5)
     truth_hu = mu_to_hu(truth_mu)
     limits_hu = (-difference_hu, difference_hu)
@@ -70,12 +81,34 @@ def case_figure(
     return figure
 
 
-def _grid(columns: int) -> tuple[Figure, list[list[Axes]]]:
-    """Two rows of square panels; lengths in inches, so that nothing moves or overlaps with the number of methods."""
+def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[slice, slice]:
+    """Rows and columns of the smallest square that holds body and metal with a margin; all of an image without body."""
+    try:
+        body = metal_mask | find_body(truth_mu)
+    except InputError:
+        body = np.ones_like(metal_mask)
+    rows, columns = np.flatnonzero(body.any(axis=1)), np.flatnonzero(body.any(axis=0))
+    longer = max(np.ptp(rows), np.ptp(columns)) + 1
+    side = min(round((1 + 2 * _MARGIN) * longer), *truth_mu.shape)
+
+    def span(places: np.ndarray, length: int) -> slice:
+        start = (places[0] + places[-1] + 1 - side) // 2
+        start = min(max(start, 0), length - side)
+        return slice(start, start + side)
+
+    return span(rows, truth_mu.shape[0]), span(columns, truth_mu.shape[1])
+
+
+def _grid(columns: int, image_pixels: int) -> tuple[Figure, list[list[Axes]]]:
+    """Two rows of square panels, each pixel of the image a whole number of pixels wide.
+
+    Lengths are in inches, so that nothing moves or overlaps with the number of methods.
+    """
     step = _PANEL_INCH + _GAP_INCH
     width = _LEFT_INCH + columns * step - _GAP_INCH + _EDGE_INCH
     height = _TOP_INCH + 2 * step - _GAP_INCH + _EDGE_INCH
-    figure = Figure(figsize=(width, height), dpi=200)
+    dpi = max(1, round(_PANEL_PIXELS / image_pixels)) * image_pixels / _PANEL_INCH
+    figure = Figure(figsize=(width, height), dpi=dpi)
     FigureCanvasAgg(figure)
 
     def panel(row: int, column: int) -> Axes:

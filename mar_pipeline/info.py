@@ -2,53 +2,28 @@
 
 import os
 import platform
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from mar_pipeline import __version__
-from simulation.geometry import GEOMETRIES
 from simulation.materials import METAL_CODES
-
-LIBRARIES = (
-    "astra-toolbox",
-    "h5py",
-    "jsonargparse",
-    "matplotlib",
-    "nibabel",
-    "numba",
-    "numpy",
-    "pillow",
-    "pydicom",
-    "scikit-image",
-    "scipy",
-    "spekpy",
-    "submitit",
-    "torch",
-    "xraydb",
-)
+from simulation.projector_cpu import usable_cores
+from simulation.protocols import PROTOCOLS
+from simulation.provenance import library_versions
 
 
 def collect() -> dict[str, Any]:
     """Facts about this installation and machine, ready for JSON; heavy libraries are read, not imported."""
     return {
         "version": __version__,
-        "python": platform.python_version(),
         "platform": platform.platform(),
-        "cpus": usable_cpus(),
+        "cpus": usable_cores(),
         "memory_gib": memory_gib(),
         "cuda": cuda(),
         "libraries": library_versions(),
-        "presets": sorted(GEOMETRIES),
+        "presets": list(PROTOCOLS),
         "metals": list(METAL_CODES),
     }
-
-
-def usable_cpus() -> int:
-    """Processors this process may run on; fewer than the machine has inside a batch job."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def memory_gib() -> float | None:
@@ -56,18 +31,6 @@ def memory_gib() -> float | None:
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
-
-
-def library_versions() -> dict[str, str | None]:
-    """Version of each library of `LIBRARIES`, None for one that is not installed."""
-    return {name: _version(name) for name in LIBRARIES}
-
-
-def _version(distribution: str) -> str | None:
-    try:
-        return metadata.version(distribution)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def cuda() -> dict[str, Any]:
@@ -104,7 +67,7 @@ def as_text(facts: dict[str, Any]) -> str:
     gpu = ", ".join(facts["cuda"]["devices"]) if facts["cuda"]["available"] else f"none: {facts['cuda']['reason']}"
     memory = "unknown" if facts["memory_gib"] is None else f"{facts['memory_gib']} GiB"
     lines = [
-        f"mar         {facts['version']} (Python {facts['python']}, {facts['platform']})",
+        f"mar         {facts['version']} (Python {facts['libraries']['python']}, {facts['platform']})",
         f"processors  {facts['cpus']}",
         f"memory      {memory}",
         f"GPU         {gpu}",

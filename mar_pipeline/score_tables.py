@@ -10,6 +10,9 @@ from itertools import pairwise
 
 from mar_pipeline.metrics import PROTOCOLS
 
+REFERENCE_GRID = "416 x 416"
+"""Grid of the published tables, on which metal is measured."""
+
 _REFERENCE_PIXELS = 416 * 416
 _TEST_MASK_PIXELS = ((2061, 890), (881, 451), (254, 124), (118, 112), (53, 35))
 """Sizes of the ten test masks at 416 x 416, in the five groups of the published tables, large to small."""
@@ -46,6 +49,7 @@ class ScoreRow:
         slice: slice of the case, such as 011.
         mask: mask index.
         metal_pixels: metal pixels of the image.
+        grid: rows and columns of the image, such as 416 x 416.
         group: size group, 1 (largest) to 5.
         method: key of `METHODS`.
         protocol: key of `PROTOCOLS`.
@@ -59,6 +63,7 @@ class ScoreRow:
     slice: str
     mask: int
     metal_pixels: int
+    grid: str
     group: int
     method: str
     protocol: str
@@ -88,14 +93,26 @@ def to_markdown(rows: Sequence[ScoreRow]) -> str:
     return _tables(rows, head=lambda name, states: f"## Protocol `{name}`\n\n{states}\n", body=_markdown)
 
 
-_COLUMNS = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs. Metal size in pixels at 416 x 416."
+_COLUMNS = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs."
+
+
+def _metal_size(rows: Sequence[ScoreRow]) -> str:
+    """What the first column counts."""
+    scaled = [grid for grid in dict.fromkeys(row.grid for row in rows) if grid != REFERENCE_GRID]
+    if not scaled:
+        return f"Metal size in pixels at {REFERENCE_GRID}."
+    return (
+        f"Metal size in pixels at {REFERENCE_GRID}; counts of images of {' and '.join(scaled)} are scaled to it by the "
+        "number of pixels, whatever a pixel measures in mm."
+    )
 
 
 def _tables(rows: Sequence[ScoreRow], head: Callable[[str, str], str], body: Callable[[list[list[str]]], str]) -> str:
     parts = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         cells = _cells([row for row in rows if row.protocol == protocol])
-        parts.append(f"{head(protocol, f'{PROTOCOLS[protocol].states} {_COLUMNS}')}\n{body(cells)}\n")
+        states = f"{PROTOCOLS[protocol].states} {_COLUMNS} {_metal_size(rows)}"
+        parts.append(f"{head(protocol, states)}\n{body(cells)}\n")
     return "\n".join(parts)
 
 

@@ -81,6 +81,14 @@ class FanBeam:
         half_detector_mm = self.bins * self.pitch_mm / 2
         return 2 * self.source_mm * math.sin(math.atan2(half_detector_mm, self.source_mm + self.detector_mm))
 
+    @property
+    def inside_field_of_view(self) -> np.ndarray:
+        """Pixels that every view sees: bool, the shape of the image."""
+        rows, columns = self.image_shape
+        x_mm = (np.arange(rows) - (rows - 1) / 2)[:, None] * self.pixel_mm
+        y_mm = (np.arange(columns) - (columns - 1) / 2) * self.pixel_mm
+        return np.hypot(x_mm, y_mm) <= self.field_of_view_mm / 2
+
     @classmethod
     def preset(cls, name: str) -> "FanBeam":
         """A named geometry.

@@ -13,7 +13,7 @@ def to_grid(
     """Resamples a slice bilinearly, averaging over the source pixels where the new ones are larger (Pillow).
 
     "stretch" fills the grid whatever the pixel size, as SynDeepLesion did; "physical" keeps the size in mm and the
-    isocentre in the middle, with air around the slice.
+    isocentre in the middle, with air around the slice and outside the scanner's field of view.
 
     Args:
         image_mu: Float["n n"], 1/cm.
@@ -40,7 +40,8 @@ def to_grid(
     margin = max(0, int(np.ceil((side - len(image_mu)) / 2)))
     padded = np.pad(image_mu, margin)
     low, high = (len(padded) - side) / 2, (len(padded) + side) / 2
-    return _resize(padded, shape, (low, low, high, high))
+    seen = Image.fromarray(geometry.inside_field_of_view).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
+    return np.where(seen, _resize(padded, shape, (low, low, high, high)), np.float32(0))
 
 
 def _resize(image_mu: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float] | None) -> np.ndarray:

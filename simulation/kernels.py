@@ -127,8 +127,8 @@ def backproject(width: int) -> Callable[..., None]:
     """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
     kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
-    a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, position of
-    the isocentre among the padded bins, last left bin, pixel).
+    a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, isocentre
+    among the padded bins, last left bin, pixel).
     """
     zeros = (np.float32(0),) * width
 

@@ -86,7 +86,7 @@ def detect(expected: np.ndarray, protocol: Protocol, rng: np.random.Generator) -
 
     Args:
         expected: any shape, noise-free counts.
-        protocol: gives the electronic noise and whether the scatter floor is subtracted.
+        protocol: gives the electronic noise and how much of the scatter floor is subtracted.
         rng: draws the noise.
 
     Returns:
@@ -95,8 +95,7 @@ def detect(expected: np.ndarray, protocol: Protocol, rng: np.random.Generator) -
     counts = rng.poisson(expected).astype(np.float64)
     if protocol.electronic_noise_counts > 0:
         counts += rng.normal(0, protocol.electronic_noise_counts, counts.shape)
-    if protocol.subtract_scatter:
-        counts -= protocol.scatter_counts
+    counts -= protocol.scatter_corrected * protocol.scatter_counts
     return np.maximum(counts, _FLOOR_COUNTS)
 
 

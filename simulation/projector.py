@@ -108,7 +108,8 @@ class Projector:
         "benchmark" reproduces the CTs of SynDeepLesion (ODL's fan-beam FBP): ramp filter without cosine weighting, back
         projection weighted by the magnification. It is biased by about +1 % in soft tissue. "standard" is the fan-beam
         formula for an equispaced flat detector (Kak and Slaney, Principles of Computerized Tomographic Imaging, section
-        3.4.2): cosine weighting, ramp filter, inverse square of the distance.
+        3.4.2): cosine weighting, ramp filter, inverse square of the distance; 0 outside the field of view, where some
+        views are missing.
 
         Args:
             sinogram: Float["... views bins"], line integrals.
@@ -125,12 +126,15 @@ class Projector:
             raise UsageError(f"unknown weighting {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
         kernel, cosines, scale, power = _fbp_recipe(self.geometry, weighting)
         cosines = (cosines * scale).astype(np.float32)
+        seen = np.ones(self.geometry.image_shape, np.float32)
+        if weighting == "standard":
+            seen = self.geometry.inside_field_of_view.astype(np.float32)
 
         def reconstruct(sinograms: Any) -> Any:
-            return self._operators.backproject(_convolve_rows(_times(sinograms, cosines), kernel), power)
+            return _times(self._operators.backproject(_convolve_rows(_times(sinograms, cosines), kernel), power), seen)
 
         def transpose(images: Any) -> Any:
-            rows = self._operators.backproject_transpose(images, power)
+            rows = self._operators.backproject_transpose(_times(images, seen), power)
             return _times(_convolve_rows(rows, kernel), cosines)
 
         return self._apply(sinogram, self.geometry.sinogram_shape, reconstruct, transpose)
@@ -180,7 +184,7 @@ def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarr
 
 
 def _times(array: Any, weights: np.ndarray) -> Any:
-    """The array times a weight for each bin, as what it is."""
+    """The array times weights over its last dimensions, as what it is."""
     return array * like(weights, array)
 
 

@@ -1,0 +1,179 @@
+"""`./scripts/bench simulate`: cost of the simulated scanner beside a named reference measured in the same run.
+
+The reference is the same chain as others write it: ASTRA's `line_fanflat` projector for every projection and back
+projection, every energy of a spectrum, all bins, one thread.
+"""
+
+import argparse
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import astra
+import numpy as np
+import scipy.fft
+
+from simulation import physics
+from simulation.correction import linear_interpolation
+from simulation.geometry import FanBeam
+from simulation.materials import reference_mu_per_cm
+from simulation.phantoms import phantom
+from simulation.projector_cuda import astra_geometries
+from simulation.protocols import PROTOCOLS
+from simulation.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
+from simulation.store import write_case
+from simulation.synthesize import Sample, Simulator
+from simulation.units import hu_to_mu
+
+PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)
+"""Metal pixels of SynDeepLesion's ten test masks."""
+_REFERENCE_MASKS = 2
+_MM_PER_CM = 10.0
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Runs the benchmarks that are named, all by default, and prints a line for each figure."""
+    parser = argparse.ArgumentParser(prog="./scripts/bench", description=__doc__)
+    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help=f"any of {', '.join(BENCHES)}; all by default")
+    for name in parser.parse_args(arguments).what or BENCHES:
+        BENCHES[name]()
+
+
+def bench_simulate() -> None:
+    """CPU-seconds and memory of a pair, throughput, and ratios to the reference."""
+    image_mu, masks = _workload()
+    simulator = Simulator("syndeeplesion", device="cpu", threads=1)
+    simulator.simulate_masks(image_mu, masks, _rngs())  # compiles the kernels
+    images = np.random.default_rng(0).random((8, *image_mu.shape), np.float32)  # no empty border to skip
+    simulator.projector.forward(images)
+    forward = _cpu_seconds(lambda: simulator.projector.forward(images)) / 8
+    slice_cost = _cpu_seconds(lambda: simulator.clean(image_mu, np.random.default_rng(0)))
+    samples: list[Sample] = []
+    pairs_cost = _cpu_seconds(lambda: samples.extend(simulator.simulate_masks(image_mu, masks, _rngs())))
+    pair = (slice_cost + pairs_cost) / len(masks)
+    writing = _writing_seconds(image_mu, samples, 4), _writing_seconds(image_mu, samples, 0)
+    reference = _reference_seconds(image_mu, masks)
+    _say(f"one slice, {len(masks)} masks of {min(PUBLIC_SIZES)} to {max(PUBLIC_SIZES)} pixels, one thread")
+    _say(f"forward projection, one image of a batch of 8   {forward:8.3f} CPU-s")
+    _say(f"pair: ma_CT, LI_CT, share of the slice          {pair:8.3f} CPU-s")
+    _say(f"  writing it, gzip 4 / uncompressed             {writing[0]:8.3f} / {writing[1]:.3f} CPU-s")
+    _say(f"reference: line_fanflat, 101 energies           {reference:8.3f} CPU-s a pair")
+    _say(f"reference / pair                                {reference / pair:8.1f} x")
+    _say(f"reference / pair with uncompressed writing      {(reference + writing[1]) / (pair + writing[1]):8.1f} x")
+    for workers in (1, 2):
+        rate, peak_mb = _throughput(workers)
+        _say(f"mar simulate --workers {workers}: {rate:.2f} pairs/s (gzip 4), peak {peak_mb:.0f} MB a process")
+
+
+def _workload() -> tuple[np.ndarray, list[np.ndarray]]:
+    """An abdomen on the benchmark's grid and ten discs of the public masks' sizes."""
+    hu, _ = phantom("abdomen", np.random.default_rng(0), 416)
+    image_mu = np.maximum(hu_to_mu(hu), 0).astype(np.float32)
+    rows, columns = np.mgrid[:416, :416]
+    rng = np.random.default_rng(1)
+    masks = []
+    for size in PUBLIC_SIZES:
+        row, column = rng.uniform(170, 246, 2)
+        masks.append((rows - row) ** 2 + (columns - column) ** 2 <= size / np.pi)
+    return image_mu, masks
+
+
+def _rngs() -> list[np.random.Generator]:
+    return [np.random.default_rng(seed) for seed in range(len(PUBLIC_SIZES))]
+
+
+def _cpu_seconds(function: Callable[[], Any]) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def _writing_seconds(image_mu: np.ndarray, samples: list[Sample], compression: int) -> float:
+    """CPU-seconds to write a pair, its share of gt.h5 included."""
+    with tempfile.TemporaryDirectory() as folder:
+        numbered = dict(enumerate(samples))
+        first = samples[0]
+        return _cpu_seconds(
+            lambda: write_case(Path(folder), image_mu, first.ma_sinogram, first.ma_CT, numbered, compression)
+        ) / len(samples)
+
+
+def _reference_seconds(image_mu: np.ndarray, masks: list[np.ndarray]) -> float:
+    """CPU-seconds a pair of the reference chain, projections of the slice shared by ten masks."""
+    protocol = PROTOCOLS["syndeeplesion"]
+    chain = _AstraChain(protocol.geometry, _spectrum_of_101())
+    tissue: list[np.ndarray] = []
+    slice_cost = _cpu_seconds(
+        lambda: tissue.extend(chain.project(part) for part in physics.split_tissue(image_mu, protocol))
+    )
+    used = masks[:_REFERENCE_MASKS]
+    pairs_cost = _cpu_seconds(lambda: [chain.pair(tissue, mask, rng) for mask, rng in zip(used, _rngs(), strict=False)])
+    return slice_cost / len(masks) + pairs_cost / len(used)
+
+
+def _spectrum_of_101() -> SpectrumNodes:
+    tube = tube_spectrum(120.0)
+    energies = np.arange(20.0, 121.0)
+    weights = np.interp(energies, tube.energies_kev, tube.weights, right=0)
+    return exact_nodes(Spectrum(tuple(energies), tuple(weights)))
+
+
+class _AstraChain:
+    """The reference: ASTRA's CPU projector and numpy."""
+
+    def __init__(self, geometry: FanBeam, nodes: SpectrumNodes) -> None:
+        self.geometry, self.nodes = geometry, nodes
+        self.projector = astra.create_projector("line_fanflat", *astra_geometries(geometry))
+        self.protocol = PROTOCOLS["syndeeplesion"]
+        frequencies = scipy.fft.rfftfreq(1296, geometry.pitch_mm / _MM_PER_CM)
+        self.ramp = (frequencies / 2).astype(np.float32)
+
+    def project(self, image: np.ndarray) -> np.ndarray:
+        identifier, sinogram = astra.create_sino(image, self.projector)
+        astra.data2d.delete(identifier)
+        return sinogram * (self.geometry.pixel_mm / _MM_PER_CM)
+
+    def pair(self, tissue: list[np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> None:
+        metal = self.project(np.where(mask, reference_mu_per_cm("titanium"), 0).astype(np.float32))
+        trace = metal > 0
+        metal = np.where(physics.trace_rim(trace), metal / self.protocol.edge_divisor, metal)
+        ratios = self.nodes.table(("water", "bone", "titanium"))
+        transmitted = np.zeros_like(metal)
+        for weight, (water, bone, titanium) in zip(self.nodes.weights, ratios.astype(np.float32), strict=True):
+            transmitted += weight * np.exp(-water * tissue[0] - bone * tissue[1] - titanium * metal)
+        counts = physics.detect(physics.mean_counts(transmitted, self.protocol), self.protocol, rng)
+        correction = np.array(self.protocol.water_correction)
+        measured = physics.log_and_correct(counts, self.protocol, correction)
+        for sinogram in (measured, linear_interpolation(measured, trace)):
+            spectrum = scipy.fft.rfft(sinogram, 1296) * self.ramp
+            filtered = scipy.fft.irfft(spectrum, 1296)[:, : self.geometry.bins]
+            identifier, _ = astra.create_backprojection(np.ascontiguousarray(filtered, np.float32), self.projector)
+            astra.data2d.delete(identifier)
+
+
+def _throughput(workers: int) -> tuple[float, float]:
+    """Pairs a second of the command and the peak memory of its largest process, in MB."""
+    slices, masks = 4, 10
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, "-m", "mar_pipeline", "-q", "simulate", "--out", f"{folder}/set"]
+        command += ["--slices", str(slices), "--masks-per-slice", str(masks), "--workers", str(workers)]
+        start = time.monotonic()
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        seconds = time.monotonic() - start
+    return slices * masks / seconds, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def _say(line: str) -> None:
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+BENCHES: dict[str, Callable[[], None]] = {"simulate": bench_simulate}
+
+if __name__ == "__main__":
+    main()

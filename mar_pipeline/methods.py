@@ -1,0 +1,59 @@
+"""The correction methods that can be scored, and the scanner they correct for."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from simulation.correction import nmar, nmar_prior
+from simulation.projector import Device, Projector, Weighting
+from simulation.protocols import protocol
+from simulation.store import Pair
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """What a method may know of the scan that made a pair.
+
+    Args:
+        preset: key of `simulation.protocols.PROTOCOLS`.
+        projector: of the preset's geometry.
+        weighting: of the preset's filtered back projection.
+    """
+
+    preset: str
+    projector: Projector
+    weighting: Weighting
+
+    @classmethod
+    def of(cls, preset: str, device: Device = "auto") -> "Scanner":
+        """The scanner of a preset.
+
+        Raises:
+            UsageError: unknown preset or device.
+        """
+        scan = protocol(preset)
+        return cls(preset, Projector(scan.geometry, device), scan.weighting)
+
+
+def _input(pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
+    return pair.ma_CT
+
+
+def _li(pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
+    return pair.LI_CT
+
+
+def _nmar(pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
+    prior_mu = nmar_prior(pair.LI_CT, metal_mask)
+    _, image_mu = nmar(pair.ma_sinogram, pair.metal_trace, prior_mu, scanner.projector, scanner.weighting)
+    return np.asarray(image_mu)
+
+
+Method = Callable[[Pair, np.ndarray, Scanner], np.ndarray]
+
+METHODS: dict[str, Method] = {"input": _input, "li": _li, "nmar": _nmar}
+"""Method name -> (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm."""
+
+LABELS = {"input": "Input", "li": "LI", "nmar": "NMAR"}
+"""How pictures call a method; others go by their own name."""
