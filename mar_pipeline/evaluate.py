@@ -102,7 +102,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
         InputError: the data cannot be used, the output folder cannot be written, or no pair could be scored.
         OSError: a file cannot be written.
     """
-    _check(settings)
+    check_settings(settings)
     if settings.trust_masks:
         logger.warning("evaluate: --trust-masks: nothing checks that the masks belong to their pairs")
     started = time.monotonic()
@@ -137,7 +137,12 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     return report
 
 
-def _check(settings: EvaluateSettings) -> None:
+def check_settings(settings: EvaluateSettings) -> None:
+    """Refuse what no data could satisfy.
+
+    Raises:
+        UsageError: unknown names or impossible numbers.
+    """
     unknown = [name for name in settings.methods if name not in METHODS]
     if unknown:
         raise UsageError(f"unknown method {unknown[0]!r}; expected one of {', '.join(METHODS)}")

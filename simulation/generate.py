@@ -20,7 +20,6 @@ from simulation.dataset import DataSet, Identity
 from simulation.errors import InputError, UsageError
 from simulation.files import write_json
 from simulation.implants import ImplantLibrary, MaskStack
-from simulation.materials import check_metal
 from simulation.projector_cpu import usable_cores
 from simulation.protocols import protocol
 from simulation.provenance import library_versions
@@ -45,7 +44,7 @@ class SimulateSettings:
         source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
         preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
         masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
-        metal: what the masks of a stack are made of.
+        metal: what all metal is made of; if not given titanium for a stack, what is usual for procedural implants.
         implants: kinds the procedural masks are drawn from; all if not given.
         split: names of the files, and which official split of DeepLesion is read.
         slices: number of slices; all of the source if not given (phantom: 4).
@@ -67,7 +66,7 @@ class SimulateSettings:
     source: str = "phantom"
     preset: str = "syndeeplesion"
     masks: str = PROCEDURAL
-    metal: str = "titanium"
+    metal: str | None = None
     implants: tuple[str, ...] | None = None
     split: Literal["train", "test"] = "train"
     slices: int | None = None
@@ -131,7 +130,6 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
 
 def _check(settings: SimulateSettings) -> None:
     protocol(settings.preset)
-    check_metal(settings.metal)
     if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
         raise UsageError(f"masks_per_slice: got {settings.masks_per_slice}, expected 1 or more")
     if settings.workers < 0:
@@ -147,10 +145,12 @@ def _library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
     if settings.masks == PROCEDURAL:
         scan = protocol(settings.preset)
         pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
-        return ImplantLibrary(settings.implants, pixel_mm), settings.masks_per_slice or _PROCEDURAL_MASKS
+        return ImplantLibrary(
+            settings.implants, pixel_mm, settings.metal
+        ), settings.masks_per_slice or _PROCEDURAL_MASKS
     if settings.implants:
         raise UsageError("implants: they are for --masks procedural; a mask stack has its own shapes")
-    stack = ImplantLibrary.from_masks(settings.masks, settings.metal)
+    stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
     count = settings.masks_per_slice or len(stack)
     if count > len(stack):
         raise UsageError(f"masks_per_slice: got {count}, but {settings.masks} holds {len(stack)} masks")
@@ -164,7 +164,7 @@ def _simulator(settings: SimulateSettings) -> Simulator:
     elif settings.kvp:
         spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg, parse_filters(settings.filters))
     threads = max(1, usable_cores() // _workers(settings))
-    return Simulator(settings.preset, settings.device, spectrum, settings.metal, threads=threads)
+    return Simulator(settings.preset, settings.device, spectrum, threads=threads)
 
 
 def _identity(
@@ -184,7 +184,7 @@ def _identity(
         physics=simulator.physics_sha256,
         slices=origins,
         masks=masks,
-        metal=settings.metal,
+        metal=str(library.metal),
         implants=" ".join(settings.implants or ()),
         masks_per_slice=masks_per_slice,
         seed=settings.seed,

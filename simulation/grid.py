@@ -41,7 +41,7 @@ def to_grid(
     padded = np.pad(image_mu, margin)
     low, high = (len(padded) - side) / 2, (len(padded) + side) / 2
     seen = Image.fromarray(geometry.inside_field_of_view).resize((shape[1], shape[0]), Image.Resampling.NEAREST)
-    return np.where(seen, _resize(padded, shape, (low, low, high, high)), np.float32(0))
+    return np.where(np.asarray(seen), _resize(padded, shape, (low, low, high, high)), np.float32(0))
 
 
 def _resize(image_mu: np.ndarray, shape: tuple[int, int], box: tuple[float, float, float, float] | None) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Metal masks for slices: a procedural library placed by anatomy, or a stack of given masks."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ from scipy import ndimage
 from simulation.errors import InputError, UsageError
 from simulation.implant_anatomy import Anatomy, find_body
 from simulation.implant_shapes import SHAPERS, Part, suitable
-from simulation.materials import METAL_CODES
+from simulation.materials import METAL_CODES, check_metal
 
 KINDS = tuple(SHAPERS)
 ALWAYS_POSSIBLE = ("clips", "electrodes", "needle")
@@ -30,13 +30,15 @@ class ImplantLibrary:
         kinds: which of `KINDS` to draw from; None = all.
         pixel_mm: side of a pixel of the slices; None scales implants with the body, as slices need whose body was
             shrunk (the benchmark's).
+        metal: a key of METAL_CODES that all implants are made of; None = each part of what is usual for it.
 
     Raises:
-        UsageError: if a kind is unknown or none is given.
+        UsageError: if a kind or the metal is unknown or no kind is given.
     """
 
     kinds: tuple[str, ...] | None = None
     pixel_mm: float | None = None
+    metal: str | None = None
 
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds or () if kind not in KINDS]
@@ -44,6 +46,8 @@ class ImplantLibrary:
             raise UsageError(f"implant kinds {self.kinds!r}: expected one or more of {', '.join(KINDS)}")
         if self.pixel_mm is not None and not self.pixel_mm > 0:
             raise UsageError(f"implants: pixel_mm must be positive, got {self.pixel_mm}")
+        if self.metal is not None:
+            check_metal(self.metal)
 
     @classmethod
     def from_masks(cls, path: str | Path, metal: str = "titanium") -> "MaskStack":
@@ -83,7 +87,10 @@ class ImplantLibrary:
         kind = str(rng.choice(kinds or ALWAYS_POSSIBLE, p=weights / weights.sum()))
         low, high = np.array(SIZE_RANGE_416) * (image_mu.size / 416**2)
         for _ in range(_ATTEMPTS):
-            mask, parts = _assembled(SHAPERS[kind](anatomy, rng), anatomy.body)
+            shapes = SHAPERS[kind](anatomy, rng)
+            if self.metal is not None:
+                shapes = [replace(part, metal=self.metal) for part in shapes]
+            mask, parts = _assembled(shapes, anatomy.body)
             pixels = int(np.count_nonzero(mask))
             if low <= pixels <= high:
                 return mask, {"kind": kind, "parts": parts, "pixels": pixels, **replaced}
@@ -109,8 +116,7 @@ class MaskStack(ImplantLibrary):
     metal: str = "titanium"
 
     def __post_init__(self) -> None:
-        if self.metal not in METAL_CODES:
-            raise UsageError(f"unknown metal {self.metal!r}; expected one of {', '.join(METAL_CODES)}")
+        check_metal(self.metal)
 
     def __len__(self) -> int:
         return self.stack.shape[2]

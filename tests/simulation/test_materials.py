@@ -104,8 +104,10 @@ REFERENCE_COLUMNS = {
 @pytest.mark.parametrize("column", REFERENCE_COLUMNS)
 def test_attenuation_is_the_benchmarks_table(shared_data, column: str) -> None:
     """20..120 keV; the table has four digits."""
-    table = np.genfromtxt(shared_data / "attenuation_reference.csv", delimiter=",", names=True, comments="#")
-    assert len(table) == 101
-    ours = mass_attenuation(REFERENCE_COLUMNS[column], table["energy_kev"])
+    header, *lines = (shared_data / "attenuation_reference.csv").read_text().splitlines()
+    names = header.split("#")[0].strip().split(",")
+    table = dict(zip(names, np.array([line.split(",") for line in lines], float).T, strict=True))
+    np.testing.assert_array_equal(table["energy_kev"], EVERY_KEV)
+    ours = mass_attenuation(REFERENCE_COLUMNS[column], EVERY_KEV)
     worst = float(np.max(np.abs(ours / table[column] - 1)))
     assert worst < 6e-4, f"{column}: {worst:.2e} relative"
