@@ -29,8 +29,7 @@ def test_config_is_complete_and_read_as_written(path):
     assert list(written) == [field.name for field in dataclasses.fields(SETTINGS[command])]
     settings = read_settings(command, SETTINGS[command], [f"--settings={path}"])
     as_lists = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in dataclasses.asdict(settings).items()
+        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(settings).items()
     }
     assert as_lists == written
     assert settings.preset in PROTOCOLS

@@ -1,6 +1,7 @@
 """The `mar` program: quick help, settings by name, exit codes, one line for what the user can mend."""
 
 import json
+import platform
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -263,6 +264,7 @@ def test_info_for_programs_and_readers(capsys):
     facts = json.loads(capsys.readouterr().out)
     assert facts["version"] == mar_pipeline.__version__
     assert facts["libraries"]["torch"]
+    assert facts["libraries"]["python"] == platform.python_version()
     assert facts["cpus"] >= 1
     assert facts["cuda"]["available"] or facts["cuda"]["reason"]
     assert {"syndeeplesion", "clinical"} <= set(facts["presets"])

@@ -2,28 +2,34 @@
 
 import csv
 import dataclasses
+import errno
 import itertools
 import json
-import sys
-import types
+import shutil
 from pathlib import Path
 
-import h5py
 import numpy as np
 import pytest
 from matplotlib.text import Text
 
 from mar_pipeline import evaluate as evaluation
 from mar_pipeline.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.evaluation_files import whole_file
 from mar_pipeline.figures import case_figure
 from mar_pipeline.metrics import score
-from mar_pipeline.score_tables import size_group
+from mar_pipeline.score_tables import size_group, to_markdown, to_text
+from simulation.correction import metal_trace, nmar, nmar_prior
 from simulation.errors import InputError, UsageError
+from simulation.files import whole_file
+from simulation.geometry import FanBeam
+from simulation.projector import Projector
+from simulation.protocols import PROTOCOLS
+from simulation.store import read_pair, write_case
+from simulation.synthesize import Sample
 
 SIDE = 64
 MASK_PIXELS = (48, 4, 12)
 HU = 0.192 / 1000
+TINY = FanBeam((SIDE, SIDE), pixel_mm=3.0, source_mm=500.0, detector_mm=400.0, views=40, bins=160, pitch_mm=3.0)
 
 
 def masks() -> np.ndarray:
@@ -33,52 +39,49 @@ def masks() -> np.ndarray:
     return stack
 
 
-def trace_of(mask: np.ndarray) -> np.ndarray:
-    return np.tile(mask.any(axis=0), (8, 1))
-
-
-def write_slice(data: Path, case: str, indices: range, traces: np.ndarray, seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    folder = data / "test_640geo" / case
-    folder.mkdir(parents=True)
+def write_slice(data: Path, case: str, indices: range, seed: int) -> None:
+    """Uncorrected images are 30 HU off, those of LI 10 HU and 1 HU more for each mask."""
+    rng, projector = np.random.default_rng(seed), Projector(TINY, "cpu", threads=1)
     truth = rng.uniform(0.1, 0.3, (SIDE, SIDE)).astype(np.float32)
-    with h5py.File(folder / "gt.h5", "w") as file:
-        file["image"] = truth
-    for index in indices:
-        with h5py.File(folder / f"{index}.h5", "w") as file:
-            file["ma_CT"] = truth + np.float32(30 * HU)
-            file["LI_CT"] = truth + np.float32((10 + index) * HU)
-            file["ma_sinogram"] = np.zeros((8, SIDE), np.float32)
-            file["metal_trace"] = trace_of(traces[:, :, min(index, traces.shape[2] - 1)]).astype(np.uint8)
+    truth[:8], truth[-8:] = 0, 0.45
+    sinogram = projector.forward(truth)
+    samples = {
+        index: Sample(
+            ma_sinogram=sinogram,
+            LI_sinogram=sinogram,
+            ma_CT=truth + np.float32(30 * HU),
+            LI_CT=truth + np.float32((10 + index) * HU),
+            metal_trace=metal_trace(projector, masks()[:, :, index]),
+        )
+        for index in indices
+    }
+    write_case(data / "test_640geo" / case, truth, sinogram, truth, samples)
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+@pytest.fixture(scope="session")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two slices with three and one pairs."""
-    folder = tmp_path / "data"
-    write_slice(folder, "000001_01_01/001", range(3), masks(), seed=1)
-    write_slice(folder, "000002_01_01/007", range(1), masks(), seed=2)
+    folder = tmp_path_factory.mktemp("written") / "data"
+    write_slice(folder, "000001_01_01/001", range(3), seed=1)
+    write_slice(folder, "000002_01_01/007", range(1), seed=2)
     (folder / "test_640geo_dir.txt").write_text("000001_01_01/001/gt.h5\n000002_01_01/007/gt.h5\n")
     np.save(folder / "testmask.npy", masks())
     return folder
 
 
 @pytest.fixture
+def data(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of them, and a preset `tiny` with a scanner of their size."""
+    tiny = dataclasses.replace(PROTOCOLS["clinical"], geometry=TINY)
+    monkeypatch.setitem(PROTOCOLS, "tiny", tiny)
+    return Path(shutil.copytree(written, tmp_path / "data"))
+
+
+@pytest.fixture
 def settings(data: Path, tmp_path: Path) -> EvaluateSettings:
-    return EvaluateSettings(data=str(data), out=str(tmp_path / "out"), methods=("input", "li"), figures=0)
-
-
-@pytest.fixture(autouse=True)
-def fake_scanner(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A scanner whose trace is the mask's shadow on its columns, and whose NMAR knows the answer up to 2 HU."""
-    if request.node.get_closest_marker("shared_data"):
-        return
-    correction = types.ModuleType("simulation.correction")
-    correction.metal_trace = lambda projector, mask: trace_of(mask)
-    correction.nmar_prior = lambda li_image_mu, metal_mask: li_image_mu - np.float32(10 * HU)
-    correction.nmar = lambda sinogram, trace, prior_mu, projector: (sinogram, prior_mu + np.float32(2 * HU))
-    monkeypatch.setitem(sys.modules, "simulation.correction", correction)
-    monkeypatch.setattr(evaluation, "_projector", lambda settings: types.SimpleNamespace(device="cpu"))
+    return EvaluateSettings(
+        data=str(data), out=str(tmp_path / "out"), methods=("input", "li"), preset="tiny", device="cpu", figures=0
+    )
 
 
 def read_report(settings: EvaluateSettings) -> dict:
@@ -93,7 +96,8 @@ def test_every_pair_and_method_has_its_row(settings: EvaluateSettings) -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(report.rows)
     first = rows[0]
-    assert (first["case"], first["slice"], first["mask"], first["metal_pixels"]) == ("000001_01_01", "001", "0", "48")
+    assert (first["case"], first["slice"], first["mask"]) == ("000001_01_01", "001", "0")
+    assert (first["metal_pixels"], first["grid"]) == ("48", "64 x 64")
     assert float(first["rmse_hu"]) == pytest.approx(30, abs=1e-3)
     assert not report.failed
     assert not report.not_scored
@@ -101,15 +105,45 @@ def test_every_pair_and_method_has_its_row(settings: EvaluateSettings) -> None:
 
 def test_rows_hold_the_scores_of_their_own_image_and_mask(settings: EvaluateSettings, data: Path) -> None:
     row = next(row for row in evaluate(settings).rows if (row.mask, row.method) == (2, "li"))
-    folder = data / "test_640geo" / "000001_01_01" / "001"
-    with h5py.File(folder / "gt.h5") as gt, h5py.File(folder / "2.h5") as pair:
-        expected = score(pair["LI_CT"][:], gt["image"][:], masks()[:, :, 2])
+    pair = read_pair(data / "test_640geo" / "000001_01_01" / "001" / "2.h5")
+    expected = score(pair.LI_CT, pair.image, masks()[:, :, 2])
     assert {name: getattr(row, name) for name in expected} == expected
 
 
-def test_nmar_is_computed_from_the_pair(settings: EvaluateSettings) -> None:
-    rows = evaluate(dataclasses.replace(settings, methods=("nmar",))).rows
-    assert [row.rmse_hu for row in rows] == pytest.approx([2, 3, 4, 2], abs=1e-3)
+@pytest.mark.parametrize("weighting", ["standard", "benchmark"])
+def test_nmar_is_computed_with_the_scanner_of_the_preset(
+    settings: EvaluateSettings, data: Path, monkeypatch: pytest.MonkeyPatch, weighting: str
+) -> None:
+    monkeypatch.setitem(PROTOCOLS, "tiny", dataclasses.replace(PROTOCOLS["tiny"], weighting=weighting))
+    row = next(row for row in evaluate(dataclasses.replace(settings, methods=("nmar",))).rows if row.mask == 2)
+    pair, mask = read_pair(data / "test_640geo" / "000001_01_01" / "001" / "2.h5"), masks()[:, :, 2] > 0
+    prior_mu = nmar_prior(pair.LI_CT, mask)
+    _, image_mu = nmar(pair.ma_sinogram, pair.metal_trace, prior_mu, Projector(TINY, "cpu"), weighting)
+    assert row.rmse_hu == pytest.approx(score(image_mu, pair.image, mask)["rmse_hu"])
+
+
+def test_the_preset_is_the_recorded_one_unless_another_is_named(
+    settings: EvaluateSettings, data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    recorded = dataclasses.replace(settings, preset=None)
+    with pytest.raises(InputError, match=r"\(64, 64\).*preset's are \(416, 416\) and \(640, 641\).*--preset"):
+        evaluate(recorded)
+    (data / "test_manifest.json").write_text('{"identity": {"preset": "tiny"}}')
+    assert len(evaluate(recorded).rows) == 4 * 2
+    assert read_report(settings)["presets"] == {"test": "tiny"}
+    assert not caplog.records
+    with pytest.raises(InputError, match="no pair could be scored"):
+        evaluate(dataclasses.replace(settings, preset="clinical"))
+    assert "test_manifest.json says tiny" in caplog.text
+
+
+def test_a_pair_of_another_size_than_the_scanner_fails_alone(settings: EvaluateSettings, data: Path) -> None:
+    image, sinogram = np.full((32, 32), 0.2, np.float32), np.ones(TINY.sinogram_shape, np.float32)
+    sample = Sample(sinogram, sinogram, image, image, sinogram > 0)
+    write_case(data / "test_640geo" / "000002_01_01" / "007", image, sinogram, image, {0: sample})
+    (skipped,) = evaluate(settings).failed
+    assert skipped.pair == "test/000002_01_01/007/0"
+    assert "image (32, 32)" in skipped.reason
 
 
 def test_averages_are_over_pairs_and_groups_without_pairs_have_no_row(settings: EvaluateSettings) -> None:
@@ -125,10 +159,18 @@ def test_averages_are_over_pairs_and_groups_without_pairs_have_no_row(settings: 
         assert stated in report.table
 
 
+def test_tables_say_from_which_grid_metal_sizes_are_scaled(settings: EvaluateSettings) -> None:
+    row = evaluate(settings).rows[0]
+    other = "counts of images of 64 x 64 are scaled to it"
+    assert other in " ".join(to_text([row]).split())
+    assert other in to_markdown([row, dataclasses.replace(row, grid="416 x 416")])
+    assert "scaled to it" not in to_markdown([dataclasses.replace(row, grid="416 x 416")])
+
+
 def test_a_perfect_image_is_infinite_in_csv_and_still_valid_json(
     settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(evaluation.METHODS, "li", lambda pair, projector: pair.image)
+    monkeypatch.setitem(evaluation.METHODS, "li", lambda pair, mask, scanner: pair.image)
     evaluate(settings)
     assert "inf,1.00000,0.000" in (Path(settings.out) / "results.csv").read_text()
     assert read_report(settings)["averages"]["float"]["li"]["psnr"] == "inf"
@@ -152,7 +194,7 @@ def test_a_mask_of_another_stack_is_found_out(settings: EvaluateSettings, data: 
     mixed = dataclasses.replace(settings, masks=str(tmp_path / "other.npy"))
     report = evaluate(mixed)
     assert [skipped.pair for skipped in report.not_scored] == ["test/000001_01_01/001/2"]
-    assert "overlap by 0 %" in report.not_scored[0].reason
+    assert "the mask is another one" in report.not_scored[0].reason
     assert len(evaluate(dataclasses.replace(mixed, trust_masks=True)).rows) == 4 * 2
 
 
@@ -165,7 +207,7 @@ def test_broken_pairs_are_listed_and_the_others_scored(settings: EvaluateSetting
     reasons = {skipped.pair: skipped.reason for skipped in report.failed}
     assert set(reasons) == {"test/000003_01_01/009", "test/000001_01_01/001/1"}
     assert "missing" in reasons["test/000003_01_01/009"]
-    assert "truncated?" in reasons["test/000001_01_01/001/1"]
+    assert "truncated" in reasons["test/000001_01_01/001/1"]
     assert len(report.rows) == 3 * 2
     written = read_report(settings)
     assert written["counts"] == {"pairs": 4, "scored": 3, "not_scored": 0, "failed": 2}
@@ -177,7 +219,7 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
 ) -> None:
     """Otherwise the columns of a table would be about different pairs."""
     nan = np.full((SIDE, SIDE), np.nan)
-    monkeypatch.setitem(evaluation.METHODS, "li", lambda p, _: nan if p.metal_mask.sum() == 4 else p.LI_CT)
+    monkeypatch.setitem(evaluation.METHODS, "li", lambda pair, mask, _: nan if mask.sum() == 4 else pair.LI_CT)
     report = evaluate(settings)
     assert [skipped.pair for skipped in report.failed] == ["test/000001_01_01/001/1"]
     assert {row.mask for row in report.rows if row.method == "input"} == {0, 2}
@@ -192,6 +234,8 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
         ({"protocol": "png"}, UsageError, "unknown protocol 'png'"),
         ({"figures": -1}, UsageError, "figures: got -1"),
         ({"window_hu": (100.0, 100.0)}, UsageError, "rising window"),
+        ({"preset": "spiral"}, UsageError, "unknown preset 'spiral'"),
+        ({"device": "tpu"}, UsageError, "unknown device 'tpu'"),
         ({"data": "/nowhere"}, InputError, "/nowhere: no such folder"),
         ({"split": "train"}, InputError, "no train_640geo_dir.txt in it"),
         ({"masks": "/nowhere.npy"}, InputError, "/nowhere.npy: cannot be read as a mask stack"),
@@ -226,13 +270,22 @@ def test_unusable_data_is_refused(settings: EvaluateSettings, data: Path, tmp_pa
 
 def test_an_output_that_cannot_be_written_is_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="file: cannot be made a folder"):
+    with pytest.raises(InputError, match=r"file: cannot be written to as a folder .*; name another --out"):
         evaluate(dataclasses.replace(settings, out=str(tmp_path / "file")))
-    with (
-        pytest.raises(InputError, match=r"table\.md: cannot be written"),
-        whole_file(tmp_path / "no" / "table.md") as part,
-    ):
-        part.write_text("")
+
+
+def test_a_disk_that_fills_up_is_named_and_leaves_nothing_half(
+    settings: EvaluateSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, text: str) -> None:
+        path.touch()
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(OSError, match="No space left") as caught:
+        evaluate(settings)
+    assert caught.value.filename == f"{settings.out}/results.csv"
+    assert not any(Path(settings.out).iterdir())
 
 
 def test_an_interrupted_file_keeps_its_former_content(tmp_path: Path) -> None:
@@ -309,6 +362,28 @@ def test_figure_shows_metal_in_red() -> None:
     expected = 2 * metal_mask.mean() * panel.width * panel.height
     upper = red[: red.shape[0] // 2]
     assert np.count_nonzero(upper) == pytest.approx(expected, rel=0.1)
+
+
+def test_figure_shows_the_body_and_the_metal_and_says_so() -> None:
+    truth_mu, metal_mask = np.zeros((SIDE, SIDE)), np.zeros((SIDE, SIDE), bool)
+    truth_mu[30:50, 20:50] = 0.2
+    metal_mask[25, 40] = True
+    figure = case_figure({"LI": truth_mu}, truth_mu, metal_mask, {}, title="case")
+    shown = [image.get_array() for axes in figure.axes for image in axes.images]
+    assert {image.shape for image in shown} == {(32, 32)}
+    assert np.count_nonzero(shown[0] > -500) == np.count_nonzero(truth_mu)
+    assert any(text.get_text() == "case, cropped to the body" for text in figure.findobj(Text))
+    whole = case_figure({"LI": truth_mu * 0}, truth_mu * 0, metal_mask, {}, title="case")
+    assert whole.axes[0].images[0].get_array().shape == (SIDE, SIDE)
+
+
+@pytest.mark.parametrize("side", [64, 416, 512])
+def test_figure_shows_every_pixel_the_same_width(side: int) -> None:
+    truth_mu = np.full((side, side), 0.2)
+    figure = case_figure({"LI": truth_mu}, truth_mu, np.zeros((side, side), bool), {}, title="")
+    figure.canvas.draw()
+    width = figure.axes[0].get_window_extent().width / side
+    assert width == pytest.approx(max(1, round(width)))
 
 
 def test_figure_refuses_images_that_do_not_agree() -> None:
