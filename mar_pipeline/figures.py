@@ -38,7 +38,7 @@ def case_figure(
 ) -> Figure:
     """Methods and truth at one HU window with the metal in red; below each method its difference to the truth.
 
-    What is shown is the square around the body; a title says so where it is not all of the image.
+    What is shown is the square around the body; the label says so where it is not all of the image.
 
     Args:
         images_mu: method name -> (H, W), 1/cm, in the order of the columns.
@@ -57,8 +57,7 @@ def case_figure(
     """
     _check(images_mu, truth_mu, metal_mask, window_hu, difference_hu)
     box = _square_around_body(truth_mu, metal_mask)
-    if truth_mu[box].shape != truth_mu.shape:
-        title = f"{title}, cropped to the body"
+    image_label = "Image" if truth_mu[box].shape == truth_mu.shape else "Image (cropped to the body)"
     images_mu = {name: image[box] for name, image in images_mu.items()}
     truth_mu, metal_mask = truth_mu[box], metal_mask[box]
     columns = len(images_mu) + 1
@@ -75,7 +74,7 @@ def case_figure(
             below = panels[1][column]
             colour = _panel(below, image_hu - truth_hu, metal_mask, limits_hu, "RdBu_r", _METAL_IN_DIFFERENCES)
     window = f"{_number(window_hu[0])} to {_number(window_hu[1])} HU"
-    panels[0][0].set_ylabel(f"Image\n{window}", fontsize=8.5)
+    panels[0][0].set_ylabel(f"{image_label}\n{window}", fontsize=8.5)
     panels[1][0].set_ylabel(f"Difference to truth\n\N{PLUS-MINUS SIGN}{difference_hu:g} HU", fontsize=8.5)
     _key(panels[1][-1], grey, window_hu, colour, limits_hu)
     return figure

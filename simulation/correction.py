@@ -3,6 +3,7 @@
 One path for benchmark, training and clinic. numpy or torch; what comes in comes out.
 """
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -125,7 +126,9 @@ def _planes(array: np.ndarray) -> np.ndarray:
 def _prior_of_one(li_image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray:
     image = np.where(metal_mask, MU_WATER_PER_CM, li_image_mu).astype(np.float32)
     start = np.array([[0.0], [MU_WATER_PER_CM], [2 * MU_WATER_PER_CM]])
-    _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a slice without air or bone has an empty cluster
+        _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
     labels = labels.reshape(image.shape)
     water_from = image[labels >= 1].min(initial=np.inf)
     bone_from = image[labels == 2].min(initial=np.inf)

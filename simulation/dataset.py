@@ -23,6 +23,7 @@ from simulation.store import (
 )
 
 SCHEMA = 1
+"""Raised whenever the same settings begin to give other files."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The `mar` program: quick help, settings by name, exit codes, one line for what the user can mend."""
 
 import json
+import logging
 import platform
 import subprocess
 import sys
@@ -60,6 +61,17 @@ def refusal(*arguments: str) -> str:
         read(*arguments)
     assert caught.value.exit_code == 2
     return str(caught.value)
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before():
+    """The program sets up logging for its process; the tests that follow want none of it."""
+    packages = [logging.getLogger(name) for name in ("simulation", "mar_pipeline")]
+    handlers, levels = list(logging.root.handlers), [package.level for package in packages]
+    yield
+    logging.root.handlers = handlers
+    for package, level in zip(packages, levels, strict=True):
+        package.setLevel(level)
 
 
 @pytest.fixture

@@ -205,8 +205,10 @@ def test_fitted_nodes_are_few_and_meet_the_tolerance_in_a_body(metals: tuple[str
     assert worst_error_in_noise(nodes, exact, mixture) < 1
 
 
-@pytest.mark.xfail(reason="fit_nodes is fitted and checked on too few paths with little water and little metal")
-@pytest.mark.parametrize("metals", [("titanium", "steel", "cocr"), ("titanium", "gold")])
+THIN_PATHS = pytest.mark.xfail(reason="fit_nodes sees too few paths with little water and a little heavy metal")
+
+
+@pytest.mark.parametrize("metals", [("titanium", "steel", "cocr"), pytest.param(("titanium", "gold"), marks=THIN_PATHS)])
 def test_fitted_nodes_meet_the_tolerance_over_their_whole_domain(metals: tuple[str, ...]) -> None:
     spectrum = tube_spectrum(120.0)
     exact, nodes = exact_nodes(spectrum), fit_nodes(spectrum, metals)

@@ -1,0 +1,178 @@
+"""A data set that grows: its settings are fixed, unfinished slices are not in it, strangers are left alone."""
+
+import json
+from dataclasses import fields, replace
+
+import numpy as np
+import pytest
+
+from simulation.dataset import DataSet, Identity
+from simulation.errors import InputError, UsageError
+from simulation.files import sha256_of
+from simulation.implants import ImplantLibrary, MaskStack
+from simulation.sources import SliceRef
+from simulation.store import CASE_MASKS, CASE_RECORD, read_manifest
+
+IDENTITY = Identity("syndeeplesion", "p", "s", "procedural", "titanium", "", 2, 0, False, 4)
+REFS = [SliceRef(case, "000", case, len, ((),)) for case in ("c", "a", "b")]
+
+
+def contents(root):
+    return {path.name: path.read_bytes() for path in root.iterdir() if path.is_file()}
+
+
+def finish(data_set, number, masks=None):
+    """Makes the slice of a number look complete, with two masks of its own."""
+    ref = REFS[number]
+    folder = data_set.case_folder(ref)
+    folder.mkdir(parents=True)
+    indices = [2 * number, 2 * number + 1]
+    names = ["gt.h5", *(f"{index}.h5" for index in indices)]
+    for name in names:
+        (folder / name).write_bytes(f"{number} {name}".encode())
+    if masks is not None:
+        np.savez(folder / CASE_MASKS, indices=np.array(indices), masks=masks)
+    data_set.write_record(ref, {"number": number, "files": {name: sha256_of(folder / name) for name in names}})
+
+
+def opened(root, split="train", identity=IDENTITY):
+    data_set = DataSet(root, split, identity)
+    data_set.open()
+    return data_set
+
+
+OTHER = {bool: True, int: 3, str: "other"}
+
+
+@pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
+def test_each_setting_that_decides_the_bytes_is_part_of_the_identity(tmp_path, name):
+    other = replace(IDENTITY, **{name: OTHER[type(getattr(IDENTITY, name))]})
+    assert other.sha256 != IDENTITY.sha256
+    assert replace(IDENTITY).sha256 == IDENTITY.sha256
+    opened(tmp_path)
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=f"{name} was .*, is .*; repeat those settings") as caught:
+        opened(tmp_path, identity=other)
+    assert str(caught.value).count(" was ") == 1
+    assert contents(tmp_path) == before
+    opened(tmp_path)
+
+
+def test_settings_of_a_split_do_not_bind_the_other(tmp_path):
+    opened(tmp_path)
+    opened(tmp_path, "test", replace(IDENTITY, seed=1))
+    assert read_manifest(tmp_path, "train")["identity"]["seed"] == 0
+    assert read_manifest(tmp_path, "test")["identity"]["seed"] == 1
+
+
+@pytest.mark.parametrize("stranger", ["notes.txt", "sub/notes.txt", "train_640geo/a/000/gt.h5"])
+def test_a_folder_with_something_else_in_it_is_refused(tmp_path, stranger):
+    path = tmp_path / stranger
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("mine")
+    with pytest.raises(UsageError, match="did not make; choose a new or empty --out") as caught:
+        opened(tmp_path)
+    assert stranger.split("/")[0] in str(caught.value)
+    assert path.read_text() == "mine"
+    assert not list(tmp_path.glob("*manifest*"))
+
+
+def test_hidden_files_do_not_disturb(tmp_path):
+    (tmp_path / ".nfs0001").touch()
+    opened(tmp_path)
+    assert (tmp_path / ".nfs0001").exists()
+
+
+def test_opening_clears_what_a_killed_run_left(tmp_path):
+    opened(tmp_path)
+    (tmp_path / "trainmask.npy.123.partial").write_bytes(b"half")
+    opened(tmp_path)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_broken_manifest_is_one_line(tmp_path):
+    opened(tmp_path)
+    (tmp_path / "train_manifest.json").write_text('{"schema"')
+    with pytest.raises(InputError, match="cannot be read as JSON"):
+        opened(tmp_path)
+
+
+def test_a_slice_is_done_with_its_record_and_all_files_it_names(tmp_path):
+    data_set = opened(tmp_path)
+    assert not data_set.is_done(REFS[0])
+    finish(data_set, 0)
+    assert data_set.is_done(REFS[0])
+    assert not data_set.is_done(REFS[1])
+    folder = data_set.case_folder(REFS[0])
+    for name in ("gt.h5", "1.h5", CASE_RECORD):
+        (folder / name).rename(folder / "away")
+        assert not data_set.is_done(REFS[0])
+        (folder / "away").rename(folder / name)
+    assert data_set.is_done(REFS[0])
+
+
+@pytest.mark.xfail(strict=True, raises=json.JSONDecodeError, reason="DataSet.is_done does not expect a damaged record")
+def test_a_damaged_record_does_not_count(tmp_path):
+    data_set = opened(tmp_path)
+    finish(data_set, 0)
+    (data_set.case_folder(REFS[0]) / CASE_RECORD).write_text('{"files"')
+    assert not data_set.is_done(REFS[0])
+
+
+def test_the_listing_keeps_the_order_of_the_plan_and_only_what_is_done(tmp_path):
+    data_set = opened(tmp_path)
+    for numbers, expected in (((), ""), ((2,), "b/000/gt.h5\n"), ((0,), "c/000/gt.h5\nb/000/gt.h5\n")):
+        for number in numbers:
+            finish(data_set, number)
+        data_set.collate(REFS, ImplantLibrary(), 2)
+        assert (tmp_path / "train_640geo_dir.txt").read_text() == expected
+        cases = read_manifest(tmp_path, "train")["cases"]
+        assert list(cases) == [f"train_640geo/{line[:-6]}" for line in expected.split()]
+    assert cases["train_640geo/c/000"]["files"]["1.h5"] == sha256_of(tmp_path / "train_640geo/c/000/1.h5")
+
+
+def test_the_order_in_which_slices_were_done_does_not_show(tmp_path):
+    sets = []
+    for name, order in (("x", (0, 1, 2)), ("y", (2, 0, 1))):
+        (tmp_path / name).mkdir()
+        data_set = opened(tmp_path / name)
+        for number in order:
+            finish(data_set, number)
+            data_set.collate(REFS, ImplantLibrary(), 2)
+        sets.append(contents(tmp_path / name))
+    assert sets[0] == sets[1]
+    assert {"train_640geo_dir.txt", "trainmask.npy", "train_manifest.json"} <= set(sets[0])
+
+
+def test_a_mask_lies_at_its_number_in_the_stack(tmp_path):
+    data_set = opened(tmp_path)
+    masks = np.zeros((2, 512, 512), np.uint8)
+    masks[0, 5, 7], masks[1, 100, 200:210] = 1, 4  # a code is 1 in the stack
+    finish(data_set, 2, masks)
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    stack = np.load(tmp_path / "trainmask.npy")
+    assert (stack.shape, stack.dtype) == ((512, 512, 6), np.uint8)
+    np.testing.assert_array_equal(stack[:, :, 4:].transpose(2, 0, 1), masks > 0)
+    assert not stack[:, :, :4].any()
+
+
+def test_a_given_stack_is_kept_as_far_as_it_is_used(tmp_path):
+    stack = np.zeros((512, 512, 3), np.uint8)
+    for index in range(3):
+        stack[10 * index + 5, 7 : 9 + index, index] = 1
+    opened(tmp_path).collate(REFS, MaskStack(stack=stack, metal="gold"), 2)
+    np.testing.assert_array_equal(np.load(tmp_path / "trainmask.npy"), stack[:, :, :2])
+
+
+def test_the_manifest_says_what_it_was_made_from(tmp_path):
+    data_set = opened(tmp_path)
+    finish(data_set, 1)
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    manifest = read_manifest(tmp_path, "train")
+    assert manifest["schema"] == 1
+    assert manifest["identity"] == {field.name: getattr(IDENTITY, field.name) for field in fields(Identity)}
+    assert manifest["identity_sha256"] == IDENTITY.sha256
+    assert manifest["files"] == {
+        name: sha256_of(tmp_path / name) for name in ("train_640geo_dir.txt", "trainmask.npy")
+    }
+    assert not list(tmp_path.rglob("*.partial"))
