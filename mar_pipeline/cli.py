@@ -124,9 +124,11 @@ def _verify(arguments: list[str]) -> int:
 
     from simulation.store import verify
 
-    problems = [str(problem) for problem in verify(folder).problems]
-    sys.stdout.write("\n".join([*problems, f"{folder}: {len(problems) or 'no'} problems\n"]))
-    return SOME_FAILED if problems else OK
+    found = verify(folder)
+    hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"
+    summary = f"{found.slices} slices, {found.pairs} pairs, {hashes}: {len(found.problems) or 'no'} problems"
+    sys.stdout.write("\n".join([*found.problems, f"{folder}: {summary}\n"]))
+    return SOME_FAILED if found.problems else OK
 
 
 def _info(arguments: list[str]) -> int:

@@ -1,15 +1,13 @@
 """`mar evaluate`: scores of correction methods on a data set in the community layout, as tables and pictures."""
 
 import logging
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from tqdm import tqdm
 
 from mar_pipeline.evaluation_files import make_folder, write_report, write_tables
 from mar_pipeline.evaluation_pairs import (
@@ -26,12 +24,12 @@ from mar_pipeline.metrics import PROTOCOLS, score
 from mar_pipeline.score_tables import ScoreRow, size_group, to_text
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
+from simulation.progress import with_progress
 from simulation.store import Pair, manifest_file, read_manifest
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PRESET = "syndeeplesion"
-_LOG_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -183,7 +181,7 @@ def _score_all(
     rows: list[ScoreRow] = []
     not_scored: list[Skipped] = []
     failed: list[Skipped] = []
-    for file in _with_progress(pairs):
+    for file in with_progress(pairs, len(pairs), "evaluate", "pair"):
         try:
             own, reason = _score_pair(file, stacks, settings, scanners[file.split])
         except InputError as error:
@@ -218,17 +216,6 @@ def _score_pair(
 
 def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
     return tuple(PROTOCOLS) if settings.protocol == "all" else (settings.protocol,)
-
-
-def _with_progress(pairs: Sequence[PairFile]) -> Iterator[PairFile]:
-    """The pairs, with a bar on a terminal and a log line now and then elsewhere."""
-    last = time.monotonic()
-    for done, file in enumerate(tqdm(pairs, unit="pair", desc="evaluate", disable=not sys.stderr.isatty())):
-        if time.monotonic() - last > _LOG_EVERY_S:
-            last = time.monotonic()
-            logger.info("evaluate: %d of %d pairs", done, len(pairs))
-        yield file
-    logger.info("evaluate: %d of %d pairs", len(pairs), len(pairs))
 
 
 def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: list[Skipped]) -> None:

@@ -86,8 +86,10 @@ class DataSet:
             manifest = read_manifest(self.root, self.split)
             if manifest is None:
                 self._refuse_strangers()
+            if manifest is None or not split_folder(self.root, self.split).exists():
                 self._write_manifest({}, {})
-        if manifest is not None and manifest["identity_sha256"] != self.identity.sha256:
+                return
+        if manifest["identity_sha256"] != self.identity.sha256:
             before, now = manifest["identity"], asdict(self.identity)
             changed = ", ".join(
                 f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]

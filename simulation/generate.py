@@ -1,9 +1,7 @@
 """`mar simulate`: a plan of slices and masks becomes a data set, by one process or many, in one run or several."""
 
 import hashlib
-import logging
 import multiprocessing
-import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -13,13 +11,13 @@ from pathlib import Path
 from typing import Any, Literal
 
 import filelock
-from tqdm import tqdm
 
 from simulation.case import CaseMaker, CaseResult
 from simulation.dataset import DataSet, Identity
 from simulation.errors import InputError, UsageError
 from simulation.files import write_json
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.progress import with_progress
 from simulation.projector_cpu import usable_cores
 from simulation.protocols import protocol
 from simulation.provenance import library_versions
@@ -27,12 +25,9 @@ from simulation.sources import SliceRef, list_slices
 from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.synthesize import Simulator
 
-logger = logging.getLogger(__name__)
-
 PROCEDURAL = "procedural"
 _PROCEDURAL_MASKS = 10
 _PAIR_GB = 0.0063
-_LOG_EVERY_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -240,14 +235,16 @@ def _run(
     """Results as they come, here or from worker processes."""
     workers = min(_workers(settings), len(numbers))
     if workers <= 1:
-        yield from _with_progress((maker.make(refs[number], number) for number in numbers), len(numbers))
+        yield from with_progress(
+            (maker.make(refs[number], number) for number in numbers), len(numbers), "simulate", "slice"
+        )
         return
     # Forked workers share what is compiled and loaded; CUDA does not survive a fork.
     context = multiprocessing.get_context("spawn" if maker.simulator.projector.device == "cuda" else "fork")
     pool = ProcessPoolExecutor(workers, context, _start_worker, (maker,))
     try:
         futures = [pool.submit(_make, refs[number], number) for number in numbers]
-        yield from _with_progress((future.result() for future in as_completed(futures)), len(numbers))
+        yield from with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice")
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in multiprocessing.active_children():
@@ -255,17 +252,6 @@ def _run(
         raise
     finally:
         pool.shutdown()
-
-
-def _with_progress(results: Iterator[CaseResult], total: int) -> Iterator[CaseResult]:
-    """The results, with a bar on a terminal and a log line now and then elsewhere."""
-    last = time.monotonic()
-    bar = tqdm(results, total=total, unit="slice", desc="simulate", disable=not sys.stderr.isatty())
-    for done, result in enumerate(bar, start=1):
-        if time.monotonic() - last > _LOG_EVERY_S:
-            last = time.monotonic()
-            logger.info("simulate: %d of %d slices", done, total)
-        yield result
 
 
 def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], masks_per_slice: int) -> dict[str, Any]:

@@ -35,14 +35,14 @@ class CudaOperators:
 
     def forward(self, images: Tensor) -> Tensor:
         """Line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
-        sinograms = images.new_empty(len(images), *self.geometry.sinogram_shape)
+        sinograms = images.new_zeros(len(images), *self.geometry.sinogram_shape)
         for image, sinogram in zip(images, sinograms, strict=True):
             astra.projector.direct_FP(self._projector, image, out=sinogram)
         return sinograms.mul_(self.geometry.pixel_mm / _MM_PER_CM)
 
     def adjoint(self, sinograms: Tensor) -> Tensor:
         """ASTRA's back projection, matched to its forward projection up to their interpolations."""
-        images = sinograms.new_empty(len(sinograms), *self.geometry.image_shape)
+        images = sinograms.new_zeros(len(sinograms), *self.geometry.image_shape)
         for sinogram, image in zip(sinograms, images, strict=True):
             astra.projector.direct_BP(self._projector, sinogram, out=image)
         return images.mul_(self.geometry.pixel_mm / _MM_PER_CM)

@@ -172,7 +172,5 @@ def test_the_manifest_says_what_it_was_made_from(tmp_path):
     assert manifest["schema"] == 1
     assert manifest["identity"] == {field.name: getattr(IDENTITY, field.name) for field in fields(Identity)}
     assert manifest["identity_sha256"] == IDENTITY.sha256
-    assert manifest["files"] == {
-        name: sha256_of(tmp_path / name) for name in ("train_640geo_dir.txt", "trainmask.npy")
-    }
+    assert manifest["files"] == {name: sha256_of(tmp_path / name) for name in ("train_640geo_dir.txt", "trainmask.npy")}
     assert not list(tmp_path.rglob("*.partial"))

@@ -19,12 +19,13 @@ import PIL.Image
 import pytest
 
 from mar_pipeline import cli
-from simulation import protocols
+from simulation import protocols, synthesize
 from simulation.correction import metal_trace
 from simulation.generate import SimulateSettings
 from simulation.geometry import FanBeam
 from simulation.projector import Projector
 from simulation.protocols import PROTOCOLS
+from simulation.spectra import exact_nodes
 from simulation.store import read_pair, verify
 from simulation.units import hu_to_mu
 
@@ -188,7 +189,9 @@ def test_published_loaders_read_a_procedural_set_and_evaluate_scores_it(tmp_path
     assert [name.rpartition("/")[2] for name in names] == ["0.h5", "1.h5", "2.h5", "3.h5"]
     assert np.load(data / "trainmask.npy").shape == (512, 512, 4)
     assert mar("verify", data)[0] == 0
-    code, out, err = mar("evaluate", "--data", data, "--methods", "input", "li", "nmar", "--figures", 1, "--out", scores)
+    code, out, err = mar(
+        "evaluate", "--data", data, "--methods", "input", "li", "nmar", "--figures", 1, "--out", scores
+    )
     assert (code, err) == (0, ""), out
     table = (scores / "table.md").read_text()
     for label in ("input", "li", "nmar"):
@@ -297,7 +300,8 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", CHANGES)
-def test_a_rerun_with_other_settings_is_refused(straight, source, masks, mar, small_scanner, name):
+def test_a_rerun_with_other_settings_is_refused(straight, source, masks, mar, small_scanner, monkeypatch, name):
+    monkeypatch.setattr(synthesize, "fit_nodes", lambda spectrum, *_: exact_nodes(spectrum))  # the fit takes minutes
     before, times = contents(straight), stamps(straight)
     code, out, err = mar(*request(source, masks, straight), *CHANGES[name])
     assert (code, out) == (2, "")

@@ -77,6 +77,18 @@ def test_presets_see_the_whole_circle_inscribed_in_the_image(name: str) -> None:
     assert geometry.field_of_view_mm >= geometry.image_shape[0] * geometry.pixel_mm
 
 
+def test_pixels_inside_the_field_of_view_are_those_that_every_view_projects_onto_its_detector() -> None:
+    geometry = scan(bins=20, image_shape=(33, 40))
+    x, y = ((np.arange(n) - (n - 1) / 2) * geometry.pixel_mm for n in geometry.image_shape)
+    seen = np.ones(geometry.image_shape, bool)
+    for theta in np.linspace(0, 2 * np.pi, 2000):
+        depth = geometry.source_mm - np.sin(theta) * x[:, None] + np.cos(theta) * y
+        across = (np.cos(theta) * x[:, None] + np.sin(theta) * y) * 150 / depth
+        seen &= np.abs(across) <= geometry.bins * geometry.pitch_mm / 2
+    np.testing.assert_array_equal(geometry.inside_field_of_view, seen)
+    assert 0 < np.count_nonzero(seen) < seen.size
+
+
 def test_geometries_are_values() -> None:
     assert scan() == scan()
     assert hash(scan()) == hash(scan())

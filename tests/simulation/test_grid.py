@@ -39,6 +39,15 @@ def test_the_clinical_grid_keeps_sizes_and_places_in_mm(size: int, pixel_mm: flo
     assert image[265, 220] == pytest.approx(MU)
 
 
+def test_the_clinical_grid_is_air_outside_the_field_of_view() -> None:
+    clinical = protocol("clinical")
+    for shape in ((512, 512), (256, 256)):
+        image = to_grid(np.full((700, 700), MU, np.float32), 1.0, clinical, shape)
+        area = np.count_nonzero(image) * (500 / shape[0]) ** 2
+        assert area == pytest.approx(np.pi / 4 * min(clinical.geometry.field_of_view_mm, 502) ** 2, rel=0.01)
+        assert np.unique(image).tolist() == [0, np.float32(MU)]
+
+
 def test_the_benchmark_grid_fills_the_image_whatever_the_pixel() -> None:
     benchmark = protocol("syndeeplesion")
     image = np.random.default_rng(0).random((512, 512), dtype=np.float32)
@@ -53,6 +62,8 @@ def test_the_benchmark_grid_fills_the_image_whatever_the_pixel() -> None:
 def test_an_image_on_the_right_grid_is_left_alone(name: str) -> None:
     geometry = FanBeam.preset(name)
     image = np.random.default_rng(1).random(geometry.image_shape, dtype=np.float32)
+    if name == "clinical":
+        image[~geometry.inside_field_of_view] = 0
     np.testing.assert_array_equal(to_grid(image, geometry.pixel_mm, protocol(name)), image)
 
 

@@ -159,7 +159,7 @@ def test_filters_are_read_as_element_and_mm() -> None:
 
 @pytest.mark.parametrize("word", ["Al", "Al:", "Al2.5", "Al:thick", "Al:2.5:1"])
 def test_filters_of_another_form_are_refused(word: str) -> None:
-    with pytest.raises(UsageError, match="expected ELEMENT:MM such as Al:2.5"):
+    with pytest.raises(UsageError, match="expected ELEMENT:MM such as Al"):
         parse_filters(("Cu:0.1", word))
 
 
@@ -208,7 +208,9 @@ def test_fitted_nodes_are_few_and_meet_the_tolerance_in_a_body(metals: tuple[str
 THIN_PATHS = pytest.mark.xfail(reason="fit_nodes sees too few paths with little water and a little heavy metal")
 
 
-@pytest.mark.parametrize("metals", [("titanium", "steel", "cocr"), pytest.param(("titanium", "gold"), marks=THIN_PATHS)])
+@pytest.mark.parametrize(
+    "metals", [("titanium", "steel", "cocr"), pytest.param(("titanium", "gold"), marks=THIN_PATHS)]
+)
 def test_fitted_nodes_meet_the_tolerance_over_their_whole_domain(metals: tuple[str, ...]) -> None:
     spectrum = tube_spectrum(120.0)
     exact, nodes = exact_nodes(spectrum), fit_nodes(spectrum, metals)

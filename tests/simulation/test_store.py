@@ -40,7 +40,11 @@ def random_sample(seed):
 
 def random_truth(seed=9):
     rng = np.random.default_rng(seed)
-    return rng.random((ROWS, ROWS), np.float32), rng.random((VIEWS, BINS), np.float32), rng.random((ROWS, ROWS), np.float32)
+    return (
+        rng.random((ROWS, ROWS), np.float32),
+        rng.random((VIEWS, BINS), np.float32),
+        rng.random((ROWS, ROWS), np.float32),
+    )
 
 
 def write_set(root, manifest=True, masks=(0, 1), split="train"):
@@ -106,7 +110,8 @@ def test_the_hour_is_not_in_the_bytes(tmp_path):
     """HDF5 can keep times of change, in whole seconds: two quick writes would not show it."""
     write_sample(tmp_path / "a.h5", random_sample(1))
     with h5py.File(tmp_path / "a.h5") as file:
-        assert {h5py.h5o.get_info(data.id).mtime for data in file.values()} == {0}
+        infos = [h5py.h5o.get_info(data.id) for data in file.values()]
+        assert {time for info in infos for time in (info.mtime, info.ctime)} == {0}
 
 
 def test_doubles_are_stored_as_float32(tmp_path):
