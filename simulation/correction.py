@@ -130,8 +130,15 @@ def _prior_of_one(li_image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray
         warnings.simplefilter("ignore", UserWarning)  # a slice without air or bone has an empty cluster
         _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
     labels = labels.reshape(image.shape)
-    water_from = image[labels >= 1].min(initial=np.inf)
-    bone_from = image[labels == 2].min(initial=np.inf)
+    water_from, bone_from = _border(image, labels < 1), _border(image, labels < 2)
     smooth = ndimage.gaussian_filter(image, 1, truncate=2)
-    prior = np.select([smooth <= water_from, smooth < bone_from], [0, MU_WATER_PER_CM], smooth)
+    prior = np.select([smooth < water_from, smooth < bone_from], [0, MU_WATER_PER_CM], smooth)
     return ndimage.gaussian_filter(prior, _PRIOR_BLUR_PIXELS).astype(np.float32)
+
+
+def _border(image: np.ndarray, below: np.ndarray) -> float:
+    """The value half-way between the largest below and the smallest above; infinite where nothing is above."""
+    if below.all():
+        return np.inf
+    lowest_above = float(image[~below].min())
+    return (lowest_above + float(image[below].max())) / 2 if below.any() else -np.inf

@@ -93,7 +93,7 @@ def mass_attenuation(material: Material, energies_kev: np.ndarray) -> np.ndarray
     """
     import xraydb
 
-    energies_ev = np.atleast_1d(energies_kev) * 1000.0
+    energies_ev = np.ravel(energies_kev) * 1000.0
     total = sum(share * xraydb.mu_elam(element, energies_ev) for element, share in material.mass_fractions)
     return np.asarray(total).reshape(np.shape(energies_kev))
 

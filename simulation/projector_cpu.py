@@ -115,6 +115,7 @@ def _ray_table(geometry: FanBeam) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
     dy = detector * cosine + along * sine - source_y
     steep = np.abs(dx) >= np.abs(dy)
     slope = np.where(steep, dy, dx) / np.where(steep, dx, dy)
+    slope[np.abs(slope) < 1e-12] = 0  # a ray along the grid, off by rounding: its inverse slope overflows
     first_row, first_column = -(rows - 1) / 2, -(columns - 1) / 2
     start = np.where(
         steep,

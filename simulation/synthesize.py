@@ -1,10 +1,9 @@
 """The simulator: a clean slice, a metal mask and a random generator give a metal-corrupted sample."""
 
-import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ import numpy as np
 from simulation import physics
 from simulation.correction import linear_interpolation
 from simulation.errors import InputError
+from simulation.files import sha256_of_text
 from simulation.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
 from simulation.projector import Device, Projector, like, to_numpy
 from simulation.protocols import protocol as named_protocol
@@ -19,9 +19,9 @@ from simulation.spectra import (
     FIT_TOLERANCE,
     Spectrum,
     SpectrumNodes,
+    as_spectrum,
     exact_nodes,
     fit_nodes,
-    read_spectrum,
     shipped_nodes,
 )
 
@@ -60,7 +60,7 @@ class Simulator:
         self,
         preset: str = "syndeeplesion",
         device: Device = "auto",
-        spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | Path | None = None,
+        spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | PathLike[str] | None = None,
         metal: str = "titanium",
         tolerance: float = FIT_TOLERANCE,
         threads: int | None = None,
@@ -69,19 +69,35 @@ class Simulator:
         self.protocol = named_protocol(preset)
         self.metal = check_metal(metal)
         self.projector = Projector(self.protocol.geometry, device, threads)
-        self._nodes = _node_sets(preset, spectrum, tolerance)
+        self._spectrum, self._tolerance = as_spectrum(spectrum), tolerance
+        self._nodes = shipped_nodes(preset) if self._spectrum is None else (self._fitted(_LIGHT_METALS),)
         given = self.protocol.water_correction
         self.water_correction = np.array(given) if given else physics.water_correction(self._nodes[0])
 
     @property
     def physics_sha256(self) -> str:
-        """Hash of the protocol, the spectrum's nodes and the water correction."""
-        digest = hashlib.sha256(repr((self.protocol, self.water_correction.tolist())).encode())
-        for nodes in self._nodes:
-            digest.update(nodes.weights.tobytes())
-            for name in sorted(nodes.ratios):
-                digest.update(name.encode() + nodes.ratios[name].tobytes())
-        return digest.hexdigest()
+        """Hash of the protocol, the spectrum (or its shipped nodes) and the water correction."""
+        facts = [repr(self.protocol), self.water_correction.tolist(), repr(self._spectrum), self._tolerance]
+        if self._spectrum is None:
+            facts += [
+                (nodes.weights.tolist(), {name: ratios.tolist() for name, ratios in nodes.ratios.items()})
+                for nodes in self._nodes
+            ]
+        return sha256_of_text(repr(facts))
+
+    def _nodes_for(self, materials: tuple[str, ...]) -> SpectrumNodes:
+        """The smallest set of nodes that serves these materials; for heavy metals it is fitted when first needed."""
+        if not all(name in self._nodes[-1].ratios for name in materials):
+            self._nodes = (*self._nodes, self._fitted(tuple(METALS)))
+        return next(nodes for nodes in self._nodes if all(name in nodes.ratios for name in materials))
+
+    def _fitted(self, metals: tuple[str, ...]) -> SpectrumNodes:
+        """Nodes of the given spectrum, or all its energies where no error is tolerated."""
+        if self._spectrum is None:
+            raise RuntimeError("shipped nodes are not fitted")
+        if self._tolerance == 0:
+            return exact_nodes(self._spectrum)
+        return fit_nodes(self._spectrum, metals, self._tolerance)
 
     def project_tissue(self, image_mu: Any) -> np.ndarray:
         """Water and bone line integrals of a slice, to be shared by all its masks.
@@ -228,13 +244,11 @@ class Simulator:
             raise InputError("metal mask: it is empty; give a mask with at least one metal pixel")
         if mask.dtype == bool:
             return (self.metal,), np.where(mask, reference_mu_per_cm(self.metal), 0)[None].astype(np.float32)
-        codes = [int(code) for code in np.unique(mask) if code != 0]
         names = {code: name for name, code in METAL_CODES.items()}
+        codes = [code for code in np.unique(mask).tolist() if code != 0]
         unknown = [code for code in codes if code not in names]
-        if unknown or not np.array_equal(mask, mask.astype(int)):
-            raise InputError(
-                f"metal mask: got values {unknown or 'between integers'}; expected booleans or codes {METAL_CODES}"
-            )
+        if unknown:
+            raise InputError(f"metal mask: got the value {unknown[0]}; expected booleans or codes {METAL_CODES}")
         images = [np.where(mask == code, reference_mu_per_cm(names[code]), 0) for code in codes]
         return tuple(names[code] for code in codes), np.stack(images).astype(np.float32)
 
@@ -245,18 +259,20 @@ class Simulator:
         metals, metal_images = self._metal_images(mask)
         images = metal_images
         if self.protocol.replace_tissue:
-            hidden = np.stack(physics.split_tissue(np.where(mask != 0, image, 0), self.protocol))
-            images = np.concatenate([metal_images, hidden])
+            replaced = np.stack(physics.split_tissue(np.where(mask != 0, image, 0), self.protocol))
+            images = np.concatenate([metal_images, replaced])
         integrals = self.projector.forward(images)
         metal = integrals[: len(metals)]
         shadow = (metal > 0).any(axis=0)
         trace = shadow if trace is None else np.asarray(trace) > 0
-        metal = np.where(physics.trace_rim(trace), metal / self.protocol.edge_divisor, metal)[:, shadow]
+        rim = physics.trace_rim(trace)
+        metal = np.where(rim, metal / self.protocol.edge_divisor, metal)[:, shadow]
         under = tissue[:, shadow]
         if self.protocol.replace_tissue:
-            under = np.maximum(under - integrals[len(metals) :][:, shadow], 0)
+            hidden = np.where(rim, integrals[len(metals) :] / self.protocol.edge_divisor, integrals[len(metals) :])
+            under = np.maximum(under - hidden[:, shadow], 0)
         names = ("water", "bone", *metals)
-        nodes = next(nodes for nodes in self._nodes if all(name in nodes.ratios for name in names))
+        nodes = self._nodes_for(names)
         transmitted = metal_free.copy()
         transmitted[shadow] = physics.transmission(nodes, names, np.concatenate([under, metal]))
         return transmitted, trace
@@ -264,20 +280,6 @@ class Simulator:
     def _measure(self, transmitted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         counts = physics.detect(physics.mean_counts(transmitted, self.protocol), self.protocol, rng)
         return physics.log_and_correct(counts, self.protocol, self.water_correction)
-
-
-def _node_sets(preset: str, spectrum: Any, tolerance: float) -> tuple[SpectrumNodes, ...]:
-    """Sets of nodes, the smallest first; the last serves every metal."""
-    if spectrum is None:
-        return shipped_nodes(preset)
-    if isinstance(spectrum, str | Path):
-        spectrum = read_spectrum(spectrum)
-    elif not isinstance(spectrum, Spectrum):
-        energies, weights = spectrum
-        spectrum = Spectrum(tuple(np.asarray(energies, float)), tuple(np.asarray(weights, float)))
-    if tolerance == 0:
-        return (exact_nodes(spectrum),)
-    return fit_nodes(spectrum, _LIGHT_METALS, tolerance), fit_nodes(spectrum, tuple(METALS), tolerance)
 
 
 def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:

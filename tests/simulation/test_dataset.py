@@ -49,13 +49,20 @@ def test_each_setting_that_decides_the_bytes_is_part_of_the_identity(tmp_path, n
     other = replace(IDENTITY, **{name: OTHER[type(getattr(IDENTITY, name))]})
     assert other.sha256 != IDENTITY.sha256
     assert replace(IDENTITY).sha256 == IDENTITY.sha256
-    opened(tmp_path)
+    finish(opened(tmp_path), 0)
     before = contents(tmp_path)
     with pytest.raises(UsageError, match=f"{name} was .*, is .*; repeat those settings") as caught:
         opened(tmp_path, identity=other)
     assert str(caught.value).count(" was ") == 1
     assert contents(tmp_path) == before
     opened(tmp_path)
+
+
+def test_settings_bind_only_once_a_slice_is_begun(tmp_path):
+    """Who mistyped a setting, so that no slice could be made, may repeat the command with the right one."""
+    opened(tmp_path)
+    opened(tmp_path, identity=replace(IDENTITY, seed=1))
+    assert read_manifest(tmp_path, "train")["identity"]["seed"] == 1
 
 
 def test_settings_of_a_split_do_not_bind_the_other(tmp_path):

@@ -27,6 +27,13 @@ def bits(text: str) -> np.ndarray:
     return np.array([[c == "1" for c in row] for row in text.split()])
 
 
+def test_the_benchmarks_constants_are_the_measured_ones() -> None:
+    """specs/simulation.md; 20 counts of background are too few for chi2 of the stored files to see."""
+    assert (BENCHMARK.photons, BENCHMARK.scatter_counts, BENCHMARK.scatter_corrected) == (2e7, 20, 0)
+    assert (BENCHMARK.water_below_mu, BENCHMARK.bone_above_mu) == (0.2112, 0.48)
+    assert (BENCHMARK.edge_divisor, BENCHMARK.electronic_noise_counts, BENCHMARK.replace_tissue) == (4, 0, False)
+
+
 # Tissues
 
 
