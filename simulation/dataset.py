@@ -62,7 +62,11 @@ class DataSet:
     def is_done(self, ref: SliceRef) -> bool:
         """Whether a slice is complete: its record is written last, and the files it names are there."""
         path = self.case_folder(ref) / CASE_RECORD
-        return path.is_file() and all((path.parent / name).is_file() for name in json.loads(path.read_text())["files"])
+        try:
+            names = json.loads(path.read_text())["files"]
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return False  # not made, or its record is damaged: it is made again from the files that are there
+        return all((path.parent / name).is_file() for name in names)
 
     def write_record(self, ref: SliceRef, record: dict[str, Any]) -> None:
         """Marks a slice as complete."""

@@ -1,11 +1,9 @@
 """`mar simulate`: a plan of slices and masks becomes a data set, by one process or many, in one run or several."""
 
 import hashlib
-import multiprocessing
 import time
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,13 +15,13 @@ from simulation.dataset import DataSet, Identity
 from simulation.errors import InputError, UsageError
 from simulation.files import write_json
 from simulation.implants import ImplantLibrary, MaskStack
-from simulation.progress import with_progress
 from simulation.projector_cpu import usable_cores
 from simulation.protocols import protocol
 from simulation.provenance import library_versions
 from simulation.sources import SliceRef, list_slices
 from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.synthesize import Simulator
+from simulation.workers import make_cases
 
 PROCEDURAL = "procedural"
 _PROCEDURAL_MASKS = 10
@@ -109,15 +107,15 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
         data_set.open()
         maker = CaseMaker(data_set, library, masks_per_slice, settings.seed, simulator, settings.compression)
         missing = [number for number in numbers if not data_set.is_done(refs[number])]
-        results = []
+        results: list[CaseResult] = []
         try:
-            for result in _run(maker, refs, missing, settings):
-                results.append(result)
+            with closing(make_cases(maker, refs, missing, _workers(settings))) as made:
+                results.extend(made)
         finally:
             data_set.collate(refs, library, masks_per_slice)
         report = _report(settings, data_set, refs, numbers, results, simulator, time.monotonic() - started)
         write_json(Path(settings.out) / "report.json", report)
-    if not report["counts"]["slices_in_set"]:
+    if numbers and not report["counts"]["slices_in_set"]:
         first = (report["failed"] + report["skipped"])[0]
         raise InputError(f"no slice could be used ({len(refs)} tried); the first one: {first}")
     return report
@@ -199,59 +197,22 @@ def _numbers_of_shard(shard: str, count: int) -> list[int]:
 def _only_run(out: Path, shard: str) -> Iterator[None]:
     """Holds the folder against a second run of the same part."""
     out.mkdir(parents=True, exist_ok=True)
-    name = f".simulate-{shard.replace('/', '-of-')}.lock"
+    part, parts = shard.split("/")
+    own = filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0)
+    # Parts of another division of the same set overlap with this one.
+    others = [path for path in out.glob(".simulate-*.lock") if not path.stem.endswith(f"-of-{parts}")]
     try:
-        with filelock.FileLock(out / name, timeout=0):
+        with own:
+            for path in others:
+                with filelock.FileLock(path, timeout=0):
+                    pass
             yield
     except filelock.Timeout as error:
-        raise UsageError(f"{out}: another run is writing shard {shard}; wait for it or choose another --out") from error
+        raise UsageError(f"{out}: another run is writing there; wait for it or choose another --out") from error
 
 
 def _workers(settings: SimulateSettings) -> int:
     return settings.workers or usable_cores()
-
-
-_maker: CaseMaker | None = None
-
-
-def _start_worker(maker: CaseMaker) -> None:
-    """Keeps the maker in the worker, and leaves Ctrl-C to the main process."""
-    import signal
-
-    global _maker
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    _maker = maker
-
-
-def _make(ref: SliceRef, number: int) -> CaseResult:
-    if _maker is None:
-        raise RuntimeError("the worker has not been started by _start_worker")
-    return _maker.make(ref, number)
-
-
-def _run(
-    maker: CaseMaker, refs: list[SliceRef], numbers: list[int], settings: SimulateSettings
-) -> Iterator[CaseResult]:
-    """Results as they come, here or from worker processes."""
-    workers = min(_workers(settings), len(numbers))
-    if workers <= 1:
-        yield from with_progress(
-            (maker.make(refs[number], number) for number in numbers), len(numbers), "simulate", "slice"
-        )
-        return
-    # Forked workers share what is compiled and loaded; CUDA does not survive a fork.
-    context = multiprocessing.get_context("spawn" if maker.simulator.projector.device == "cuda" else "fork")
-    pool = ProcessPoolExecutor(workers, context, _start_worker, (maker,))
-    try:
-        futures = [pool.submit(_make, refs[number], number) for number in numbers]
-        yield from with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice")
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for worker in multiprocessing.active_children():
-            worker.terminate()
-        raise
-    finally:
-        pool.shutdown()
 
 
 def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], masks_per_slice: int) -> dict[str, Any]:

@@ -166,7 +166,8 @@ def verify(root: str | Path) -> Verification:
         InputError: there is no data set in the folder, or its manifest or listing cannot be read.
     """
     root = Path(root)
-    splits = [split for split in SPLITS if listing_file(root, split).is_file()]
+    places = (listing_file, manifest_file, split_folder)
+    splits = [split for split in SPLITS if any(place(root, split).exists() for place in places)]
     if not splits:
         raise InputError(f"{root}: no train_640geo_dir.txt or test_640geo_dir.txt in it; expected a data set")
     manifests = [manifest for split in splits if (manifest := read_manifest(root, split)) is not None]
@@ -174,7 +175,11 @@ def verify(root: str | Path) -> Verification:
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
     slices = pairs = 0
     for split in splits:
-        for line in listing_file(root, split).read_text().split():
+        listing = listing_file(root, split)
+        if not listing.is_file():
+            problems.append(f"{listing.name}: missing")
+            continue
+        for line in listing.read_text().split():
             folder = (split_folder(root, split) / line).parent
             files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
             slices, pairs = slices + 1, pairs + len(files)

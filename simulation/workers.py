@@ -1,0 +1,76 @@
+"""The slices of a data set made by one process or several."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+from collections.abc import Generator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+
+from simulation.case import CaseMaker, CaseResult
+from simulation.errors import InputError
+from simulation.progress import with_progress
+from simulation.sources import SliceRef
+
+_maker: CaseMaker | None = None
+
+
+def _start_worker(maker: CaseMaker, parent: int) -> None:
+    """Keeps the maker in the worker, leaves Ctrl-C to the main process, and ends when that process is gone."""
+    global _maker
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    _maker = maker
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1)
+    os._exit(1)
+
+
+def _make(ref: SliceRef, number: int) -> CaseResult:
+    if _maker is None:
+        raise RuntimeError("the worker has not been started by _start_worker")
+    return _maker.make(ref, number)
+
+
+def make_cases(
+    maker: CaseMaker, refs: list[SliceRef], numbers: list[int], workers: int
+) -> Generator[CaseResult, None, None]:
+    """Makes slices and yields what became of each as it comes; closing the iterator ends the workers at once.
+
+    Args:
+        maker: makes a slice.
+        refs: all slices of the plan.
+        numbers: places in the plan of those to make.
+        workers: number of processes; 1 works in this one.
+
+    Raises:
+        InputError: a worker was killed.
+        OSError: the folder cannot be written.
+    """
+    if min(workers, len(numbers)) <= 1:
+        made = (maker.make(refs[number], number) for number in numbers)
+        yield from with_progress(made, len(numbers), "simulate", "slice")
+        return
+    # Forked workers share what is compiled and loaded; CUDA does not survive a fork.
+    context = multiprocessing.get_context("spawn" if maker.simulator.projector.device == "cuda" else "fork")
+    pool = ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (maker, os.getpid()))
+    try:
+        futures = [pool.submit(_make, refs[number], number) for number in numbers]
+        yield from with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice")
+    except BrokenProcessPool as error:
+        raise InputError(
+            "a worker process was killed, most likely for want of memory; use fewer --workers and start the same "
+            "command again"
+        ) from error
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        for worker in multiprocessing.active_children():
+            worker.terminate()
+        raise
+    finally:
+        pool.shutdown()
