@@ -164,7 +164,6 @@ def test_metal_is_water_in_the_prior(body_mu: np.ndarray, metal_mask: np.ndarray
     np.testing.assert_allclose(nmar_prior(with_metal, metal_mask)[inside], MU_WATER_PER_CM, rtol=0.05)
 
 
-@pytest.mark.xfail(reason="_prior_of_one: smooth <= water_from makes water air where all water has one value")
 def test_an_image_without_noise_is_its_own_prior(body_mu: np.ndarray) -> None:
     prior = nmar_prior(body_mu, np.zeros(body_mu.shape, bool))
     assert prior[47, 47] == pytest.approx(MU_WATER_PER_CM)

@@ -234,7 +234,6 @@ def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
     assert verify(tmp_path / "set").problems == ()
 
 
-@pytest.mark.xfail(strict=True, raises=IndexError, reason="generate: a shard without slices has no first failure")
 def test_a_shard_without_slices_has_nothing_to_do(straight, source, masks, tmp_path, mar, small_scanner):
     for shard in range(7):
         assert mar(*request(source, masks, tmp_path / "set", "--shard", f"{shard}/7"))[0] == 0
@@ -580,7 +579,6 @@ if __name__""",
     assert progress(tmp_path / "set") < 6 * 4
 
 
-@pytest.mark.xfail(strict=True, reason="generate._run: workers of a parent that was terminated wait for ever")
 def test_workers_do_not_outlive_a_terminated_parent(long_source, masks, tmp_path):
     out = tmp_path / "set"
     with started(request(long_source, masks, out, "--workers", 2)) as process:
@@ -590,7 +588,6 @@ def test_workers_do_not_outlive_a_terminated_parent(long_source, masks, tmp_path
         assert wait_until(lambda: not group_is_alive(process), patience_s=6)
 
 
-@pytest.mark.xfail(strict=True, reason="generate._run: BrokenProcessPool reaches the user as a traceback")
 def test_a_worker_that_is_killed_is_one_line(long_source, masks, tmp_path):
     """As the kernel does when memory runs out."""
     out = tmp_path / "set"
@@ -626,7 +623,6 @@ def test_a_second_run_at_the_same_time_is_refused(long_source, masks, tmp_path, 
     assert verify(out).pairs == 120
 
 
-@pytest.mark.xfail(strict=True, reason="generate._only_run: the lock is of the shard's name, and 0/1 holds all of 0/2")
 def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, masks, tmp_path, mar, small_scanner):
     out = tmp_path / "set"
     with started(request(long_source, masks, out)) as process:

@@ -189,7 +189,6 @@ def test_a_missing_file_is_found(tmp_path, victim):
     assert any(problem.startswith(f"{victim}: ") and "missing" in problem for problem in problems)
 
 
-@pytest.mark.xfail(strict=True, reason="store.verify takes the splits from the listings only: it overlooks this one")
 def test_a_missing_listing_is_found_beside_another_split(tmp_path):
     write_set(tmp_path)
     write_set(tmp_path, split="test")
