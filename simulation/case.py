@@ -1,6 +1,6 @@
 """One slice of a data set: its masks, its metal-free scan, its pairs, its record."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulation.dataset import DataSet
-from simulation.errors import InputError
+from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of, whole_file
 from simulation.grid import to_grid
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
@@ -42,6 +42,7 @@ class CaseMaker:
         seed: of implants and noise.
         simulator: the scanner.
         compression: gzip level of the files.
+        check_interrupt: called now and then; it raises what ends the work.
     """
 
     data_set: DataSet
@@ -50,6 +51,7 @@ class CaseMaker:
     seed: int
     simulator: Simulator
     compression: int = 4
+    check_interrupt: Callable[[], None] = lambda: None
 
     def make(self, ref: SliceRef, number: int) -> CaseResult:
         """Makes what is missing of a slice; what the slice itself is at fault for is told, not raised.
@@ -60,6 +62,7 @@ class CaseMaker:
 
         Raises:
             OSError: the folder cannot be written.
+            UsageError: the source does not go with the preset.
         """
         name = f"{ref.case}/{ref.name}"
         try:
@@ -68,6 +71,8 @@ class CaseMaker:
             if reason:
                 return CaseResult(name, skipped=reason)
             return self._make_pairs(clean, ref, number, name)
+        except UsageError:
+            raise
         except InputError as error:
             return CaseResult(name, failed=(str(error),))
 
@@ -76,35 +81,42 @@ class CaseMaker:
         image_mu = to_grid(clean.image_mu, clean.pixel_mm, protocol)
         large = to_grid(clean.image_mu, clean.pixel_mm, protocol, (STACK_SIZE, STACK_SIZE))
         masks, implants, failed = self._draw_masks(image_mu, large, number)
+        told = tuple(f"{name}, {line}" for line in failed)
         if not masks:
-            return CaseResult(name, failed=tuple(failed))
+            return CaseResult(name, failed=told)
         folder = self.data_set.case_folder(ref)
+        kept = self.data_set.hashes(ref)
         for left_over in folder.glob(f"*{PARTIAL}"):
             left_over.unlink()
         tissue = self.simulator.project_tissue(image_mu)
         if not (folder / "gt.h5").is_file():
+            kept.pop("gt.h5", None)
             sinogram, ct = self.simulator.clean_from_tissue(tissue, self._rng(number))
             write_case(folder, image_mu, sinogram, ct, {}, self.compression)
         missing = [index for index in masks if not (folder / f"{index}.h5").is_file()]
         for indices in _chunks(missing, _AT_ONCE):
+            self.check_interrupt()
             rngs = [self._rng(number, index) for index in indices]
             small = [resize_mask(masks[index], image_mu.shape) for index in indices]
             samples = self.simulator.simulate_masks(image_mu, small, rngs, tissue)
             for index, sample in zip(indices, samples, strict=True):
                 write_sample(folder / f"{index}.h5", sample, self.compression)
+                kept.pop(f"{index}.h5", None)
+        names = ["gt.h5", *(f"{index}.h5" for index in masks)]
         if not isinstance(self.library, MaskStack):
             _write_masks(folder / CASE_MASKS, masks)
-        names = ["gt.h5", *(f"{index}.h5" for index in masks)]
+            names.append(CASE_MASKS)
         record = {
             "number": number,
             "origin": clean.origin,
             "pixel_mm": clean.pixel_mm,
             "implants": {str(index): implants[index] for index in masks},
-            "failed": failed,
-            "files": {file: sha256_of(folder / file) for file in names},
+            "failed": list(told),
+            # A file that an earlier run recorded keeps its hash: damage done since then must not pass for good.
+            "files": {file: kept.get(file) or sha256_of(folder / file) for file in names},
         }
         self.data_set.write_record(ref, record)
-        return CaseResult(name, len(missing), failed=tuple(failed))
+        return CaseResult(name, len(missing), failed=told)
 
     def _draw_masks(
         self, image_mu: np.ndarray, large: np.ndarray, number: int

@@ -19,6 +19,7 @@ from simulation.store import (
     manifest_file,
     mask_file,
     read_manifest,
+    read_record,
     split_folder,
 )
 
@@ -61,12 +62,18 @@ class DataSet:
 
     def is_done(self, ref: SliceRef) -> bool:
         """Whether a slice is complete: its record is written last, and the files it names are there."""
-        path = self.case_folder(ref) / CASE_RECORD
-        try:
-            names = json.loads(path.read_text())["files"]
-        except (FileNotFoundError, ValueError, TypeError, KeyError):
-            return False  # not made, or its record is damaged: it is made again from the files that are there
-        return all((path.parent / name).is_file() for name in names)
+        folder = self.case_folder(ref)
+        hashes = self.hashes(ref)
+        return bool(hashes) and all((folder / name).is_file() for name in hashes)
+
+    def record(self, ref: SliceRef) -> dict[str, Any]:
+        """What is written about a slice; empty if it was not made yet, or if its record is damaged."""
+        return read_record(self.case_folder(ref))
+
+    def hashes(self, ref: SliceRef) -> dict[str, str]:
+        """SHA-256 of every file of a slice by name, as recorded when it was made."""
+        files = self.record(ref).get("files", {})
+        return dict(files) if isinstance(files, dict) else {}
 
     def write_record(self, ref: SliceRef, record: dict[str, Any]) -> None:
         """Marks a slice as complete."""
@@ -84,20 +91,24 @@ class DataSet:
             UsageError: the folder holds a set of other settings, or files that are not of a data set.
             OSError: it cannot be written.
         """
-        with self._turn():
+        with self.turn():
             for path in self.root.glob(f"*{PARTIAL}"):
                 path.unlink()
-            manifest = read_manifest(self.root, self.split)
-            if manifest is None:
+            self.check()
+            if read_manifest(self.root, self.split) is None:
                 self._refuse_strangers()
-            if manifest is None or not split_folder(self.root, self.split).exists():
                 self._write_manifest({}, {})
-                return
-        if manifest["identity_sha256"] != self.identity.sha256:
+
+    def check(self) -> None:
+        """Whether the folder can hold this set.
+
+        Raises:
+            UsageError: it holds a set of other settings.
+        """
+        manifest = read_manifest(self.root, self.split)
+        if manifest is not None and manifest["identity_sha256"] != self.identity.sha256:
             before, now = manifest["identity"], asdict(self.identity)
-            changed = ", ".join(
-                f"{key} was {before.get(key)!r}, is {now[key]!r}" for key in now if before.get(key) != now[key]
-            )
+            changed = ", ".join(_change(key, before.get(key), now[key]) for key in now if before.get(key) != now[key])
             raise UsageError(
                 f"{self.root}: holds a {self.split} set of other settings ({changed or 'another version'}); repeat "
                 "those settings to continue it, or choose another --out"
@@ -105,41 +116,48 @@ class DataSet:
 
     def collate(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
         """Writes listing, mask stack and manifest for the slices that are done, whoever made them."""
-        with self._turn():
+        with self.turn():
             done = [ref for ref in refs if self.is_done(ref)]
             with whole_file(listing_file(self.root, self.split)) as partial:
                 partial.write_text("".join(f"{ref.case}/{ref.name}/gt.h5\n" for ref in done))
             self._write_stack(refs, library, masks_per_slice)
-            records = {
-                str(self.case_folder(ref).relative_to(self.root)): json.loads(
-                    (self.case_folder(ref) / CASE_RECORD).read_text()
-                )
-                for ref in done
-            }
+            records = {str(self.case_folder(ref).relative_to(self.root)): self.record(ref) for ref in done}
             paths = listing_file(self.root, self.split), mask_file(self.root, self.split)
             self._write_manifest({path.name: sha256_of(path) for path in paths}, records)
 
-    def _turn(self) -> filelock.BaseFileLock:
+    def turn(self) -> filelock.BaseFileLock:
         """Shards that start or end at the same time take turns, so that the last to write has seen all."""
         return filelock.FileLock(self.root / ".dataset.lock")
+
+    def discard_if_empty(self) -> None:
+        """Takes away the files at the top of the folder if no slice was made, so that other settings may follow."""
+        with self.turn():
+            if not any(split_folder(self.root, self.split).glob(f"*/*/{CASE_RECORD}")):
+                for name in self.outputs():
+                    (self.root / name).unlink(missing_ok=True)
 
     def _write_stack(self, refs: list[SliceRef], library: ImplantLibrary, masks_per_slice: int) -> None:
         """The mask stack, 0 and 1, mask after mask on disk: a slice's masks lie together."""
         count = masks_per_slice * (1 if isinstance(library, MaskStack) else len(refs))
         with whole_file(mask_file(self.root, self.split)) as partial:
-            shape = (STACK_SIZE, STACK_SIZE, count)
-            out = np.lib.format.open_memmap(partial, "w+", np.uint8, shape, fortran_order=True)
-            if isinstance(library, MaskStack):
-                for index in range(count):
-                    out[:, :, index] = library.mask(index)
-            else:
-                for ref in refs:
-                    path = self.case_folder(ref) / CASE_MASKS
-                    if path.is_file():
-                        with np.load(path) as stored:
-                            out[:, :, stored["indices"]] = (stored["masks"] > 0).transpose(1, 2, 0)
-            out.flush()
-            del out
+            header = {"descr": "|u1", "fortran_order": True, "shape": (STACK_SIZE, STACK_SIZE, count)}
+            with partial.open("wb") as file:
+                np.lib.format.write_array_header_1_0(file, header)
+                if isinstance(library, MaskStack):
+                    for index in range(count):
+                        file.write(library.mask(index).tobytes("F"))
+                else:
+                    for ref in refs:
+                        file.writelines(mask.tobytes("F") for mask in self._masks_of(ref, masks_per_slice))
+
+    def _masks_of(self, ref: SliceRef, masks_per_slice: int) -> np.ndarray:
+        """Masks of 0 and 1 of a slice, (masks_per_slice, 512, 512); empty ones for those that were not made."""
+        masks = np.zeros((masks_per_slice, STACK_SIZE, STACK_SIZE), np.uint8)
+        path = self.case_folder(ref) / CASE_MASKS
+        if path.is_file():
+            with np.load(path) as stored:
+                masks[stored["indices"] % masks_per_slice] = stored["masks"] > 0
+        return masks
 
     def _write_manifest(self, files: dict[str, str], cases: dict[str, Any]) -> None:
         content = {
@@ -161,3 +179,9 @@ class DataSet:
                 f"{self.root}: holds {(strangers or [folder.name])[0]}, which mar simulate did not make; "
                 "choose a new or empty --out"
             )
+
+
+def _change(key: str, before: Any, now: Any) -> str:
+    """A difference between two identities in words; hashes say nothing to a reader."""
+    hashed = {"slices": "the list of slices", "physics": "the physics (spectrum or version)", "masks": "the masks"}
+    return f"{hashed[key]} changed" if key in hashed else f"{key} was {before!r}, is {now!r}"

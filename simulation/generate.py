@@ -21,11 +21,12 @@ from simulation.provenance import library_versions
 from simulation.sources import SliceRef, list_slices
 from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.synthesize import Simulator
-from simulation.workers import make_cases
+from simulation.workers import interrupts_noticed, make_cases
 
 PROCEDURAL = "procedural"
 _PROCEDURAL_MASKS = 10
 _PAIR_GB = 0.0063
+_BUSY = "another run is writing there; wait for it or choose another --out"
 
 
 @dataclass(frozen=True)
@@ -97,40 +98,57 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
     library, masks_per_slice = _library(settings)
     refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square)
     simulator = _simulator(settings)
+    workers = _workers(settings, simulator.projector.device)
     data_set = DataSet(
         Path(settings.out), settings.split, _identity(settings, refs, library, masks_per_slice, simulator)
     )
     numbers = _numbers_of_shard(settings.shard, len(refs))
     if settings.dry_run:
+        data_set.check()
         return _plan_only(data_set, refs, numbers, masks_per_slice)
-    with _only_run(Path(settings.out), settings.shard):
+    with _only_run(data_set.root, settings.shard), interrupts_noticed() as check_interrupt:
         data_set.open()
-        maker = CaseMaker(data_set, library, masks_per_slice, settings.seed, simulator, settings.compression)
-        missing = [number for number in numbers if not data_set.is_done(refs[number])]
+        maker = CaseMaker(
+            data_set, library, masks_per_slice, settings.seed, simulator, settings.compression, check_interrupt
+        )
         results: list[CaseResult] = []
+        missing = [number for number in numbers if not data_set.is_done(refs[number])]
         try:
-            with closing(make_cases(maker, refs, missing, _workers(settings))) as made:
+            with closing(make_cases(maker, refs, missing, workers)) as made:
                 results.extend(made)
-        finally:
+        except OSError:
+            raise  # the folder cannot be written, so it cannot be told there what is done either
+        except BaseException:
             data_set.collate(refs, library, masks_per_slice)
+            data_set.discard_if_empty()
+            raise
+        data_set.collate(refs, library, masks_per_slice)
+        results += [_told_again(data_set, refs[number]) for number in sorted(set(numbers) - set(missing))]
         report = _report(settings, data_set, refs, numbers, results, simulator, time.monotonic() - started)
-        write_json(Path(settings.out) / "report.json", report)
-    if numbers and not report["counts"]["slices_in_set"]:
+        with data_set.turn():
+            write_json(data_set.root / "report.json", report)
+        data_set.discard_if_empty()
+    if numbers and not report["counts"]["slices_done"]:
         first = (report["failed"] + report["skipped"])[0]
-        raise InputError(f"no slice could be used ({len(refs)} tried); the first one: {first}")
+        raise InputError(f"no slice could be used ({len(numbers)} tried); the first one: {first}")
     return report
+
+
+def _told_again(data_set: DataSet, ref: SliceRef) -> CaseResult:
+    """What an earlier run could not do of a slice that is done."""
+    return CaseResult(f"{ref.case}/{ref.name}", failed=tuple(data_set.record(ref).get("failed", ())))
 
 
 def _check(settings: SimulateSettings) -> None:
     protocol(settings.preset)
     if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
-        raise UsageError(f"masks_per_slice: got {settings.masks_per_slice}, expected 1 or more")
+        raise UsageError(f"--masks-per-slice: got {settings.masks_per_slice}, expected 1 or more")
     if settings.workers < 0:
-        raise UsageError(f"workers: got {settings.workers}, expected 0 (one for each core) or more")
+        raise UsageError(f"--workers: got {settings.workers}, expected 0 (one for each core) or more")
     if not 0 <= settings.compression <= 9:
-        raise UsageError(f"compression: got {settings.compression}, expected a gzip level of 0 to 9")
+        raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
     if settings.spectrum and settings.kvp:
-        raise UsageError("spectrum and kvp: got both; give a csv file or a tube voltage")
+        raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
 
 
 def _library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
@@ -142,11 +160,11 @@ def _library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
             settings.implants, pixel_mm, settings.metal
         ), settings.masks_per_slice or _PROCEDURAL_MASKS
     if settings.implants:
-        raise UsageError("implants: they are for --masks procedural; a mask stack has its own shapes")
+        raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
     stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
     count = settings.masks_per_slice or len(stack)
     if count > len(stack):
-        raise UsageError(f"masks_per_slice: got {count}, but {settings.masks} holds {len(stack)} masks")
+        raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")
     return stack, count
 
 
@@ -156,7 +174,7 @@ def _simulator(settings: SimulateSettings) -> Simulator:
         spectrum = read_spectrum(settings.spectrum)
     elif settings.kvp:
         spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg, parse_filters(settings.filters))
-    threads = max(1, usable_cores() // _workers(settings))
+    threads = max(1, usable_cores() // (settings.workers or usable_cores()))
     return Simulator(settings.preset, settings.device, spectrum, threads=threads)
 
 
@@ -189,29 +207,49 @@ def _identity(
 def _numbers_of_shard(shard: str, count: int) -> list[int]:
     part, _, parts = shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal()) or not int(part) < int(parts):
-        raise UsageError(f"shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4")
+        raise UsageError(f"--shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4")
     return list(range(int(part), count, int(parts)))
 
 
 @contextmanager
 def _only_run(out: Path, shard: str) -> Iterator[None]:
-    """Holds the folder against a second run of the same part."""
-    out.mkdir(parents=True, exist_ok=True)
+    """Holds the folder against a second run of the same part, or of a part of another division."""
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out}: is a file; --out needs a folder")
     part, parts = shard.split("/")
     own = filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0)
-    # Parts of another division of the same set overlap with this one.
-    others = [path for path in out.glob(".simulate-*.lock") if not path.stem.endswith(f"-of-{parts}")]
     try:
-        with own:
-            for path in others:
-                with filelock.FileLock(path, timeout=0):
-                    pass
-            yield
+        out.mkdir(parents=True, exist_ok=True)
+        own.acquire()
     except filelock.Timeout as error:
-        raise UsageError(f"{out}: another run is writing there; wait for it or choose another --out") from error
+        raise UsageError(f"{out}: {_BUSY}") from error
+    except OSError as error:
+        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        for path in out.glob(".simulate-*.lock"):
+            if not path.stem.endswith(f"-of-{parts}"):
+                _refuse_if_held(path)
+        yield
+    finally:
+        own.release()
 
 
-def _workers(settings: SimulateSettings) -> int:
+def _refuse_if_held(path: Path) -> None:
+    try:
+        with filelock.FileLock(path, timeout=0):
+            pass
+    except filelock.Timeout as error:
+        raise UsageError(f"{path.parent}: {_BUSY}") from error
+
+
+def _workers(settings: SimulateSettings, device: str) -> int:
+    """Number of processes; a GPU serves one."""
+    if device == "cuda":
+        if settings.workers > 1:
+            raise UsageError(
+                f"--workers: got {settings.workers} on CUDA, where one process works; use 1, or --device cpu"
+            )
+        return 1
     return settings.workers or usable_cores()
 
 
@@ -234,9 +272,10 @@ def _report(
     simulator: Simulator,
     seconds: float,
 ) -> dict[str, Any]:
-    failed = [f"{r.name}: {reason}" for r in results for reason in r.failed]
+    failed = [line for result in results for line in result.failed]
     skipped = [f"{r.name}: {r.skipped}" for r in results if r.skipped]
     done = sum(data_set.is_done(refs[number]) for number in numbers)
+    in_set = sum(map(data_set.is_done, refs))
     pairs = sum(r.pairs for r in results)
     reasons = {
         reason: sum(r.skipped == reason for r in results) for reason in sorted({r.skipped for r in results} - {""})
@@ -258,7 +297,8 @@ def _report(
         "seed": settings.seed,
         "seconds": round(seconds, 2),
         "counts": {
-            "slices_in_set": done,
+            "slices_done": done,
+            "slices_in_set": in_set,
             "pairs_made": pairs,
             "skipped": len(skipped),
             "failed": len(failed),

@@ -43,7 +43,9 @@ class ImplantLibrary:
     def __post_init__(self) -> None:
         unknown = [kind for kind in self.kinds or () if kind not in KINDS]
         if unknown or (self.kinds is not None and not self.kinds):
-            raise UsageError(f"implant kinds {self.kinds!r}: expected one or more of {', '.join(KINDS)}")
+            raise UsageError(
+                f"implants: got {' '.join(self.kinds or ()) or 'none'}, expected some of {', '.join(KINDS)}"
+            )
         if self.pixel_mm is not None and not self.pixel_mm > 0:
             raise UsageError(f"implants: pixel_mm must be positive, got {self.pixel_mm}")
         if self.metal is not None:
@@ -235,7 +237,7 @@ def _load_stack(path: Path) -> np.ndarray:
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"mask stack {path} cannot be read as numpy ({error}); {remedy}") from error
+        raise InputError(f"mask stack {path} is broken, truncated, or no .npy file of numbers; {remedy}") from error
     if not isinstance(stack, np.ndarray):
         raise InputError(f"mask stack {path} is an archive of several arrays; {remedy}: save one with np.save")
     if stack.ndim != 3 or stack.shape[:2] != (STACK_SIZE, STACK_SIZE) or stack.shape[2] == 0:

@@ -18,6 +18,8 @@ FIT_TOLERANCE = 0.05
 """Root mean square error that fitted nodes may have, in standard deviations of the Poisson noise of `_PHOTONS`."""
 _PHOTONS = 2e7
 _NODE_COUNTS = (8, 12, 16, 24, 32, 48)
+_STEP_LIMIT = 8.0
+"""Log ratios stay within this while the fit tries steps; real ones lie within 4."""
 _DOMAIN = {"water": 10.0, "bone": 3.0, "metal": 12.0}
 """Line integrals at 70 keV over which nodes are fitted."""
 
@@ -105,7 +107,10 @@ def read_spectrum(path: str | Path) -> Spectrum:
     if not rows:
         raise InputError(f"spectrum {path}: no line with two numbers; expected energy in keV, relative photons")
     energies, weights = zip(*rows, strict=True)
-    return Spectrum(energies, weights)
+    try:
+        return Spectrum(energies, weights)
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def as_spectrum(given: Any) -> Spectrum | None:
@@ -258,11 +263,13 @@ def _fit(
 
     def unpack(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         unnormalised = np.exp(x[:count] - x[:count].max())
-        return unnormalised / unnormalised.sum(), np.exp(x[count:].reshape(count, -1))
+        return unnormalised / unnormalised.sum(), np.exp(
+            np.clip(x[count:], -_STEP_LIMIT, _STEP_LIMIT).reshape(count, -1)
+        )
 
     def terms(x: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         w, r = unpack(x)
-        return w, r, np.exp(-integrals @ r.T) * w
+        return w, r, np.maximum(np.exp(-integrals @ r.T) * w, np.finfo(float).tiny)
 
     def residual(x: np.ndarray) -> np.ndarray:
         return (-np.log(terms(x)[2].sum(axis=1)) - target) * inverse_noise
@@ -274,7 +281,7 @@ def _fit(
         return np.hstack([w - shares, by_ratio.reshape(len(integrals), -1)]) * inverse_noise[:, None]
 
     start = np.concatenate([np.log(weights), np.log(means).ravel()])
-    solution = least_squares(residual, start, jacobian, x_scale="jac", max_nfev=max_nfev).x
+    solution = least_squares(residual, start, jacobian, method="lm", x_scale="jac", max_nfev=max_nfev).x
     weights, ratios = unpack(solution)
     return SpectrumNodes(weights, dict(zip(names, ratios.T, strict=True)))
 

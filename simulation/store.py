@@ -170,14 +170,14 @@ def verify(root: str | Path) -> Verification:
     splits = [split for split in SPLITS if any(place(root, split).exists() for place in places)]
     if not splits:
         raise InputError(f"{root}: no train_640geo_dir.txt or test_640geo_dir.txt in it; expected a data set")
-    manifests = [manifest for split in splits if (manifest := read_manifest(root, split)) is not None]
-    problems = [problem for manifest in manifests for problem in _altered(root, manifest)]
+    problems = [problem for split in splits for problem in _altered(root, split)]
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
+    hashed = all(manifest_file(root, split).is_file() for split in splits)
     slices = pairs = 0
     for split in splits:
         listing = listing_file(root, split)
         if not listing.is_file():
-            problems.append(f"{listing.name}: missing")
+            problems.append(f"{listing.name}: missing; the same mar simulate writes it")
             continue
         for line in listing.read_text().split():
             folder = (split_folder(root, split) / line).parent
@@ -186,7 +186,7 @@ def verify(root: str | Path) -> Verification:
             if not files:
                 problems.append(f"{folder.relative_to(root)}: listed, but no pair is there")
             problems += [problem for path in files for problem in _unreadable(path, root)]
-    return Verification(slices, pairs, len(manifests) == len(splits), tuple(dict.fromkeys(problems)))
+    return Verification(slices, pairs, hashed, tuple(dict.fromkeys(problems)))
 
 
 def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
@@ -207,7 +207,19 @@ def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
         ) from error
 
 
-def _altered(root: Path, manifest: Mapping[str, Any]) -> list[str]:
+def read_record(folder: Path) -> dict[str, Any]:
+    """What is written about a slice in its folder; empty if it was not made yet, or if its record is damaged."""
+    try:
+        content = json.loads((folder / CASE_RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _altered(root: Path, split: str) -> list[str]:
+    manifest = read_manifest(root, split)
+    if manifest is None:
+        return []
     problems = []
     for case, record in manifest["cases"].items():
         for name, expected in record["files"].items():
@@ -216,9 +228,14 @@ def _altered(root: Path, manifest: Mapping[str, Any]) -> list[str]:
                 problems.append(f"{case}/{name}: missing")
             elif sha256_of(path) != expected:
                 problems.append(f"{case}/{name}: its bytes are not those that were written")
+        if read_record(root / case) != record:
+            problems.append(f"{case}/{CASE_RECORD}: missing, or not what the manifest says")
         known = {*record["files"], CASE_RECORD}
         strangers = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
         problems += [f"{case}/{name}: not in the manifest" for name in sorted(strangers)]
+    made = {str(path.parent.relative_to(root)) for path in split_folder(root, split).glob("*/*/gt.h5")}
+    unlisted = sorted(made - set(manifest["cases"]))
+    problems += [f"{case}: unfinished; the same mar simulate finishes it" for case in unlisted]
     for name, expected in manifest["files"].items():
         path = root / name
         if not path.is_file() or sha256_of(path) != expected:

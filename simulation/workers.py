@@ -3,16 +3,53 @@
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
 from simulation.case import CaseMaker, CaseResult
 from simulation.errors import InputError
 from simulation.progress import with_progress
 from simulation.sources import SliceRef
+
+
+@contextmanager
+def interrupts_noticed() -> Iterator[Callable[[], None]]:
+    """Ctrl-C as usual, and a function that raises KeyboardInterrupt again if Python dropped it.
+
+    An exception that a signal raises inside a destructor or a weak reference's callback is told and forgotten.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: None  # signals go to the main thread
+        return
+    seen = threading.Event()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        seen.set()
+        raise KeyboardInterrupt
+
+    def check() -> None:
+        if seen.is_set():
+            raise KeyboardInterrupt
+
+    def tell(unraisable: Any) -> None:
+        if unraisable.exc_type is not KeyboardInterrupt:
+            hook(unraisable)
+
+    handler, hook = signal.signal(signal.SIGINT, interrupt), sys.unraisablehook
+    sys.unraisablehook = tell
+    try:
+        yield check
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        sys.unraisablehook = hook
+
 
 _maker: CaseMaker | None = None
 
@@ -56,8 +93,7 @@ def make_cases(
         made = (maker.make(refs[number], number) for number in numbers)
         yield from with_progress(made, len(numbers), "simulate", "slice")
         return
-    # Forked workers share what is compiled and loaded; CUDA does not survive a fork.
-    context = multiprocessing.get_context("spawn" if maker.simulator.projector.device == "cuda" else "fork")
+    context = multiprocessing.get_context("fork")  # workers share what is compiled and loaded
     pool = ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (maker, os.getpid()))
     try:
         futures = [pool.submit(_make, refs[number], number) for number in numbers]

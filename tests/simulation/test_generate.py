@@ -552,7 +552,6 @@ def test_ctrl_c_ends_in_one_line_and_a_rerun_completes(long_source, masks, tmp_p
     assert verify(out).pairs == 90
 
 
-@pytest.mark.xfail(strict=True, reason="generate: a KeyboardInterrupt raised within a weakref's callback is lost")
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(source, masks, tmp_path):
     """A handler that raises is heard only outside of destructors and weakref callbacks; one of ten was lost so."""
     lost = PROGRAM.replace(
