@@ -11,6 +11,16 @@ from simulation.errors import UsageError
 
 Settings = TypeVar("Settings")
 
+_PLAINER = (
+    (r"the following arguments are required: (.*)", r"required, but not given: --\1"),
+    (r'Parser key "settings": File does not exist: (.*)', r"--settings: no such file: \1"),
+    (r"Unexpected config: .*", "--settings: the file holds no options; expected lines of KEY: VALUE"),
+    (r"Problems parsing config:(.*)", r"--settings: not YAML:\1"),
+    (r'in "<unicode string>", ', ""),
+    (r"Option '(\w+)' is not accepted", r"unknown key '\1'"),
+)
+"""What jsonargparse says, and what a user of the program understands."""
+
 
 def read_settings(command: str, settings_class: type[Settings], arguments: list[str]) -> Settings:
     """A command's settings from `--settings FILE.yaml` and its options, the later one winning.
@@ -99,7 +109,9 @@ def _members(hint: Any) -> tuple[Any, ...]:
 
 def _plain(message: str, hints: dict[str, Any]) -> str:
     """The parser's report of a value of a wrong type, in terms of what the user can write."""
-    found = re.match(r'Parser key "(\w+)".*?(?:Got value|Given value): (.*)', message, re.DOTALL)
+    for pattern, plain in _PLAINER:
+        message = re.sub(pattern, plain, message, flags=re.DOTALL)
+    found = re.match(r'Parser key "(\w+)".*?(?:Got value|Given value): ([^\n]*)', message, re.DOTALL)
     if found is None or found[1] not in hints:
         return message
     return f"{_option(found[1])}: expected {_describe(hints[found[1]])}, got {found[2].strip()!r}"
@@ -111,6 +123,6 @@ def _describe(hint: Any) -> str:
     if len(_members(hint)) > 1:
         return " or ".join(map(_describe, _members(hint)))
     if _item_type(hint):
-        return f"a list of {_describe(_item_type(hint))}"
-    plain_names = {type(None): "null", str: "text", bool: "true or false"}
+        return f"a list, each item {_describe(_item_type(hint))}"
+    plain_names = {type(None): "null", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
     return str(plain_names.get(hint) or getattr(hint, "__name__", hint))

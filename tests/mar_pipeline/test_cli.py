@@ -170,11 +170,11 @@ def test_help_explains_the_options(capsys):
     [
         (["--mask-per-slice", "4"], ["--mask-per-slice"]),
         (["--masks", "4"], ["--masks"]),
-        (["--masks-per-slice", "many"], ["--masks-per-slice", "expected int", "'many'"]),
-        (["--masks-per-slice", "1.5"], ["--masks-per-slice", "expected int", "'1.5'"]),
+        (["--masks-per-slice", "many"], ["--masks-per-slice", "expected a whole number", "'many'"]),
+        (["--masks-per-slice", "1.5"], ["--masks-per-slice", "expected a whole number", "'1.5'"]),
         (["--metal", "brass"], ["--metal", "steel | gold or null", "'brass'"]),
         (["--dry-run", "maybe"], ["--dry-run", "true or false", "'maybe'"]),
-        (["--sizes", "1", "two"], ["--sizes", "a list of int", "two"]),
+        (["--sizes", "1", "two"], ["--sizes", "each item a whole number", "two"]),
         (["--window-hu", "1"], ["--window-hu"]),
         (["--optimizer.learning_rate", "fast"], ["optimizer.learning_rate", "float", "fast"]),
         (["--settings", "absent.yaml"], ["absent.yaml"]),
@@ -190,7 +190,7 @@ def test_wrong_options_are_named(arguments, words):
     [
         ("mask_per_slice: 4", ["mask_per_slice"]),
         ("optimizer: {rate: 1}", ["rate"]),
-        ("masks_per_slice: many", ["--masks-per-slice", "expected int", "'many'"]),
+        ("masks_per_slice: many", ["--masks-per-slice", "expected a whole number", "'many'"]),
         ("methods: li", ["--methods", "a list of text", "'li'"]),
         ("dry_run: 3", ["--dry-run", "true or false", "'3'"]),
         ("metal: brass", ["--metal", "steel | gold or null", "'brass'"]),
