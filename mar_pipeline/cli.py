@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -43,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
     except OSError as error:
         return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILURE)
     except KeyboardInterrupt:
-        return _complain("interrupted; the same command makes what is missing", INTERRUPTED)
+        return _complain("interrupted; mar simulate goes on where it stopped, other commands start anew", INTERRUPTED)
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -114,6 +115,8 @@ def _evaluate(arguments: list[str]) -> int:
     from mar_pipeline.evaluate import EvaluateSettings, evaluate
 
     report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
+    for reason, count in Counter(item.reason for item in report.not_scored).items():
+        sys.stderr.write(f"not scored: {count} pairs: {reason}\n")
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 

@@ -49,17 +49,9 @@ def _why_no_cuda() -> str | None:
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return "this machine has no NVIDIA device"
 
-    import torch
+    from simulation.projector import why_no_cuda
 
-    from simulation.projector import cuda_available
-
-    if torch.version.cuda is None:
-        return f"torch {torch.__version__} is a build without CUDA"
-    if not torch.cuda.is_available():
-        return "torch finds no usable device: its driver or the permissions"
-    if not cuda_available():
-        return "ASTRA finds no usable device"
-    return None
+    return why_no_cuda() or None
 
 
 def as_text(facts: dict[str, Any]) -> str:

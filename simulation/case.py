@@ -17,6 +17,8 @@ from simulation.sources import CleanSlice, SliceRef, screen
 from simulation.store import CASE_MASKS, write_case, write_sample
 from simulation.synthesize import Simulator
 
+_CLEAN, _IMPLANT = 1, 2
+"""Third part of a random key, so that no two uses share a stream: the noise of a pair has none, the phantom 3."""
 _AT_ONCE = 4
 """Masks simulated together: their eight reconstructions fill one batch of the kernels."""
 
@@ -91,7 +93,7 @@ class CaseMaker:
         tissue = self.simulator.project_tissue(image_mu)
         if not (folder / "gt.h5").is_file():
             kept.pop("gt.h5", None)
-            sinogram, ct = self.simulator.clean_from_tissue(tissue, self._rng(number))
+            sinogram, ct = self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
             write_case(folder, image_mu, sinogram, ct, {}, self.compression)
         missing = [index for index in masks if not (folder / f"{index}.h5").is_file()]
         for indices in _chunks(missing, _AT_ONCE):
@@ -132,7 +134,7 @@ class CaseMaker:
                 else:
                     # Every slice has masks of its own: N stays the mask's place in the stack.
                     index = number * self.masks_per_slice + place
-                    mask, description = self.library.sample(large, self._rng(number, index, 1))
+                    mask, description = self.library.sample(large, self._rng(number, index, _IMPLANT))
                 check_mask(resize_mask(mask, image_mu.shape), image_mu)
             except InputError as error:
                 failed.append(f"mask {place}: {error}")

@@ -11,6 +11,8 @@ import numpy as np
 from simulation.errors import UsageError
 from simulation.files import PARTIAL, sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack
+from simulation.protocols import protocol
+from simulation.provenance import library_versions
 from simulation.sources import SliceRef
 from simulation.store import (
     CASE_MASKS,
@@ -39,6 +41,7 @@ class Identity:
     implants: str
     masks_per_slice: int
     seed: int
+    device: str
     pad_square: bool
     compression: int
 
@@ -164,15 +167,21 @@ class DataSet:
             "schema": SCHEMA,
             "identity_sha256": self.identity.sha256,
             "identity": asdict(self.identity),
+            "geometry": asdict(protocol(self.identity.preset).geometry),
+            "versions": library_versions(),
             "files": files,
             "cases": cases,
         }
         write_json(manifest_file(self.root, self.split), content)
 
     def _refuse_strangers(self) -> None:
-        own = {split_folder(self.root, s).name for s in ("train", "test")} | {"report.json"}
+        own = {split_folder(self.root, s).name for s in ("train", "test")}
         own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in ("train", "test")}
-        strangers = [path.name for path in sorted(self.root.iterdir()) if path.name not in own and path.name[0] != "."]
+        strangers = [
+            path.name
+            for path in sorted(self.root.iterdir())
+            if path.name not in own and not path.name.startswith((".", "report"))
+        ]
         folder = split_folder(self.root, self.split)
         if strangers or folder.exists():
             raise UsageError(

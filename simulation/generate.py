@@ -1,81 +1,29 @@
 """`mar simulate`: a plan of slices and masks becomes a data set, by one process or many, in one run or several."""
 
 import hashlib
+import json
 import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import filelock
 
 from simulation.case import CaseMaker, CaseResult
 from simulation.dataset import DataSet, Identity
 from simulation.errors import InputError, UsageError
-from simulation.files import write_json
+from simulation.files import sha256_of_text, write_json
 from simulation.implants import ImplantLibrary, MaskStack
-from simulation.projector_cpu import usable_cores
-from simulation.protocols import protocol
 from simulation.provenance import library_versions
+from simulation.settings import SimulateSettings, build_simulator, check_settings, implant_library, worker_count
 from simulation.sources import SliceRef, list_slices
-from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.synthesize import Simulator
 from simulation.workers import interrupts_noticed, make_cases
 
-PROCEDURAL = "procedural"
-_PROCEDURAL_MASKS = 10
 _PAIR_GB = 0.0063
 _BUSY = "another run is writing there; wait for it or choose another --out"
-
-
-@dataclass(frozen=True)
-class SimulateSettings:
-    """Make pairs with and without metal from clean CT slices.
-
-    Args:
-        out: folder of the data set; a rerun with the same settings makes only what is missing.
-        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
-        preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
-        masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
-        metal: what all metal is made of; if not given titanium for a stack, what is usual for procedural implants.
-        implants: kinds the procedural masks are drawn from; all if not given.
-        split: names of the files, and which official split of DeepLesion is read.
-        slices: number of slices; all of the source if not given (phantom: 4).
-        masks_per_slice: number of masks; all of a stack if not given (procedural: 10).
-        seed: of implants and noise.
-        workers: number of processes; 0 takes one for each core. The files do not depend on it.
-        shard: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
-        device: where to project: auto, cpu or cuda.
-        spectrum: csv of energy in keV and relative photons, instead of the preset's.
-        kvp: tube voltage of a modelled spectrum, instead of the preset's.
-        anode_angle_deg: anode angle of the modelled spectrum.
-        filters: filters of the modelled spectrum, such as Al:2.5 Cu:0.1 (mm).
-        pad_square: pad slices that are not square with air instead of refusing them.
-        compression: gzip level of the files, 0 for none.
-        dry_run: only say what would be made.
-    """
-
-    out: str
-    source: str = "phantom"
-    preset: str = "syndeeplesion"
-    masks: str = PROCEDURAL
-    metal: str | None = None
-    implants: tuple[str, ...] | None = None
-    split: Literal["train", "test"] = "train"
-    slices: int | None = None
-    masks_per_slice: int | None = None
-    seed: int = 0
-    workers: int = 1
-    shard: str = "0/1"
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    spectrum: str | None = None
-    kvp: float | None = None
-    anode_angle_deg: float = 7.0
-    filters: tuple[str, ...] = ("Al:2.5",)
-    pad_square: bool = False
-    compression: int = 4
-    dry_run: bool = False
 
 
 def generate(settings: SimulateSettings) -> dict[str, Any]:
@@ -93,12 +41,12 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
         OSError: the folder cannot be written.
         KeyboardInterrupt: interrupted; what is finished stays, nothing is half written.
     """
-    _check(settings)
+    check_settings(settings)
     started = time.monotonic()
-    library, masks_per_slice = _library(settings)
+    library, masks_per_slice = implant_library(settings)
     refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square)
-    simulator = _simulator(settings)
-    workers = _workers(settings, simulator.projector.device)
+    simulator = build_simulator(settings)
+    workers = worker_count(settings, simulator.projector.device)
     data_set = DataSet(
         Path(settings.out), settings.split, _identity(settings, refs, library, masks_per_slice, simulator)
     )
@@ -126,7 +74,7 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
         results += [_told_again(data_set, refs[number]) for number in sorted(set(numbers) - set(missing))]
         report = _report(settings, data_set, refs, numbers, results, simulator, time.monotonic() - started)
         with data_set.turn():
-            write_json(data_set.root / "report.json", report)
+            write_json(data_set.root / _report_name(settings.shard), report)
         data_set.discard_if_empty()
     if numbers and not report["counts"]["slices_done"]:
         first = (report["failed"] + report["skipped"])[0]
@@ -137,45 +85,6 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
 def _told_again(data_set: DataSet, ref: SliceRef) -> CaseResult:
     """What an earlier run could not do of a slice that is done."""
     return CaseResult(f"{ref.case}/{ref.name}", failed=tuple(data_set.record(ref).get("failed", ())))
-
-
-def _check(settings: SimulateSettings) -> None:
-    protocol(settings.preset)
-    if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
-        raise UsageError(f"--masks-per-slice: got {settings.masks_per_slice}, expected 1 or more")
-    if settings.workers < 0:
-        raise UsageError(f"--workers: got {settings.workers}, expected 0 (one for each core) or more")
-    if not 0 <= settings.compression <= 9:
-        raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
-    if settings.spectrum and settings.kvp:
-        raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
-
-
-def _library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
-    """The implants, and how many of them a slice gets."""
-    if settings.masks == PROCEDURAL:
-        scan = protocol(settings.preset)
-        pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
-        return ImplantLibrary(
-            settings.implants, pixel_mm, settings.metal
-        ), settings.masks_per_slice or _PROCEDURAL_MASKS
-    if settings.implants:
-        raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
-    stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
-    count = settings.masks_per_slice or len(stack)
-    if count > len(stack):
-        raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")
-    return stack, count
-
-
-def _simulator(settings: SimulateSettings) -> Simulator:
-    spectrum: Spectrum | None = None
-    if settings.spectrum:
-        spectrum = read_spectrum(settings.spectrum)
-    elif settings.kvp:
-        spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg, parse_filters(settings.filters))
-    threads = max(1, usable_cores() // (settings.workers or usable_cores()))
-    return Simulator(settings.preset, settings.device, spectrum, threads=threads)
 
 
 def _identity(
@@ -199,6 +108,7 @@ def _identity(
         implants=" ".join(settings.implants or ()),
         masks_per_slice=masks_per_slice,
         seed=settings.seed,
+        device=simulator.projector.device,
         pad_square=settings.pad_square,
         compression=settings.compression,
     )
@@ -242,15 +152,9 @@ def _refuse_if_held(path: Path) -> None:
         raise UsageError(f"{path.parent}: {_BUSY}") from error
 
 
-def _workers(settings: SimulateSettings, device: str) -> int:
-    """Number of processes; a GPU serves one."""
-    if device == "cuda":
-        if settings.workers > 1:
-            raise UsageError(
-                f"--workers: got {settings.workers} on CUDA, where one process works; use 1, or --device cpu"
-            )
-        return 1
-    return settings.workers or usable_cores()
+def _report_name(shard: str) -> str:
+    """Shards of one set share the folder, and each has a report of its own."""
+    return "report.json" if shard == "0/1" else f"report-{shard.replace('/', '-of-')}.json"
 
 
 def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], masks_per_slice: int) -> dict[str, Any]:
@@ -292,6 +196,7 @@ def _report(
         "summary": summary,
         "versions": library_versions(),
         "settings": asdict(settings),
+        "settings_sha256": sha256_of_text(json.dumps(asdict(settings), sort_keys=True)),
         "identity_sha256": data_set.identity.sha256,
         "device": simulator.projector.device,
         "seed": settings.seed,

@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image
 
 from simulation.errors import UsageError
-from simulation.protocols import Protocol
+from simulation.protocols import ScanProtocol
 
 
 def to_grid(
-    image_mu: np.ndarray, pixel_mm: float | None, protocol: Protocol, shape: tuple[int, int] | None = None
+    image_mu: np.ndarray, pixel_mm: float | None, protocol: ScanProtocol, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Resamples a slice bilinearly, averaging over the source pixels where the new ones are larger (Pillow).
 

@@ -12,6 +12,7 @@ from simulation.errors import InputError, UsageError
 from simulation.implant_anatomy import Anatomy, find_body
 from simulation.implant_shapes import SHAPERS, Part, suitable
 from simulation.materials import METAL_CODES, check_metal
+from simulation.projector import like, to_numpy
 
 KINDS = tuple(SHAPERS)
 ALWAYS_POSSIBLE = ("clips", "electrodes", "needle")
@@ -65,29 +66,29 @@ class ImplantLibrary:
         """
         return MaskStack(stack=_load_stack(Path(path)), metal=metal)
 
-    def sample(self, image_mu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
+    def sample(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
         """A random implant for a slice.
 
         Args:
-            image_mu: (n, n), 1/cm, row 0 anterior.
+            image_mu: (n, n), 1/cm, row 0 anterior; numpy or torch.
             rng: source of kind, place and shape; the same state gives the same mask.
 
         Returns:
             metal_mask: uint8 (n, n), 0 or the METAL_CODES of the metal there; inside the body.
-            description: {"kind", "parts": [{"shape", "metal", "pixels"}, ...], "pixels"}, JSON-serialisable. If the
-                slice suits none of the library's kinds, one of `ALWAYS_POSSIBLE` is taken and "instead_of" lists them.
+            description: {"kind", "parts": [{"shape", "metal", "pixels"}, ...], "pixels"}, JSON-serialisable.
 
         Raises:
-            InputError: if the image is not a finite square, or shows no body.
+            InputError: if the image is not a finite square, or shows no body or no place for the library's kinds.
         """
-        image_mu = _checked_image(image_mu)
-        anatomy = Anatomy(image_mu, self.pixel_mm)
+        image = _checked_image(image_mu)
+        anatomy = Anatomy(image, self.pixel_mm)
         wanted = self.kinds or KINDS
         kinds = [kind for kind in wanted if suitable(anatomy, kind)]
-        replaced = {} if kinds else {"instead_of": list(wanted)}
-        weights = np.array([1.0 if kind in ALWAYS_POSSIBLE else 4.0 for kind in kinds or ALWAYS_POSSIBLE])
-        kind = str(rng.choice(kinds or ALWAYS_POSSIBLE, p=weights / weights.sum()))
-        low, high = np.array(SIZE_RANGE_416) * (image_mu.size / 416**2)
+        if not kinds:
+            raise InputError(f"implants: this slice shows no place for {' or '.join(wanted)}; allow other kinds")
+        weights = np.array([1.0 if kind in ALWAYS_POSSIBLE else 4.0 for kind in kinds])
+        kind = str(rng.choice(kinds, p=weights / weights.sum()))
+        low, high = np.array(SIZE_RANGE_416) * (image.size / 416**2)
         for _ in range(_ATTEMPTS):
             shapes = SHAPERS[kind](anatomy, rng)
             if self.metal is not None:
@@ -95,7 +96,7 @@ class ImplantLibrary:
             mask, parts = _assembled(shapes, anatomy.body)
             pixels = int(np.count_nonzero(mask))
             if low <= pixels <= high:
-                return mask, {"kind": kind, "parts": parts, "pixels": pixels, **replaced}
+                return like(mask, image_mu), {"kind": kind, "parts": parts, "pixels": pixels}
         raise InputError(
             f"implants: no {kind} of {low:.0f} .. {high:.0f} pixels fits this slice (body of {anatomy.width} x "
             f"{anatomy.height} pixels) in {_ATTEMPTS} attempts; choose other kinds or check the slice"
@@ -129,7 +130,7 @@ class MaskStack(ImplantLibrary):
             raise UsageError(f"mask index {index} is out of range; the stack has masks 0 .. {len(self) - 1}")
         return np.ascontiguousarray(self.stack[:, :, index]).astype(np.uint8)
 
-    def sample(self, image_mu: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, dict[str, Any]]:
+    def sample(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
         """A random mask of the stack at the slice's size; where the body is does not matter (see `check_mask`).
 
         Args:
@@ -145,7 +146,7 @@ class MaskStack(ImplantLibrary):
         mask = resize_mask(self.mask(index), shape) * np.uint8(METAL_CODES[self.metal])
         pixels = int(np.count_nonzero(mask))
         parts = [{"shape": "mask", "metal": self.metal, "pixels": pixels}]
-        return mask, {"kind": "mask", "index": index, "parts": parts, "pixels": pixels}
+        return like(mask, image_mu), {"kind": "mask", "index": index, "parts": parts, "pixels": pixels}
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
@@ -205,8 +206,8 @@ def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray) -> None:
         )
 
 
-def _checked_image(image_mu: np.ndarray) -> np.ndarray:
-    image = np.asarray(image_mu, dtype=np.float32)
+def _checked_image(image_mu: Any) -> np.ndarray:
+    image = to_numpy(image_mu).astype(np.float32)
     if image.ndim != 2 or image.shape[0] != image.shape[1]:
         raise InputError(f"implants: expected a square slice (n, n), got shape {image.shape}; crop or pad it")
     if not np.isfinite(image).all():

@@ -5,7 +5,7 @@ from numba import njit
 from scipy import ndimage
 
 from simulation.materials import reference_mu_per_cm
-from simulation.protocols import Protocol
+from simulation.protocols import ScanProtocol
 from simulation.spectra import SpectrumNodes
 
 _FLOOR_COUNTS = 1.0
@@ -14,7 +14,7 @@ _WATER_CM = np.arange(0, 50.0001, 0.05)
 """Water lengths over which the beam-hardening correction is fitted (SynDeepLesion)."""
 
 
-def split_tissue(image_mu: np.ndarray, protocol: Protocol) -> tuple[np.ndarray, np.ndarray]:
+def split_tissue(image_mu: np.ndarray, protocol: ScanProtocol) -> tuple[np.ndarray, np.ndarray]:
     """Water and bone parts of an image, water + bone = mu (the rule measured on SynDeepLesion).
 
     Below water_below_mu all water, above bone_above_mu all bone, between bone = mu (mu - low) / (high - low).
@@ -76,12 +76,12 @@ def _transmission_kernel(weights, ratios, integrals, out):  # type: ignore[no-un
         out[i] = total
 
 
-def mean_counts(transmitted: np.ndarray, protocol: Protocol) -> np.ndarray:
+def mean_counts(transmitted: np.ndarray, protocol: ScanProtocol) -> np.ndarray:
     """Noise-free photon counts round(photons * transmission) + scatter, as the benchmark rounds before it draws."""
     return np.round(protocol.photons * transmitted) + protocol.scatter_counts
 
 
-def detect(expected: np.ndarray, protocol: Protocol, rng: np.random.Generator) -> np.ndarray:
+def detect(expected: np.ndarray, protocol: ScanProtocol, rng: np.random.Generator) -> np.ndarray:
     """One noisy reading: Poisson photons, Gaussian electronics, never below one photon.
 
     Args:
@@ -99,7 +99,7 @@ def detect(expected: np.ndarray, protocol: Protocol, rng: np.random.Generator) -
     return np.maximum(counts, _FLOOR_COUNTS)
 
 
-def log_and_correct(counts: np.ndarray, protocol: Protocol, correction: np.ndarray) -> np.ndarray:
+def log_and_correct(counts: np.ndarray, protocol: ScanProtocol, correction: np.ndarray) -> np.ndarray:
     """Line integrals p = -ln(counts / photons), water beam-hardening corrected: c1 p + c2 p^2 + c3 p^3, float32."""
     p = -np.log(counts / protocol.photons)
     return (p * (correction[0] + p * (correction[1] + p * correction[2]))).astype(np.float32)

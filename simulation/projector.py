@@ -37,11 +37,17 @@ def like(result: np.ndarray, template: Any) -> Any:
     return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(template.device)
 
 
-def cuda_available() -> bool:
-    """Whether ASTRA can compute on a GPU here. Asks ASTRA alone, which does so without touching a missing device."""
+def why_no_cuda() -> str:
+    """Why nothing can be computed on a GPU here; empty if it can. A host without a GPU never reaches a CUDA call."""
     import astra
 
-    return bool(astra.use_cuda())
+    if not astra.use_cuda():  # asks the driver alone
+        return "ASTRA finds no GPU on this machine"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    return "" if torch.cuda.is_available() else "torch finds no usable GPU: its driver or the permissions"
 
 
 class Projector:
@@ -62,10 +68,11 @@ class Projector:
     def __init__(self, geometry: FanBeam, device: Device = "auto", threads: int | None = None) -> None:
         if device not in get_args(Device):
             raise UsageError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
-        if device == "cuda" and not cuda_available():
-            raise UsageError("device cuda: ASTRA finds no GPU on this machine; use --device cpu or auto")
+        reason = "" if device == "cpu" else why_no_cuda()
+        if device == "cuda" and reason:
+            raise UsageError(f"device cuda: {reason}; use --device cpu or auto")
         self.geometry = geometry
-        self.device = "cuda" if device == "auto" and cuda_available() else device.replace("auto", "cpu")
+        self.device = "cpu" if device == "cpu" or reason else "cuda"
         self._operators: Any
         if self.device == "cuda":
             from simulation.projector_cuda import CudaOperators

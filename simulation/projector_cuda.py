@@ -29,6 +29,9 @@ class CudaOperators:
         self.geometry = geometry
         self._projector = astra.create_projector("cuda", *astra_geometries(geometry))
 
+    def __reduce__(self) -> tuple[type["CudaOperators"], tuple[FanBeam]]:
+        return CudaOperators, (self.geometry,)  # a copy owns an ASTRA projector of its own
+
     def __del__(self) -> None:
         if hasattr(self, "_projector"):
             astra.projector.delete(self._projector)

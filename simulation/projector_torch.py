@@ -16,7 +16,7 @@ class _LinearMap(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, there: Callable[[Tensor], Tensor], back: Callable[[Tensor], Tensor]) -> Tensor:
         ctx.there, ctx.back = there, back
-        return there(x)
+        return there(x.detach())  # ASTRA takes no tensor that asks for a gradient
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

@@ -8,7 +8,7 @@ from simulation.geometry import FanBeam
 
 
 @dataclass(frozen=True)
-class Protocol:
+class ScanProtocol:
     """What happens between a clean slice and its measured sinogram.
 
     Args:
@@ -24,9 +24,8 @@ class Protocol:
         bone_above_mu: above this mu (1/cm) a pixel is all bone; between, the share grows linearly.
         edge_divisor: divides the metal's line integral on the bins at the rim of its shadow (partial volume).
         replace_tissue: whether metal takes the place of the tissue under it.
-        water_correction: cubic beam-hardening correction without constant; None fits it to the spectrum.
-        tube: kVp, anode angle in degrees and (element, mm) filters of the tube for which nodes are shipped; None if
-            the spectrum is no tube model's.
+        water_correction: cubic beam-hardening correction without constant, for the preset's own spectrum.
+        spectrum: name of its spectrum's nodes in spectrum_nodes.csv.
     """
 
     geometry: FanBeam
@@ -40,11 +39,11 @@ class Protocol:
     bone_above_mu: float
     edge_divisor: float
     replace_tissue: bool
-    water_correction: tuple[float, float, float] | None
-    tube: tuple[float, float, tuple[tuple[str, float], ...]] | None
+    water_correction: tuple[float, float, float]
+    spectrum: str
 
 
-def protocol(name: str) -> Protocol:
+def protocol(name: str) -> ScanProtocol:
     """A named protocol.
 
     Raises:
@@ -55,9 +54,9 @@ def protocol(name: str) -> Protocol:
     return PROTOCOLS[name]
 
 
-PROTOCOLS: dict[str, Protocol] = {
+PROTOCOLS: dict[str, ScanProtocol] = {
     # Measured on the public SynDeepLesion files; chi2 of the stored counts moves visibly with each of these.
-    "syndeeplesion": Protocol(
+    "syndeeplesion": ScanProtocol(
         geometry=FanBeam.preset("syndeeplesion"),
         weighting="benchmark",
         grid="stretch",
@@ -70,9 +69,9 @@ PROTOCOLS: dict[str, Protocol] = {
         edge_divisor=4,
         replace_tissue=False,
         water_correction=(0.80370341, 0.02301414, -0.0008444),
-        tube=None,
+        spectrum="syndeeplesion",
     ),
-    "clinical": Protocol(
+    "clinical": ScanProtocol(
         geometry=FanBeam.preset("clinical"),
         weighting="standard",
         grid="physical",
@@ -84,7 +83,7 @@ PROTOCOLS: dict[str, Protocol] = {
         bone_above_mu=0.48,
         edge_divisor=4,
         replace_tissue=True,
-        water_correction=None,
-        tube=(120.0, 7.0, (("Al", 7.0),)),  # mean 61.6 keV, behind a body bowtie's thin middle
+        water_correction=(0.8831003, 0.01436825, -0.000452934),  # physics.water_correction of its spectrum
+        spectrum="clinical",  # tungsten, 120 kVp, 7 degrees, 7 mm Al: mean 61.6 keV
     ),
 }

@@ -14,6 +14,7 @@ from simulation.errors import InputError
 from simulation.files import sha256_of_text
 from simulation.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
 from simulation.projector import Device, Projector, like, to_numpy
+from simulation.protocols import ScanProtocol
 from simulation.protocols import protocol as named_protocol
 from simulation.spectra import (
     FIT_TOLERANCE,
@@ -44,10 +45,11 @@ class Simulator:
     """The scanner of a protocol.
 
     Args:
-        preset: a key of `PROTOCOLS`.
+        preset: a key of `PROTOCOLS`, or a protocol of one's own (`dataclasses.replace` of a preset's).
         device: where to project, see `Projector`.
         spectrum: (energies_kev, weights), a csv path or a `Spectrum`; None takes the preset's shipped nodes.
-        metal: what a boolean mask is made of; integer masks hold codes of `METAL_CODES` (0 none, 1 titanium, ...).
+        metal: what boolean masks are made of, titanium if not given; other masks hold codes of `METAL_CODES` (0 none,
+            1 titanium, ...) and name their metals themselves.
         tolerance: to which a given spectrum is compressed, see `fit_nodes`; 0 keeps every energy.
         threads: CPU threads a call may use; None takes the usable cores.
 
@@ -58,26 +60,28 @@ class Simulator:
 
     def __init__(
         self,
-        preset: str = "syndeeplesion",
+        preset: str | ScanProtocol = "syndeeplesion",
         device: Device = "auto",
         spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | PathLike[str] | None = None,
-        metal: str = "titanium",
+        metal: str | None = None,
         tolerance: float = FIT_TOLERANCE,
         threads: int | None = None,
     ) -> None:
-        self.preset = preset
-        self.protocol = named_protocol(preset)
-        self.metal = check_metal(metal)
+        self.protocol = named_protocol(preset) if isinstance(preset, str) else preset
+        self.metal = None if metal is None else check_metal(metal)
         self.projector = Projector(self.protocol.geometry, device, threads)
         self._spectrum, self._tolerance = as_spectrum(spectrum), tolerance
-        self._nodes = shipped_nodes(preset) if self._spectrum is None else (self._fitted(_LIGHT_METALS),)
-        given = self.protocol.water_correction
-        self.water_correction = np.array(given) if given else physics.water_correction(self._nodes[0])
+        self._nodes = (
+            shipped_nodes(self.protocol.spectrum) if self._spectrum is None else (self._fitted(_LIGHT_METALS),)
+        )
+        self.water_correction = np.array(self.protocol.water_correction)
+        if self._spectrum is not None:
+            self.water_correction = physics.water_correction(self._nodes[0])
 
     @property
     def physics_sha256(self) -> str:
-        """Hash of the protocol, the spectrum (or its shipped nodes) and the water correction."""
-        facts = [repr(self.protocol), self.water_correction.tolist(), repr(self._spectrum), self._tolerance]
+        """Hash of the protocol and the spectrum, or its shipped nodes."""
+        facts = [repr(self.protocol), repr(self._spectrum), self._tolerance]
         if self._spectrum is None:
             facts += [
                 (nodes.weights.tolist(), {name: ratios.tolist() for name, ratios in nodes.ratios.items()})
@@ -133,7 +137,7 @@ class Simulator:
             transmitted = physics.transmission(self._nodes[0], ("water", "bone"), tissue)
             if mask is not None:
                 transmitted, _ = self._add_metal(transmitted, tissue, image, mask, trace)
-            return (physics.mean_counts(transmitted, self.protocol),)
+            return (physics.mean_counts(transmitted, self.protocol).astype(np.float32),)
 
         return _over_batch(one, image_mu, metal_mask, metal_trace)[0]
 
@@ -223,7 +227,7 @@ class Simulator:
         image = to_numpy(image_mu).astype(np.float32)
         if image.shape != self.protocol.geometry.image_shape:
             raise InputError(
-                f"image: got shape {image.shape}, preset {self.preset!r} expects {self.protocol.geometry.image_shape}; "
+                f"image: got shape {image.shape}, the scan expects {self.protocol.geometry.image_shape}; "
                 "resize it with simulation.grid.to_grid"
             )
         if not np.isfinite(image).all():
@@ -237,13 +241,18 @@ class Simulator:
         if mask.shape != self.protocol.geometry.image_shape:
             shape = self.protocol.geometry.image_shape
             raise InputError(
-                f"metal mask: got shape {mask.shape}, preset {self.preset!r} expects {shape}; "
+                f"metal mask: got shape {mask.shape}, the scan expects {shape}; "
                 "resize it with simulation.implants.resize_mask"
             )
         if not mask.any():
             raise InputError("metal mask: it is empty; give a mask with at least one metal pixel")
         if mask.dtype == bool:
-            return (self.metal,), np.where(mask, reference_mu_per_cm(self.metal), 0)[None].astype(np.float32)
+            metal = self.metal or "titanium"
+            return (metal,), np.where(mask, reference_mu_per_cm(metal), 0)[None].astype(np.float32)
+        if self.metal is not None:
+            raise InputError(
+                f"metal mask: got {mask.dtype}, whose values name metals, and metal {self.metal!r}; give a boolean mask"
+            )
         names = {code: name for name, code in METAL_CODES.items()}
         codes = [code for code in np.unique(mask).tolist() if code != 0]
         unknown = [code for code in codes if code not in names]
@@ -286,6 +295,8 @@ def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:
     """Applies a function of (rows, columns) arrays over leading dimensions; results come out as `first` came in."""
     arrays = [None if a is None else to_numpy(a) for a in (first, *others)]
     leading = to_numpy(first).shape[:-2]
+    if 0 in leading:
+        raise InputError(f"got an empty batch of shape {tuple(first.shape)}; expected at least one image")
     for array in arrays[1:]:
         if array is not None and array.shape[:-2] != leading:
             raise InputError(f"batch dimensions differ: image {leading}, mask or trace {array.shape[:-2]}")

@@ -34,8 +34,12 @@ def list_phantom(source: str, seed: int, count: int | None) -> list[SliceRef]:
     return refs
 
 
+PHANTOM_KEY = 3
+"""Third part of the random key, so that the anatomy shares no stream with any noise (see `simulation.case`)."""
+
+
 def read_phantom(region: str, seed: int, number: int) -> tuple[np.ndarray, float]:
     """Make slice `number` of `seed`: (image_mu float32 (512, 512) in 1/cm, pixel_mm)."""
-    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number,)))
+    rng = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(number, 0, PHANTOM_KEY)))
     hu, pixel_mm = phantom(region, rng)
     return image_from_hu(hu), float(pixel_mm)

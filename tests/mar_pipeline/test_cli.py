@@ -191,7 +191,7 @@ def test_wrong_options_are_named(arguments, words):
         ("mask_per_slice: 4", ["mask_per_slice"]),
         ("optimizer: {rate: 1}", ["rate"]),
         ("masks_per_slice: many", ["--masks-per-slice", "expected a whole number", "'many'"]),
-        ("methods: li", ["--methods", "a list of text", "'li'"]),
+        ("methods: li", ["--methods", "each item text", "'li'"]),
         ("dry_run: 3", ["--dry-run", "true or false", "'3'"]),
         ("metal: brass", ["--metal", "steel | gold or null", "'brass'"]),
         ("[unclosed", ["parsing", "line 1, column 1"]),

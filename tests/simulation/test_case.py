@@ -68,7 +68,7 @@ def maker(root, library=None, masks=3, seed=0):
     root.mkdir(exist_ok=True)
     library = library or MaskStack(stack=THREE, metal="titanium")
     identity = Identity("syndeeplesion", "p", "s", "m", "titanium", "", masks, seed, False, 0)
-    return CaseMaker(DataSet(root, "train", identity), library, masks, seed, Simulator(threads=1), 0)
+    return CaseMaker(DataSet(root, "train", identity), library, masks, seed, Simulator(device="cpu", threads=1), 0)
 
 
 def folder_of(made, case="a"):
@@ -99,6 +99,7 @@ def test_procedural_masks_are_numbered_through_the_set_and_described(tmp_path):
     assert (result.pairs, result.failed) == (2, ())
     record = json.loads((folder_of(made) / CASE_RECORD).read_text())
     assert set(record["implants"]) == {"6", "7"}
+    assert record["files"]["masks.npz"] == sha256_of(folder_of(made) / "masks.npz")
     with np.load(folder_of(made) / "masks.npz") as masks:
         assert list(masks["indices"]) == [6, 7]
         assert [int((mask > 0).sum()) for mask in masks["masks"]] == [
@@ -155,6 +156,35 @@ def test_only_what_is_missing_is_made_again_and_is_the_same(tmp_path, lost):
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
 
 
+def test_damage_does_not_pass_for_good_when_other_files_are_made_again(tmp_path):
+    made = maker(tmp_path)
+    made.make(slice_ref(), 5)
+    folder, recorded = folder_of(made), made.data_set.hashes(slice_ref())
+    (folder / "0.h5").write_bytes((folder / "0.h5").read_bytes() + b"x")
+    for lost in ("1.h5", "gt.h5"):
+        (folder / lost).unlink()
+        made.make(slice_ref(), 5)
+        assert made.data_set.hashes(slice_ref()) == recorded
+    assert recorded["0.h5"] != sha256_of(folder / "0.h5")
+    assert recorded["1.h5"] == sha256_of(folder / "1.h5")
+
+
+def test_what_was_interrupted_is_not_done(tmp_path):
+    asked = []
+
+    def interrupted():
+        asked.append(1)
+        if len(asked) > 1:
+            raise KeyboardInterrupt
+
+    made = maker(tmp_path, MaskStack(stack=stack(*[(0, 0)] * 5), metal="titanium"), 5)
+    made.check_interrupt = interrupted
+    with pytest.raises(KeyboardInterrupt):
+        made.make(slice_ref(), 0)
+    assert set(contents(folder_of(made))) == {"gt.h5", "0.h5", "1.h5", "2.h5", "3.h5"}
+    assert not made.data_set.is_done(slice_ref())
+
+
 @pytest.mark.parametrize("kind", ["metal", "empty"])
 def test_an_unfit_slice_is_skipped_with_its_reason(tmp_path, kind):
     made = maker(tmp_path)
@@ -175,7 +205,7 @@ def test_a_mask_outside_the_body_fails_alone(tmp_path):
     result = made.make(slice_ref(), 0)
     assert result.pairs == 2
     assert len(result.failed) == 1
-    assert result.failed[0].startswith("mask 1: ")
+    assert result.failed[0].startswith("a/000, mask 1: ")
     assert "outside the body" in result.failed[0]
     assert sorted(path.name for path in folder_of(made).glob("*.h5")) == ["0.h5", "2.h5", "gt.h5"]
     assert json.loads((folder_of(made) / CASE_RECORD).read_text())["failed"] == list(result.failed)
@@ -185,6 +215,16 @@ def test_a_slice_for_which_no_mask_fits_is_not_begun(tmp_path):
     made = maker(tmp_path, MaskStack(stack=stack((-230, -230)), metal="titanium"), 1)
     result = made.make(slice_ref(), 0)
     assert (result.pairs, len(result.failed)) == (0, 1)
+    assert result.failed[0].startswith("a/000, mask 0: ")
+    assert not folder_of(made).exists()
+
+
+def test_a_request_that_no_slice_can_meet_is_raised(tmp_path):
+    """The clinical preset with a source without pixel size: every slice would say the same."""
+    made = maker(tmp_path)
+    made.simulator.protocol = PROTOCOLS["clinical"]
+    with pytest.raises(UsageError, match="no pixel size"):
+        made.make(SliceRef("a", "000", "a.png", lambda: (body(), None), ()), 0)
     assert not folder_of(made).exists()
 
 
@@ -201,8 +241,9 @@ def test_a_disk_that_fills_leaves_whole_files_and_no_record(tmp_path, monkeypatc
 
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="No space"):
+        with pytest.raises(OSError, match="No space") as caught:
             made.make(slice_ref(), 0)
+    assert caught.value.filename == str(folder_of(made) / ["gt.h5", "0.h5", "1.h5", "2.h5", CASE_RECORD][call])
     assert not made.data_set.is_done(slice_ref())
     assert [path.name for path in folder_of(made).iterdir()] == [
         path.name for path in folder_of(made).iterdir() if path.suffix == ".h5"

@@ -12,7 +12,7 @@ from simulation.implants import ImplantLibrary, MaskStack
 from simulation.sources import SliceRef
 from simulation.store import CASE_MASKS, CASE_RECORD, read_manifest
 
-IDENTITY = Identity("syndeeplesion", "p", "s", "procedural", "titanium", "", 2, 0, False, 4)
+IDENTITY = Identity("syndeeplesion", "p", "s", "procedural", "titanium", "", 2, 0, "cpu", False, 4)
 REFS = [SliceRef(case, "000", case, len, ((),)) for case in ("c", "a", "b")]
 
 
@@ -41,6 +41,12 @@ def opened(root, split="train", identity=IDENTITY):
 
 
 OTHER = {bool: True, int: 3, str: "other"}
+HASHED = {
+    "physics": r"the physics \(spectrum or version\) changed",
+    "slices": "the list of slices changed",
+    "masks": "the masks changed",
+}
+"""Told in words, as two hashes say nothing."""
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(Identity)])
@@ -50,18 +56,41 @@ def test_each_setting_that_decides_the_bytes_is_part_of_the_identity(tmp_path, n
     assert replace(IDENTITY).sha256 == IDENTITY.sha256
     finish(opened(tmp_path), 0)
     before = contents(tmp_path)
-    with pytest.raises(UsageError, match=f"{name} was .*, is .*; repeat those settings") as caught:
-        opened(tmp_path, identity=other)
-    assert str(caught.value).count(" was ") == 1
-    assert contents(tmp_path) == before
+    words = HASHED.get(name) or f"{name} was {getattr(IDENTITY, name)!r}, is {getattr(other, name)!r}"
+    for ask in (DataSet.open, DataSet.check):
+        with pytest.raises(UsageError, match=rf"other settings \({words}\); repeat those settings"):
+            ask(DataSet(tmp_path, "train", other))
+        assert contents(tmp_path) == before
     opened(tmp_path)
 
 
-def test_settings_bind_only_once_a_slice_is_begun(tmp_path):
+def test_settings_bind_even_before_a_slice_is_made(tmp_path):
+    """Another shard may be making its first one."""
+    opened(tmp_path)
+    with pytest.raises(UsageError, match="seed was 0, is 1"):
+        opened(tmp_path, identity=replace(IDENTITY, seed=1))
+    assert read_manifest(tmp_path, "train")["identity"]["seed"] == 0
+
+
+def test_a_set_without_a_slice_is_discarded_so_that_other_settings_may_follow(tmp_path):
     """Who mistyped a setting, so that no slice could be made, may repeat the command with the right one."""
-    opened(tmp_path)
+    data_set = opened(tmp_path)
+    opened(tmp_path, "test")
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    data_set.discard_if_empty()
+    assert set(contents(tmp_path)) - {".dataset.lock"} == {"test_manifest.json"}
     opened(tmp_path, identity=replace(IDENTITY, seed=1))
     assert read_manifest(tmp_path, "train")["identity"]["seed"] == 1
+
+
+def test_a_set_with_a_slice_is_not_discarded(tmp_path):
+    data_set = opened(tmp_path)
+    finish(data_set, 0)
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    before = contents(tmp_path)
+    data_set.discard_if_empty()
+    assert contents(tmp_path) == before
+    assert set(data_set.outputs()) <= set(before)
 
 
 def test_settings_of_a_split_do_not_bind_the_other(tmp_path):
@@ -120,8 +149,9 @@ def test_a_slice_is_done_with_its_record_and_all_files_it_names(tmp_path):
 def test_a_damaged_record_does_not_count(tmp_path):
     data_set = opened(tmp_path)
     finish(data_set, 0)
-    (data_set.case_folder(REFS[0]) / CASE_RECORD).write_text('{"files"')
-    assert not data_set.is_done(REFS[0])
+    for text in ('{"files"', "[]", '{"files": 3}', "{}"):
+        (data_set.case_folder(REFS[0]) / CASE_RECORD).write_text(text)
+        assert not data_set.is_done(REFS[0])
 
 
 def test_the_listing_keeps_the_order_of_the_plan_and_only_what_is_done(tmp_path):
@@ -157,6 +187,7 @@ def test_a_mask_lies_at_its_number_in_the_stack(tmp_path):
     data_set.collate(REFS, ImplantLibrary(), 2)
     stack = np.load(tmp_path / "trainmask.npy")
     assert (stack.shape, stack.dtype) == ((512, 512, 6), np.uint8)
+    assert stack.flags.f_contiguous  # a slice's masks lie together
     np.testing.assert_array_equal(stack[:, :, 4:].transpose(2, 0, 1), masks > 0)
     assert not stack[:, :, :4].any()
 

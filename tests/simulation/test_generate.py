@@ -5,9 +5,11 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import fields, replace
 from pathlib import Path
@@ -19,7 +21,7 @@ import PIL.Image
 import pytest
 
 from mar_pipeline import cli
-from simulation import protocols, synthesize
+from simulation import generate, protocols, synthesize
 from simulation.correction import metal_trace
 from simulation.generate import SimulateSettings
 from simulation.geometry import FanBeam
@@ -28,11 +30,13 @@ from simulation.protocols import PROTOCOLS
 from simulation.spectra import exact_nodes
 from simulation.store import read_pair, verify
 from simulation.units import hu_to_mu
+from simulation.workers import interrupts_noticed
 
 SIZE = 64
 SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 60, 81, 434.4 / 81)
 """The benchmark's scanner with fewer, larger pixels: a pair takes milliseconds."""
 PATIENCE_S = 60
+INTERRUPTED = r"mar: error: interrupted; .+\n"
 
 PROGRAM = f"""
 import signal, sys
@@ -105,7 +109,8 @@ def mar(capsys):
 
 
 def request(source, masks, out, *more):
-    return ["simulate", "--source", source, "--masks", masks, "--compression", 0, "--out", out, *more]
+    options = ["--source", source, "--masks", masks, "--compression", 0, "--device", "cpu", "--out", out]
+    return ["simulate", *options, *more]
 
 
 def contents(root):
@@ -171,7 +176,7 @@ def check_pairs(pairs):
 
 def test_published_loaders_read_a_set_of_given_masks(tmp_path, mar):
     stack = write_stack(tmp_path / "masks.npy", ((0, 0), (40, -30), (-30, 20)), 7)
-    arguments = ["--masks", stack, "--masks-per-slice", 2, "--split", "test", "--compression", 0]
+    arguments = ["--masks", stack, "--masks-per-slice", 2, "--split", "test", "--compression", 0, "--device", "cpu"]
     code, out, err = mar("simulate", "--source", "phantom:head", "--slices", 2, *arguments, "--out", tmp_path / "set")
     assert (code, err) == (0, ""), out
     names = check_pairs(published_pairs(tmp_path / "set", "test", lambda number: range(2)))
@@ -182,8 +187,8 @@ def test_published_loaders_read_a_set_of_given_masks(tmp_path, mar):
 def test_published_loaders_read_a_procedural_set_and_evaluate_scores_it(tmp_path, mar):
     """N is the mask's place in the stack; and the whole way of a newcomer: simulate, verify, evaluate."""
     data, scores = tmp_path / "set", tmp_path / "scores"
-    arguments = ["--slices", 2, "--masks-per-slice", 2, "--compression", 0, "--workers", 2, "--out", data]
-    code, out, err = mar("simulate", "--source", "phantom:head", *arguments)
+    arguments = ["--slices", 2, "--masks-per-slice", 2, "--compression", 0, "--workers", 2, "--device", "cpu"]
+    code, out, err = mar("simulate", "--source", "phantom:head", *arguments, "--out", data)
     assert (code, err) == (0, ""), out
     names = check_pairs(published_pairs(data, "train", lambda number: (2 * number, 2 * number + 1)))
     assert [name.rpartition("/")[2] for name in names] == ["0.h5", "1.h5", "2.h5", "3.h5"]
@@ -232,6 +237,9 @@ def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
     listed = (tmp_path / "set" / "train_640geo_dir.txt").read_text().split()
     assert listed == ["case01/000/gt.h5", "case05/000/gt.h5"]
     assert verify(tmp_path / "set").problems == ()
+    mar(*request(source, masks, tmp_path / "set", "--shard", "3/4"))
+    counts = json.loads((tmp_path / "set" / "report.json").read_text())["counts"]
+    assert (counts["slices_done"], counts["slices_in_set"], counts["pairs_made"]) == (1, 3, 3)
 
 
 def test_a_shard_without_slices_has_nothing_to_do(straight, source, masks, tmp_path, mar, small_scanner):
@@ -285,16 +293,44 @@ def test_a_rerun_makes_what_was_lost(straight, source, masks, tmp_path, mar, sma
     assert {path: time_ns for path, time_ns in stamps(out).items() if path in kept} == kept
 
 
+def test_a_rerun_tells_again_what_could_not_be_done(source, tmp_path, mar, small_scanner):
+    """One mask of each slice lies outside the body; the record of the slice says so."""
+    out = tmp_path / "set"
+    arguments = request(source, write_stack(tmp_path / "masks.npy", ((0, 0), (-230, -230))), out, "--slices", 2)
+    for pairs, more in ((2, []), (0, []), (0, ["--workers", 2])):
+        code, said, err = mar(*arguments, *more)
+        assert code == 3
+        assert f"{pairs} pairs made, 2 of 2 slices done, 2 failed" in said
+        for number, line in enumerate(err.splitlines()):
+            assert line.startswith(f"failed: case0{number}/000, mask 1: metal mask lies outside the body")
+        report = json.loads((out / "report.json").read_text())
+        assert [f"failed: {line}" for line in report["failed"]] == err.splitlines()
+        assert report["counts"]["failed"] == 2
+    code, _, err = mar(*arguments, "--shard", "1/2")
+    assert (code, err.count("\n")) == (3, 1)
+    assert "case01/000, mask 1: " in err
+
+
+def test_a_rerun_does_not_hide_damage(source, masks, tmp_path, mar, small_scanner):
+    out = tmp_path / "set"
+    mar(*request(source, masks, out, "--slices", 1))
+    folder = out / "train_640geo" / "case00" / "000"
+    (folder / "0.h5").write_bytes((folder / "1.h5").read_bytes())
+    (folder / "2.h5").unlink()
+    assert mar(*request(source, masks, out, "--slices", 1))[0] == 0
+    assert verify(out).problems == ("train_640geo/case00/000/0.h5: its bytes are not those that were written",)
+
+
 CHANGES = {
-    "seed": ["--seed", 1],
-    "preset": ["--preset", "clinical"],
-    "metal": ["--metal", "gold"],
-    "masks_per_slice": ["--masks-per-slice", 2],
-    "slices": ["--slices", 5],
-    "compression": ["--compression", 1],
-    "physics": ["--kvp", 100],
-    "masks": ["--masks", "procedural"],
-    "pad_square": ["--pad-square"],
+    "seed": (["--seed", 1], "seed was 0, is 1"),
+    "preset": (["--preset", "clinical"], "preset was 'syndeeplesion', is 'clinical'"),
+    "metal": (["--metal", "gold"], "metal was 'titanium', is 'gold'"),
+    "masks_per_slice": (["--masks-per-slice", 2], "masks_per_slice was 3, is 2"),
+    "slices": (["--slices", 5], "the list of slices changed"),
+    "compression": (["--compression", 1], "compression was 0, is 1"),
+    "physics": (["--kvp", 100], "the physics (spectrum or version) changed"),
+    "masks": (["--masks", "procedural"], "the masks changed"),
+    "pad_square": (["--pad-square"], "pad_square was False, is True"),
 }
 
 
@@ -302,12 +338,14 @@ CHANGES = {
 def test_a_rerun_with_other_settings_is_refused(straight, source, masks, mar, small_scanner, monkeypatch, name):
     monkeypatch.setattr(synthesize, "fit_nodes", lambda spectrum, *_: exact_nodes(spectrum))  # the fit takes minutes
     before, times = contents(straight), stamps(straight)
-    code, out, err = mar(*request(source, masks, straight), *CHANGES[name])
-    assert (code, out) == (2, "")
-    assert err.startswith("mar: error: ")
-    assert err.count("\n") == 1
-    assert f"{name} was" in err
-    assert "choose another --out" in err
+    options, words = CHANGES[name]
+    for more in ([], ["--dry-run"]):
+        code, out, err = mar(*request(source, masks, straight), *options, *more)
+        assert (code, out) == (2, "")
+        assert err.startswith("mar: error: ")
+        assert err.count("\n") == 1
+        assert words in err
+        assert "choose another --out" in err
     assert contents(straight) == before
     assert stamps(straight) == times
 
@@ -318,7 +356,7 @@ def test_other_masks_of_the_same_name_are_refused(source, tmp_path, mar, small_s
     write_stack(stack, ((0, 0), (60, -40), (-80, 31)))
     code, _, err = mar(*request(source, stack, tmp_path / "set", "--slices", 1))
     assert code == 2
-    assert "masks was" in err
+    assert "(the masks changed)" in err
 
 
 def test_splits_share_a_folder(straight, source, masks, tmp_path, mar, small_scanner):
@@ -368,16 +406,31 @@ def test_unfit_slices_are_skipped_and_counted(masks, tmp_path, mar, small_scanne
     assert "1 skipped (empty)" in said
     report = json.loads((out / "report.json").read_text())
     assert report["skipped"] == ["case00/000: metal", "case02/000: empty", "case03/000: metal"]
-    assert report["counts"] == {"slices_in_set": 2, "pairs_made": 6, "skipped": 3, "failed": 0}
+    counts = {"slices_done": 2, "slices_in_set": 2, "pairs_made": 6, "skipped": 3, "failed": 0}
+    assert report["counts"] == counts
     assert (out / "train_640geo_dir.txt").read_text() == "case01/000/gt.h5\ncase04/000/gt.h5\n"
     assert sorted(path.name for path in (out / "train_640geo").iterdir()) == ["case01", "case04"]
     assert verify(out).problems == ()
 
 
 def test_a_source_without_a_usable_slice_is_a_failure(masks, tmp_path, mar, small_scanner):
-    code, _, err = mar(*request(write_source(tmp_path / "source", ["metal", "empty"]), masks, tmp_path / "set"))
+    arguments = request(write_source(tmp_path / "source", ["metal", "empty"]), masks, tmp_path / "set")
+    code, _, err = mar(*arguments)
     assert code == 1
     assert re.fullmatch(r"mar: error: no slice could be used \(2 tried\); the first one: case00/000: metal\n", err)
+    assert contents(tmp_path / "set") == {}
+    assert mar(*arguments, "--seed", 1)[0] == 1  # nothing was made, so nothing binds
+
+
+def test_a_slice_that_cannot_be_read_is_its_message(source, masks, tmp_path, mar, small_scanner):
+    part = tmp_path / "source"
+    shutil.copytree(source, part)
+    (part / "case03" / "000" / "gt.h5").write_bytes(b"half")
+    for _ in range(2):
+        code, said, err = mar(*request(part, masks, tmp_path / "set"))
+        assert (code, err.count("\n")) == (3, 1)
+        assert err.startswith("failed: case03/000/gt.h5: broken or truncated")
+        assert "5 of 6 slices done, 1 failed" in said
 
 
 def test_the_report_says_all_that_was_asked_and_made(straight):
@@ -388,7 +441,8 @@ def test_the_report_says_all_that_was_asked_and_made(straight):
     assert (report["seed"], report["device"]) == (0, "cpu")
     assert {"python", "numpy", "numba", "mar-pipeline"} <= set(report["versions"])
     assert report["identity_sha256"] == json.loads((straight / "train_manifest.json").read_text())["identity_sha256"]
-    assert report["counts"] == {"slices_in_set": 6, "pairs_made": 18, "skipped": 0, "failed": 0}
+    counts = {"slices_done": 6, "slices_in_set": 6, "pairs_made": 18, "skipped": 0, "failed": 0}
+    assert report["counts"] == counts
     assert (report["failed"], report["skipped"]) == ([], [])
     assert all((straight / name).is_file() for name in report["outputs"])
     assert "18 pairs made, 6 of 6 slices done" in report["summary"]
@@ -438,13 +492,31 @@ def test_the_clinical_scanner_keeps_millimetres_from_file_to_file(tmp_path, mar)
         assert diameter_mm == pytest.approx(200, abs=1.5)
 
 
-def test_the_clinical_scanner_refuses_a_source_without_pixel_size(source, masks, tmp_path, mar):
-    code, _, err = mar(*request(source, masks, tmp_path / "set", "--preset", "clinical", "--slices", 1))
-    assert code in (1, 2)
+@pytest.mark.parametrize("workers", [1, 2])
+def test_the_clinical_scanner_refuses_a_source_without_pixel_size(source, masks, tmp_path, mar, small_scanner, workers):
+    arguments = request(source, masks, tmp_path / "set", "--slices", 2, "--workers", workers)
+    code, _, err = mar(*arguments, "--preset", "clinical")
+    assert code == 2
     assert err.startswith("mar: error: ")
     assert err.count("\n") == 1
     assert "pixel size" in err
-    assert not list((tmp_path / "set").rglob("*.h5"))
+    assert contents(tmp_path / "set") == {}
+    assert mar(*arguments)[0] == 0  # as the message advises
+
+
+def test_a_gpu_serves_one_worker(source, masks, tmp_path, mar, small_scanner, monkeypatch):
+    class OnCuda(synthesize.Simulator):
+        def __init__(self, *arguments, **options):
+            super().__init__(*arguments, **options)
+            self.projector.device = "cuda"
+
+    monkeypatch.setattr(generate, "Simulator", OnCuda)
+    arguments = request(source, masks, tmp_path / "set", "--dry-run", "--workers")
+    code, said, err = mar(*arguments, 2)
+    assert (code, said) == (2, "")
+    assert err == "mar: error: --workers: got 2 on CUDA, where one process works; use 1, or --device cpu\n"
+    for workers in (0, 1):
+        assert mar(*arguments, workers)[0] == 0
 
 
 # --- interruption ---
@@ -538,13 +610,14 @@ def test_ctrl_c_ends_in_one_line_and_a_rerun_completes(long_source, masks, tmp_p
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all of the group
         said, err = process.communicate(timeout=PATIENCE_S)
         assert process.returncode == 130, (said, err)
-        assert (said, err) == ("", "mar: error: interrupted; the same command makes what is missing\n")
+        assert said == ""
+        assert re.fullmatch(INTERRUPTED, err)
         assert not group_is_alive(process)
     assert progress(out) < 30 * 4
     assert unreadable(out) == []
     found = verify(out)
     assert 0 < found.slices < 30
-    assert [problem for problem in found.problems if ".partial" not in problem] == []
+    assert all(".partial: left by" in problem or ": unfinished; " in problem for problem in found.problems)
     if workers == 1:
         assert not list(out.rglob("*.partial"))
     assert mar(*arguments)[0] == 0
@@ -574,8 +647,45 @@ if __name__""",
     command = [sys.executable, "-c", lost, "-q", *map(str, request(source, masks, tmp_path / "set"))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE_S)
     assert (done.returncode, done.stdout) == (130, "")
-    assert done.stderr == "mar: error: interrupted; the same command makes what is missing\n"
+    assert re.fullmatch(INTERRUPTED, done.stderr)
     assert progress(tmp_path / "set") < 6 * 4
+
+
+def test_an_interrupt_is_noticed_even_where_it_was_dropped(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
+
+    class Interrupted:
+        def __del__(self):
+            signal.raise_signal(signal.SIGINT)
+
+    class Broken:
+        def __del__(self):
+            raise ValueError
+
+    with interrupts_noticed() as check:
+        check()
+        Broken()
+        Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            check()
+    assert told == [ValueError]
+    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (before, hook)
+
+
+def test_other_threads_leave_ctrl_c_alone():
+    before, seen = signal.getsignal(signal.SIGINT), []
+
+    def work():
+        with interrupts_noticed() as check:
+            check()
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert seen == [before]
 
 
 def test_workers_do_not_outlive_a_terminated_parent(long_source, masks, tmp_path):

@@ -107,10 +107,9 @@ def test_femoral_heads_are_found_where_they_are():
         assert abs(head.radius - 22) < 3
 
 
-def test_unsuitable_kind_is_replaced_and_told(slices):
-    _, description = ImplantLibrary(("hip",)).sample(slices["head"], np.random.default_rng(0))
-    assert description["kind"] in ALWAYS_POSSIBLE
-    assert description["instead_of"] == ["hip"]
+def test_a_kind_without_a_place_is_refused(slices):
+    with pytest.raises(InputError, match="no place for hip"):
+        ImplantLibrary(("hip",)).sample(slices["head"], np.random.default_rng(0))
 
 
 def test_sizes_span_the_public_masks(slices, samples):

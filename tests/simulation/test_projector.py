@@ -15,7 +15,7 @@ import torch
 from simulation import projector_cuda, projector_torch
 from simulation.errors import InputError, UsageError
 from simulation.geometry import FanBeam
-from simulation.projector import Projector, _convolve_rows, cuda_available
+from simulation.projector import Projector, _convolve_rows, why_no_cuda
 
 BENCHMARK, CLINICAL = FanBeam.preset("syndeeplesion"), FanBeam.preset("clinical")
 SMALL = FanBeam((40, 56), 1.7, 90.0, 70.0, views=24, bins=75, pitch_mm=2.0)
@@ -536,7 +536,7 @@ def without_gpu(monkeypatch) -> None:
 
 @pytest.mark.usefixtures("without_gpu")
 def test_without_a_gpu_cuda_is_refused_before_it_is_called() -> None:
-    assert not cuda_available()
+    assert why_no_cuda()
     with pytest.raises(UsageError, match="ASTRA finds no GPU on this machine; use --device cpu or auto"):
         Projector(SMALL, "cuda")
     with pytest.raises(RuntimeError, match="finds no GPU"):

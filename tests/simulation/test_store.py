@@ -9,6 +9,8 @@ import pytest
 from simulation.errors import InputError
 from simulation.files import sha256_of
 from simulation.store import (
+    CASE_MASKS,
+    CASE_RECORD,
     listing_file,
     manifest_file,
     mask_file,
@@ -54,7 +56,9 @@ def write_set(root, manifest=True, masks=(0, 1), split="train"):
     listing_file(root, split).write_text("a/000/gt.h5\n")
     np.save(mask_file(root, split), np.ones((4, 4, 2), np.uint8))
     if manifest:
+        np.savez(folder / CASE_MASKS, indices=np.array(masks), masks=np.ones((len(masks), 4, 4), np.uint8))
         files = {path.name: sha256_of(path) for path in folder.iterdir()}
+        (folder / CASE_RECORD).write_text(json.dumps({"files": files}))
         top = {path.name: sha256_of(path) for path in (listing_file(root, split), mask_file(root, split))}
         content = {"cases": {str(folder.relative_to(root)): {"files": files}}, "files": top}
         manifest_file(root, split).write_text(json.dumps(content))
@@ -172,7 +176,9 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-@pytest.mark.parametrize("victim", [f"{CASE}/gt.h5", f"{CASE}/1.h5", "train_640geo_dir.txt", "trainmask.npy"])
+@pytest.mark.parametrize(
+    "victim", [f"{CASE}/gt.h5", f"{CASE}/1.h5", f"{CASE}/{CASE_MASKS}", "train_640geo_dir.txt", "trainmask.npy"]
+)
 @pytest.mark.parametrize("damage", [flip_bit, truncate])
 def test_any_altered_byte_is_found(tmp_path, victim, damage):
     write_set(tmp_path)
@@ -181,12 +187,30 @@ def test_any_altered_byte_is_found(tmp_path, victim, damage):
     assert any("bytes are not those that were written" in problem for problem in problems)
 
 
-@pytest.mark.parametrize("victim", [f"{CASE}/gt.h5", f"{CASE}/1.h5", "trainmask.npy"])
+@pytest.mark.parametrize("victim", [f"{CASE}/gt.h5", f"{CASE}/1.h5", f"{CASE}/{CASE_MASKS}", "trainmask.npy"])
 def test_a_missing_file_is_found(tmp_path, victim):
     write_set(tmp_path)
     (tmp_path / victim).unlink()
     problems = verify(tmp_path).problems
     assert any(problem.startswith(f"{victim}: ") and "missing" in problem for problem in problems)
+
+
+@pytest.mark.parametrize("text", [None, "", '{"files"', '{"files": {}}'])
+def test_a_record_that_is_not_that_of_the_manifest_is_found(tmp_path, text):
+    record = write_set(tmp_path) / CASE_RECORD
+    if text is None:
+        record.unlink()
+    else:
+        record.write_text(text)
+    assert verify(tmp_path).problems == (f"{CASE}/{CASE_RECORD}: missing, or not what the manifest says",)
+
+
+def test_a_slice_that_the_manifest_does_not_know_is_unfinished(tmp_path):
+    write_set(tmp_path)
+    write_case(tmp_path / "train_640geo" / "b" / "000", *random_truth(), {0: random_sample(0)})
+    found = verify(tmp_path)
+    assert (found.slices, found.pairs) == (1, 2)
+    assert found.problems == ("train_640geo/b/000: unfinished; the same mar simulate finishes it",)
 
 
 def test_a_missing_listing_is_found_beside_another_split(tmp_path):

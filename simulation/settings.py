@@ -1,0 +1,133 @@
+"""What `mar simulate` is asked for, and the implants and the scanner that serve it."""
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from simulation.errors import UsageError
+from simulation.implants import ImplantLibrary
+from simulation.projector_cpu import usable_cores
+from simulation.protocols import protocol
+from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
+from simulation.synthesize import Simulator
+
+PROCEDURAL = "procedural"
+_PROCEDURAL_MASKS = 10
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """Make pairs with and without metal from clean CT slices.
+
+    Args:
+        out: folder of the data set; a rerun with the same settings makes only what is missing.
+        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
+        preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
+        masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
+        metal: what all metal is made of; if not given titanium for a stack, what is usual for procedural implants.
+        implants: kinds the procedural masks are drawn from; all if not given.
+        split: names of the files, and which official split of DeepLesion is read.
+        slices: number of slices; all of the source if not given (phantom: 4).
+        masks_per_slice: number of masks; all of a stack if not given (procedural: 10).
+        seed: of implants and noise.
+        workers: number of processes; 0 takes one for each core. The files do not depend on it.
+        shard: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
+        device: where to project: cpu, cuda, or auto: CUDA where there is a GPU, if one worker is asked for.
+        spectrum: csv of energy in keV and relative photons, instead of the preset's.
+        kvp: tube voltage of a modelled spectrum, instead of the preset's.
+        anode_angle_deg: anode angle of the modelled spectrum; 7 if not given.
+        filters: filters of the modelled spectrum, such as Al:2.5 Cu:0.1 (mm); Al:2.5 if not given.
+        photons: photons a bin receives without an object, instead of the preset's.
+        scatter_counts: mean count that scatter adds to every bin, instead of the preset's.
+        electronic_noise_counts: standard deviation of the electronic noise in photons, instead of the preset's.
+        pad_square: pad slices that are not square with air instead of refusing them.
+        compression: gzip level of the files, 0 for none.
+        dry_run: only say what would be made.
+    """
+
+    out: str
+    source: str = "phantom"
+    preset: str = "syndeeplesion"
+    masks: str = PROCEDURAL
+    metal: str | None = None
+    implants: tuple[str, ...] | None = None
+    split: Literal["train", "test"] = "train"
+    slices: int | None = None
+    masks_per_slice: int | None = None
+    seed: int = 0
+    workers: int = 1
+    shard: str = "0/1"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    spectrum: str | None = None
+    kvp: float | None = None
+    anode_angle_deg: float | None = None
+    filters: tuple[str, ...] | None = None
+    photons: float | None = None
+    scatter_counts: float | None = None
+    electronic_noise_counts: float | None = None
+    pad_square: bool = False
+    compression: int = 4
+    dry_run: bool = False
+
+
+def check_settings(settings: SimulateSettings) -> None:
+    """Refuses what cannot be asked for.
+
+    Raises:
+        UsageError: a number or a combination is impossible.
+    """
+    protocol(settings.preset)
+    if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
+        raise UsageError(f"--masks-per-slice: got {settings.masks_per_slice}, expected 1 or more")
+    if settings.workers < 0:
+        raise UsageError(f"--workers: got {settings.workers}, expected 0 (one for each core) or more")
+    if not 0 <= settings.compression <= 9:
+        raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
+    if settings.spectrum is not None and settings.kvp is not None:
+        raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
+    if settings.kvp is None and (settings.filters, settings.anode_angle_deg) != (None, None):
+        raise UsageError("--filters and --anode-angle-deg: they shape the spectrum of --kvp, which is not given")
+    if (settings.photons or 1) <= 0 or min(settings.scatter_counts or 0, settings.electronic_noise_counts or 0) < 0:
+        raise UsageError("--photons must be positive, --scatter-counts and --electronic-noise-counts not negative")
+
+
+def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
+    """The implants, and how many of them a slice gets."""
+    if settings.masks == PROCEDURAL:
+        scan = protocol(settings.preset)
+        pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
+        return ImplantLibrary(
+            settings.implants, pixel_mm, settings.metal
+        ), settings.masks_per_slice or _PROCEDURAL_MASKS
+    if settings.implants:
+        raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
+    stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
+    count = settings.masks_per_slice or len(stack)
+    if count > len(stack):
+        raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")
+    return stack, count
+
+
+def build_simulator(settings: SimulateSettings) -> Simulator:
+    """The scanner, with the spectrum and the constants that were asked for."""
+    spectrum: Spectrum | None = None
+    if settings.spectrum is not None:
+        spectrum = read_spectrum(settings.spectrum)
+    elif settings.kvp is not None:
+        filters = parse_filters(settings.filters or ("Al:2.5",))
+        spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg or 7.0, filters)
+    changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
+    scan = replace(protocol(settings.preset), **{name: value for name, value in changed.items() if value is not None})
+    device = "cpu" if settings.device == "auto" and settings.workers != 1 else settings.device
+    threads = max(1, usable_cores() // (settings.workers or usable_cores()))
+    return Simulator(scan, device, spectrum, threads=threads)
+
+
+def worker_count(settings: SimulateSettings, device: str) -> int:
+    """Number of processes; a GPU serves one."""
+    if device == "cuda":
+        if settings.workers > 1:
+            raise UsageError(
+                f"--workers: got {settings.workers} on CUDA, where one process works; use 1, or --device cpu"
+            )
+        return 1
+    return settings.workers or usable_cores()
