@@ -1,10 +1,10 @@
 """The `mar` program. Heavy modules are imported inside the commands, so that `mar --help` answers at once."""
 
 import argparse
+import errno
 import json
 import logging
 import sys
-from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
@@ -42,7 +42,9 @@ def main(arguments: list[str] | None = None) -> int:
     except InputError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
-        return _complain(f"{error.filename}: {error.strerror}" if error.filename else str(error), FAILURE)
+        message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
+        remedy = "; free some space and start the same command again" if error.errno == errno.ENOSPC else ""
+        return _complain(message + remedy, FAILURE)
     except KeyboardInterrupt:
         return _complain("interrupted; mar simulate goes on where it stopped, other commands start anew", INTERRUPTED)
 
@@ -115,8 +117,6 @@ def _evaluate(arguments: list[str]) -> int:
     from mar_pipeline.evaluate import EvaluateSettings, evaluate
 
     report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
-    for reason, count in Counter(item.reason for item in report.not_scored).items():
-        sys.stderr.write(f"not scored: {count} pairs: {reason}\n")
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 
@@ -130,6 +130,8 @@ def _verify(arguments: list[str]) -> int:
     found = verify(folder)
     hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"
     summary = f"{found.slices} slices, {found.pairs} pairs, {hashes}: {len(found.problems) or 'no'} problems"
+    if found.problems and found.hashed:
+        summary += "; delete the files named, and the same mar simulate makes them again"
     sys.stdout.write("\n".join([*found.problems, f"{folder}: {summary}\n"]))
     return SOME_FAILED if found.problems else OK
 

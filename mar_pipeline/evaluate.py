@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -34,18 +35,18 @@ DEFAULT_PRESET = "syndeeplesion"
 
 @dataclass(frozen=True)
 class EvaluateSettings:
-    """What to score and where the tables go.
+    """Score correction methods against the truth of simulated pairs: tables, and pictures of some pairs.
 
     Args:
         data: folder with ``{train,test}_640geo_dir.txt`` and ``{train,test}_640geo/<case>/<slice>/{gt,N}.h5``.
         out: folder for results.csv, table.md, report.json and the pictures.
-        methods: keys of `METHODS`.
-        protocol: a key of `PROTOCOLS`, or ``all``.
-        split: only this split; None takes whatever ``data`` lists.
-        masks: mask stack (.npy, rows x columns x n) instead of ``data/{split}mask.npy``.
-        trust_masks: skip the check that a pair's mask throws the metal trace stored with the pair.
-        preset: the scanner that made the data; None takes the one that the data set's manifest records, and
-            syndeeplesion where there is no manifest, as in the public files.
+        methods: input (uncorrected), li, nmar.
+        protocol: how to score: float (nothing quantised), uint8, imsave (the published tables' PNGs), or all.
+        split: only train or only test; if not given whatever the data lists.
+        masks: mask stack (.npy, rows x columns x n) instead of the data's own.
+        trust_masks: do not check that a pair's mask throws the metal trace stored with the pair.
+        preset: the scanner that made the data; if not given what the data set's manifest says, and syndeeplesion
+            where there is no manifest, as in the public files.
         device: ``auto``, ``cpu`` or ``cuda``.
         figures: number of pairs with a picture, spread over the size groups.
         window_hu: darkest and brightest HU of the images.
@@ -105,6 +106,8 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
         logger.warning("evaluate: --trust-masks: nothing checks that the masks belong to their pairs")
     started = time.monotonic()
     data, out = Path(settings.data), Path(settings.out)
+    if out.resolve() == data.resolve():
+        raise UsageError(f"--out {out}: is the data folder, whose report would be lost; name another")
     pairs, missing = find_pairs(data, settings.split)
     stacks = load_masks(data, settings.masks)
     scanners = _scanners(data, {file.split for file in pairs}, settings)
@@ -112,14 +115,17 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     rows, not_scored, failed = _score_all(pairs, stacks, settings, scanners)
     failed = missing + failed
     _refuse_nothing(rows, not_scored, failed)
-    outputs = write_tables(rows, out)
+    coverage = _coverage(len(pairs), len({_key(row) for row in rows}), not_scored)
+    outputs = write_tables(rows, coverage, out)
     for file in _spread(pairs, rows, settings.figures):
         scanner = scanners[file.split]
         pair, metal_mask = load_pair(file, stacks, scanner.projector)
         outputs.append(_draw(file, pair, metal_mask, settings, scanner, rows, out))
     outputs.append("report.json")
     device = next(iter(scanners.values())).projector.device
-    report = EvaluateReport(tuple(rows), to_text(rows), tuple(not_scored), tuple(failed), tuple(outputs), device)
+    report = EvaluateReport(
+        tuple(rows), f"{to_text(rows)}\n{coverage}", tuple(not_scored), tuple(failed), tuple(outputs), device
+    )
     write_report(
         out,
         settings=asdict(settings),
@@ -216,6 +222,13 @@ def _score_pair(
 
 def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
     return tuple(PROTOCOLS) if settings.protocol == "all" else (settings.protocol,)
+
+
+def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped]) -> str:
+    """How many pairs the scores are about, and why not more."""
+    reasons = Counter(skipped.reason for skipped in not_scored)
+    words = "".join(f"; {count} not scored: {reason}" for reason, count in reasons.items())
+    return f"{scored} of {pairs} pairs scored{words}."
 
 
 def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: list[Skipped]) -> None:

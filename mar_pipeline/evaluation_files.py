@@ -32,11 +32,12 @@ def make_folder(out: Path) -> None:
         raise InputError(f"{out}: cannot be written to as a folder ({error.strerror}); name another --out") from error
 
 
-def write_tables(rows: Sequence[ScoreRow], out: Path) -> list[str]:
+def write_tables(rows: Sequence[ScoreRow], coverage: str, out: Path) -> list[str]:
     """Write results.csv and table.md.
 
     Args:
         rows: the scores.
+        coverage: how many pairs they are about, one sentence.
         out: the output folder.
 
     Returns:
@@ -45,7 +46,7 @@ def write_tables(rows: Sequence[ScoreRow], out: Path) -> list[str]:
     Raises:
         OSError: they cannot be written.
     """
-    texts = {"results.csv": to_csv(rows), "table.md": to_markdown(rows)}
+    texts = {"results.csv": to_csv(rows), "table.md": f"{to_markdown(rows)}\n{coverage}\n"}
     for name, text in texts.items():
         with whole_file(out / name) as partial:
             partial.write_text(text)

@@ -14,7 +14,7 @@ from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
 from simulation.errors import InputError, UsageError
-from simulation.units import MU_WATER_PER_CM
+from simulation.units import MU_WATER_PER_CM, check_mu
 
 MU_RANGE_PER_CM = 0.5
 """Upper end of the clipped range [0, 0.5] /cm, about -1000 to 1604 HU; the public code of the field uses the same."""
@@ -243,6 +243,7 @@ def _check_values(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np
             raise InputError(f"score: the {name} has {bad} values that are not finite; repair the image first")
     if mask.dtype.kind == "f" and not np.isin(mask, (0, 1)).all():
         raise InputError("score: the metal mask has values between 0 and 1; threshold it first (true where metal is)")
+    check_mu(truth, "score: truth")
     metal_mask = mask != 0
     if metal_mask.all():
         raise InputError(f"score: all {metal_mask.size} pixels are metal; is the mask inverted (true where metal is)?")

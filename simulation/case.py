@@ -107,6 +107,7 @@ class CaseMaker:
         names = ["gt.h5", *(f"{index}.h5" for index in masks)]
         if not isinstance(self.library, MaskStack):
             _write_masks(folder / CASE_MASKS, masks)
+            kept.pop(CASE_MASKS, None)
             names.append(CASE_MASKS)
         record = {
             "number": number,

@@ -1,6 +1,9 @@
 """A data set that grows: what it is made of, which slices are done, and the files that list them."""
 
 import json
+import re
+import zipfile
+import zlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -8,7 +11,7 @@ from typing import Any
 import filelock
 import numpy as np
 
-from simulation.errors import UsageError
+from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack
 from simulation.protocols import protocol
@@ -133,9 +136,9 @@ class DataSet:
         return filelock.FileLock(self.root / ".dataset.lock")
 
     def discard_if_empty(self) -> None:
-        """Takes away the files at the top of the folder if no slice was made, so that other settings may follow."""
+        """Takes away the files at the top of the folder if no slice was begun, so that other settings may follow."""
         with self.turn():
-            if not any(split_folder(self.root, self.split).glob(f"*/*/{CASE_RECORD}")):
+            if not split_folder(self.root, self.split).exists():
                 for name in self.outputs():
                     (self.root / name).unlink(missing_ok=True)
 
@@ -158,8 +161,11 @@ class DataSet:
         masks = np.zeros((masks_per_slice, STACK_SIZE, STACK_SIZE), np.uint8)
         path = self.case_folder(ref) / CASE_MASKS
         if path.is_file():
-            with np.load(path) as stored:
-                masks[stored["indices"] % masks_per_slice] = stored["masks"] > 0
+            try:
+                with path.open("rb") as file, np.load(file) as stored:  # np.load(path) leaks a broken file
+                    masks[stored["indices"] % masks_per_slice] = stored["masks"] > 0
+            except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+                raise InputError(f"{path}: broken ({error}); remove it and start the same command again") from error
         return masks
 
     def _write_manifest(self, files: dict[str, str], cases: dict[str, Any]) -> None:
@@ -177,11 +183,8 @@ class DataSet:
     def _refuse_strangers(self) -> None:
         own = {split_folder(self.root, s).name for s in ("train", "test")}
         own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in ("train", "test")}
-        strangers = [
-            path.name
-            for path in sorted(self.root.iterdir())
-            if path.name not in own and not path.name.startswith((".", "report"))
-        ]
+        names = sorted(path.name for path in self.root.iterdir() if path.name not in own)
+        strangers = [name for name in names if not re.fullmatch(r"\..*|report(-\d+-of-\d+)?\.json", name)]
         folder = split_folder(self.root, self.split)
         if strangers or folder.exists():
             raise UsageError(

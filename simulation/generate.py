@@ -161,8 +161,8 @@ def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], mask
     missing = [number for number in numbers if not data_set.is_done(refs[number])]
     pairs = len(missing) * masks_per_slice
     summary = (
-        f"would make {len(missing)} of {len(numbers)} slices with {masks_per_slice} masks each: {pairs} pairs, about "
-        f"{pairs * _PAIR_GB:.2f} GB, in {data_set.root}"
+        f"would make up to {len(missing)} of {len(numbers)} slices with {masks_per_slice} masks each: {pairs} pairs, "
+        f"about {pairs * _PAIR_GB:.2f} GB, in {data_set.root}"
     )
     return {"summary": summary, "failed": [], "counts": {"slices": len(missing), "pairs": pairs}}
 

@@ -13,6 +13,7 @@ from simulation.implant_anatomy import Anatomy, find_body
 from simulation.implant_shapes import SHAPERS, Part, suitable
 from simulation.materials import METAL_CODES, check_metal
 from simulation.projector import like, to_numpy
+from simulation.units import check_mu
 
 KINDS = tuple(SHAPERS)
 ALWAYS_POSSIBLE = ("clips", "electrodes", "needle")
@@ -210,8 +211,7 @@ def _checked_image(image_mu: Any) -> np.ndarray:
     image = to_numpy(image_mu).astype(np.float32)
     if image.ndim != 2 or image.shape[0] != image.shape[1]:
         raise InputError(f"implants: expected a square slice (n, n), got shape {image.shape}; crop or pad it")
-    if not np.isfinite(image).all():
-        raise InputError("implants: the slice has values that are not finite; repair it first")
+    check_mu(image, "slice for implants")
     return image
 
 

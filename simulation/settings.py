@@ -23,8 +23,10 @@ class SimulateSettings:
         source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
         preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
         masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
-        metal: what all metal is made of; if not given titanium for a stack, what is usual for procedural implants.
-        implants: kinds the procedural masks are drawn from; all if not given.
+        metal: what all metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; if not given
+            titanium for a stack, and what is usual for procedural implants.
+        implants: kinds the procedural masks are drawn from: hip, spine, dental, clips, electrodes, needle; all if not
+            given.
         split: names of the files, and which official split of DeepLesion is read.
         slices: number of slices; all of the source if not given (phantom: 4).
         masks_per_slice: number of masks; all of a stack if not given (procedural: 10).

@@ -1,6 +1,7 @@
 """X-ray spectra, and their compression to a few fitted nodes that attenuate like the whole spectrum."""
 
 import itertools
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -47,8 +48,8 @@ class Spectrum:
             )
         if not (np.all(np.diff(energies) > 0) and energies[0] >= 5 and energies[-1] <= 500):
             raise InputError(
-                f"spectrum: energies must increase within 5..500 keV, got {energies.min():g}..{energies.max():g}; "
-                "give keV, not eV"
+                f"spectrum: energies must increase from line to line within 5..500 keV, got {energies.min():g} to "
+                f"{energies.max():g}; sort them, and give keV, not eV"
             )
         if not (np.all(weights >= 0) and np.isfinite(weights).all() and weights.sum() > 0):
             raise InputError("spectrum: weights must be finite, not negative, and not all zero")
@@ -85,6 +86,14 @@ class SpectrumNodes:
         return -np.log(np.exp(-integrals @ self.table(materials).T) @ self.weights)
 
 
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
 def read_spectrum(path: str | Path) -> Spectrum:
     """A spectrum from a csv file: energy in keV and relative photons, one pair a line; a header line is skipped.
 
@@ -97,6 +106,8 @@ def read_spectrum(path: str | Path) -> Spectrum:
     rows = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines()):
         fields = line.split("#")[0].split(",")
+        if len(fields) > 2 and _is_number(fields[2]):
+            raise InputError(f"spectrum {path}: got {len(fields)} columns, expected two: energy in keV, photons")
         try:
             rows.append((float(fields[0]), float(fields[1])))
         except (ValueError, IndexError):
@@ -165,10 +176,9 @@ def parse_filters(words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
     filters = []
     for word in words:
         element, _, thickness = word.partition(":")
-        try:
-            filters.append((element, float(thickness)))
-        except ValueError:
-            raise UsageError(f"filter: got {word!r}, expected ELEMENT:MM such as Al:2.5") from None
+        if not re.fullmatch(r"[A-Z][a-z]?", element) or not re.fullmatch(r"\d+(\.\d*)?|\.\d+", thickness):
+            raise UsageError(f"--filters: got {word!r}, expected ELEMENT:MM such as Al:2.5")
+        filters.append((element, float(thickness)))
     return tuple(filters)
 
 

@@ -25,6 +25,7 @@ from simulation.spectra import (
     fit_nodes,
     shipped_nodes,
 )
+from simulation.units import check_mu
 
 _LIGHT_METALS = ("titanium", "steel", "cocr")
 """Metals without a K edge among diagnostic energies: few nodes serve them."""
@@ -230,10 +231,7 @@ class Simulator:
                 f"image: got shape {image.shape}, the scan expects {self.protocol.geometry.image_shape}; "
                 "resize it with simulation.grid.to_grid"
             )
-        if not np.isfinite(image).all():
-            raise InputError(
-                f"image: {np.count_nonzero(~np.isfinite(image))} values are not finite; expected mu in 1/cm"
-            )
+        check_mu(image, "image")
         return image
 
     def _metal_images(self, mask: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:

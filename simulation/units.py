@@ -1,9 +1,16 @@
 """Hounsfield units and linear attenuation, as the SynDeepLesion benchmark defines them."""
 
-from typing import TypeVar
+from typing import Any, TypeVar
+
+import numpy as np
+
+from simulation.errors import InputError
 
 MU_WATER_PER_CM = 0.192
 """Linear attenuation of water (1/cm) to which the benchmark's HU scale refers."""
+
+_PLAUSIBLE_MU = (-1.0, 10.0)
+"""1/cm; a clean slice holds 0 to about 0.8, and filtered back projection undershoots a little."""
 
 Array = TypeVar("Array")
 
@@ -30,3 +37,24 @@ def mu_to_hu(mu: Array) -> Array:
         The same shape, HU.
     """
     return (mu - MU_WATER_PER_CM) * (1000 / MU_WATER_PER_CM)  # type: ignore[operator,return-value]
+
+
+def check_mu(image_mu: Any, what: str) -> None:
+    """Refuses an image that cannot be the linear attenuation of a body: HU given in its place, or values not finite.
+
+    Args:
+        image_mu: any shape, meant to be 1/cm (numpy).
+        what: the image's name, for the message.
+
+    Raises:
+        InputError: if a value is not finite or lies outside -1 .. 10 1/cm.
+    """
+    bad = int(np.count_nonzero(~np.isfinite(image_mu)))
+    if bad:
+        raise InputError(f"{what}: {bad} values are not finite; expected attenuation in 1/cm; repair the image first")
+    low, high = float(np.min(image_mu)), float(np.max(image_mu))
+    if low < _PLAUSIBLE_MU[0] or high > _PLAUSIBLE_MU[1]:
+        raise InputError(
+            f"{what}: got values from {low:g} to {high:g}; expected attenuation in 1/cm (water is {MU_WATER_PER_CM}); "
+            "convert HU with simulation.units.hu_to_mu"
+        )

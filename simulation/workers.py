@@ -25,7 +25,8 @@ def interrupts_noticed() -> Iterator[Callable[[], None]]:
 
     An exception that a signal raises inside a destructor or a weak reference's callback is told and forgotten.
     """
-    if threading.current_thread() is not threading.main_thread():
+    ignored = signal.getsignal(signal.SIGINT) is signal.SIG_IGN  # as under nohup
+    if ignored or threading.current_thread() is not threading.main_thread():
         yield lambda: None  # signals go to the main thread
         return
     seen = threading.Event()
@@ -97,7 +98,9 @@ def make_cases(
     pool = ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (maker, os.getpid()))
     try:
         futures = [pool.submit(_make, refs[number], number) for number in numbers]
-        yield from with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice")
+        for result in with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice"):
+            maker.check_interrupt()
+            yield result
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process was killed, most likely for want of memory; use fewer --workers and start the same "

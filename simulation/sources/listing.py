@@ -48,7 +48,8 @@ def list_slices(
         refs = _list(str(source), split, seed, count)
     except OSError as error:
         raise InputError(f"source {source}: {error.strerror}; expected a folder or file that can be read") from error
-    logger.info("source %s: %d slices", source, len(refs))
+    kind = refs[0].read.__module__.rpartition(".")[2] if refs else "nothing"
+    logger.info("source %s, read as %s: %d slices", source, kind, len(refs))
     return [dataclasses.replace(ref, pad_square=pad_square) for ref in refs]
 
 

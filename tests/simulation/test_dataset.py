@@ -210,3 +210,10 @@ def test_the_manifest_says_what_it_was_made_from(tmp_path):
     assert manifest["identity_sha256"] == IDENTITY.sha256
     assert manifest["files"] == {name: sha256_of(tmp_path / name) for name in ("train_640geo_dir.txt", "trainmask.npy")}
     assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_a_set_with_an_unfinished_slice_is_not_discarded(tmp_path):
+    data_set = opened(tmp_path)
+    data_set.case_folder(REFS[0]).mkdir(parents=True)
+    data_set.discard_if_empty()
+    opened(tmp_path)  # as the message of Ctrl-C promises

@@ -21,7 +21,7 @@ import PIL.Image
 import pytest
 
 from mar_pipeline import cli
-from simulation import generate, protocols, synthesize
+from simulation import case, protocols, settings, synthesize
 from simulation.correction import metal_trace
 from simulation.generate import SimulateSettings
 from simulation.geometry import FanBeam
@@ -115,7 +115,7 @@ def request(source, masks, out, *more):
 
 def contents(root):
     """Bytes of all files but the report and the locks."""
-    files = (path for path in root.rglob("*") if path.is_file() and path.name[0] != "." and path.name != "report.json")
+    files = (path for path in root.rglob("*") if path.is_file() and path.name[0] != "." and path.name[:6] != "report")
     return {str(path.relative_to(root)): path.read_bytes() for path in files}
 
 
@@ -238,7 +238,7 @@ def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
     assert listed == ["case01/000/gt.h5", "case05/000/gt.h5"]
     assert verify(tmp_path / "set").problems == ()
     mar(*request(source, masks, tmp_path / "set", "--shard", "3/4"))
-    counts = json.loads((tmp_path / "set" / "report.json").read_text())["counts"]
+    counts = json.loads((tmp_path / "set" / "report-3-of-4.json").read_text())["counts"]
     assert (counts["slices_done"], counts["slices_in_set"], counts["pairs_made"]) == (1, 3, 3)
 
 
@@ -385,11 +385,11 @@ def test_dry_run_writes_nothing(source, masks, tmp_path, mar, small_scanner):
     out = tmp_path / "set"
     code, said, err = mar(*request(source, masks, out, "--dry-run"))
     assert (code, err) == (0, "")
-    assert "would make 6 of 6 slices with 3 masks each: 18 pairs" in said
+    assert "would make up to 6 of 6 slices with 3 masks each: 18 pairs" in said
     assert list(tmp_path.iterdir()) == []
     mar(*request(source, masks, out, "--shard", "0/2"))
     before = contents(tmp_path)
-    assert "would make 3 of 6 slices" in mar(*request(source, masks, out, "--dry-run"))[1]
+    assert "would make up to 3 of 6 slices" in mar(*request(source, masks, out, "--dry-run"))[1]
     assert contents(tmp_path) == before
 
 
@@ -510,7 +510,7 @@ def test_a_gpu_serves_one_worker(source, masks, tmp_path, mar, small_scanner, mo
             super().__init__(*arguments, **options)
             self.projector.device = "cuda"
 
-    monkeypatch.setattr(generate, "Simulator", OnCuda)
+    monkeypatch.setattr(settings, "Simulator", OnCuda)
     arguments = request(source, masks, tmp_path / "set", "--dry-run", "--workers")
     code, said, err = mar(*arguments, 2)
     assert (code, said) == (2, "")
@@ -752,3 +752,35 @@ def test_shards_run_side_by_side(straight, source, masks, tmp_path):
             _, err = process.communicate(timeout=PATIENCE_S)
             assert (process.returncode, err) == (0, "")
     assert contents(out) == contents(straight)
+
+
+def test_an_interrupt_in_the_first_slice_does_not_lock_the_folder(
+    straight, source, masks, tmp_path, mar, small_scanner, monkeypatch
+):
+    def interrupted(*arguments):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(case, "write_sample", interrupted)
+        assert mar(*request(source, masks, tmp_path / "set"))[0] == 130
+    assert mar(*request(source, masks, tmp_path / "set"))[0] == 0
+    assert contents(tmp_path / "set") == contents(straight)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])
+def test_broken_masks_of_a_slice_are_one_line(tmp_path, mar, damage):
+    out = tmp_path / "set"
+    arguments = request("phantom:head", "procedural", out, "--masks-per-slice", 1, "--slices", 1)
+    assert mar(*arguments)[0] == 0
+    whole = contents(out)
+    (victim,) = out.rglob("masks.npz")
+    data = victim.read_bytes()
+    middle = len(data) // 2
+    flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
+    victim.write_bytes({"truncate": data[:-100], "flip": flipped, "empty": b""}[damage])
+    code, said, err = mar(*arguments)
+    assert (code, said, err.count("\n")) == (1, "", 1)
+    assert f"{victim}: broken" in err
+    victim.unlink()
+    assert mar(*arguments)[0] == 0
+    assert contents(out) == whole

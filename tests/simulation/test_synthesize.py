@@ -150,7 +150,7 @@ def test_the_same_seed_gives_the_same_bytes(simulator: Simulator) -> None:
 
 
 def test_threads_change_no_byte(simulator: Simulator) -> None:
-    alone = Simulator(simulator.preset, "cpu", threads=1)
+    alone = Simulator(simulator.protocol, "cpu", threads=1)
     image, mask = body(simulator), metal(simulator)
     assert_same(alone.simulate(image, mask, rng(1)), simulator.simulate(image, mask, rng(1)))
 
@@ -229,7 +229,7 @@ def test_outside_its_shadow_metal_changes_nothing(simulator: Simulator, name: st
 
 
 def test_a_boolean_mask_is_of_the_simulators_metal(simulator: Simulator) -> None:
-    steel = Simulator(simulator.preset, "cpu", metal="steel")
+    steel = Simulator(simulator.protocol, "cpu", metal="steel")
     image, mask = body(simulator), metal(simulator)
     np.testing.assert_array_equal(
         steel.expected_counts(image, mask), simulator.expected_counts(image, mask * METAL_CODES["steel"])
