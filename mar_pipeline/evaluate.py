@@ -48,7 +48,7 @@ class EvaluateSettings:
         preset: the scanner that made the data; if not given what the data set's manifest says, and syndeeplesion
             where there is no manifest, as in the public files.
         device: ``auto``, ``cpu`` or ``cuda``.
-        figures: number of pairs with a picture, spread over the size groups.
+        figures: number of pairs with a picture, spread over the metal sizes; if not given one for every slice.
         window_hu: darkest and brightest HU of the images.
         difference_hu: the differences are shown from minus to plus this many HU.
     """
@@ -62,7 +62,7 @@ class EvaluateSettings:
     trust_masks: bool = False
     preset: str | None = None
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    figures: int = 3
+    figures: int | None = None
     window_hu: tuple[float, float] = (-175.0, 275.0)
     difference_hu: float = 200.0
 
@@ -115,9 +115,12 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     rows, not_scored, failed = _score_all(pairs, stacks, settings, scanners)
     failed = missing + failed
     _refuse_nothing(rows, not_scored, failed)
-    coverage = _coverage(len(pairs), len({_key(row) for row in rows}), not_scored)
+    scored = {_key(row) for row in rows}
+    coverage = _coverage(len(pairs), len(scored), not_scored)
     outputs = write_tables(rows, coverage, out)
-    for file in _spread(pairs, rows, settings.figures):
+    files = [file for file in pairs if _key(file) in scored]
+    drawn = _one_a_slice(files) if settings.figures is None else _spread(files, rows, settings.figures)
+    for file in with_progress(drawn, len(drawn), "evaluate", "picture"):
         scanner = scanners[file.split]
         pair, metal_mask = load_pair(file, stacks, scanner.projector)
         outputs.append(_draw(file, pair, metal_mask, settings, scanner, rows, out))
@@ -131,7 +134,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
         settings=asdict(settings),
         presets={split: scanner.preset for split, scanner in scanners.items()},
         device=device,
-        counts={"pairs": len(pairs), "scored": len({_key(row) for row in rows})},
+        counts={"pairs": len(pairs), "scored": len(scored)},
         rows=rows,
         not_scored=not_scored,
         failed=failed,
@@ -156,8 +159,8 @@ def check_settings(settings: EvaluateSettings) -> None:
         raise UsageError(f"unknown protocol {settings.protocol!r}; expected one of {', '.join(PROTOCOLS)}, all")
     if settings.split not in (None, "train", "test"):
         raise UsageError(f"unknown split {settings.split!r}; expected train or test")
-    if settings.figures < 0:
-        raise UsageError(f"figures: got {settings.figures}, expected 0 or more")
+    if settings.figures is not None and settings.figures < 0:
+        raise UsageError(f"--figures: got {settings.figures}, expected 0 or more")
     if not settings.window_hu[0] < settings.window_hu[1] or not settings.difference_hu > 0:
         raise UsageError(
             f"got window_hu {settings.window_hu} and difference_hu {settings.difference_hu}; expected a rising window "
@@ -243,16 +246,23 @@ def _key(of: PairFile | ScoreRow) -> tuple[str, str, str, int]:
     return of.split, of.case, of.slice, of.mask
 
 
-def _spread(pairs: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> list[PairFile]:
+def _one_a_slice(files: Sequence[PairFile]) -> list[PairFile]:
+    """A pair of every slice: the first slice's first, the second's second, and so on round, so masks take turns."""
+    slices: dict[tuple[str, str, str], list[PairFile]] = {}
+    for file in files:
+        slices.setdefault((file.split, file.case, file.slice), []).append(file)
+    return [own[number % len(own)] for number, own in enumerate(slices.values())]
+
+
+def _spread(files: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> list[PairFile]:
     """The first scored pair of every size group, large to small, then the second ones, and so on."""
     groups = {_key(row): row.group for row in rows}
     seen: dict[int, int] = {}
     ranked = []
-    for file in pairs:
-        if _key(file) in groups:
-            group = groups[_key(file)]
-            seen[group] = seen.get(group, 0) + 1
-            ranked.append((seen[group], group, file))
+    for file in files:
+        group = groups[_key(file)]
+        seen[group] = seen.get(group, 0) + 1
+        ranked.append((seen[group], group, file))
     return [file for _, _, file in sorted(ranked, key=lambda entry: entry[:2])[:count]]
 
 

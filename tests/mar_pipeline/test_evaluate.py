@@ -231,7 +231,7 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
         ({"methods": ()}, UsageError, "name each method once"),
         ({"methods": ("li", "li")}, UsageError, "name each method once"),
         ({"protocol": "png"}, UsageError, "unknown protocol 'png'"),
-        ({"figures": -1}, UsageError, "figures: got -1"),
+        ({"figures": -1}, UsageError, "--figures: got -1"),
         ({"window_hu": (100.0, 100.0)}, UsageError, "rising window"),
         ({"preset": "spiral"}, UsageError, "unknown preset 'spiral'"),
         ({"device": "tpu"}, UsageError, "unknown device 'tpu'"),
@@ -412,3 +412,13 @@ def test_public_pairs_are_scored_only_with_their_own_masks(shared_data: Path, tm
     }
     assert [skipped.pair.rpartition("/")[2] for skipped in report.not_scored] == ["2", "3", "4", "80"]
     assert not report.failed
+
+
+def test_every_slice_has_a_picture_unless_a_number_is_given(settings):
+    report = evaluate(dataclasses.replace(settings, figures=None))
+    slices = {(row.split, row.case, row.slice) for row in report.rows}
+    pictures = [name for name in report.outputs if name.endswith(".png")]
+    assert {tuple(name.removesuffix(".png").rsplit("_", 1)[0].split("_", 1)) for name in pictures} == {
+        (split, f"{case}_{slice_}") for split, case, slice_ in slices
+    }
+    assert len(pictures) == len(slices)
