@@ -29,12 +29,11 @@ from simulation.protocols import PROTOCOLS
 from simulation.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
 from simulation.store import write_case
 from simulation.synthesize import Sample, Simulator
-from simulation.units import hu_to_mu
+from simulation.units import MM_PER_CM, hu_to_mu
 
 PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)
 """Metal pixels of SynDeepLesion's ten test masks."""
 _REFERENCE_MASKS = 2
-_MM_PER_CM = 10.0
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -134,13 +133,13 @@ class _AstraChain:
         self.geometry, self.nodes = geometry, nodes
         self.projector = astra.create_projector("line_fanflat", *astra_geometries(geometry))
         self.protocol = PROTOCOLS["syndeeplesion"]
-        frequencies = scipy.fft.rfftfreq(1296, geometry.pitch_mm / _MM_PER_CM)
+        frequencies = scipy.fft.rfftfreq(1296, geometry.pitch_mm / MM_PER_CM)
         self.ramp = (frequencies / 2).astype(np.float32)
 
     def project(self, image: np.ndarray) -> np.ndarray:
         identifier, sinogram = astra.create_sino(image, self.projector)
         astra.data2d.delete(identifier)
-        return sinogram * (self.geometry.pixel_mm / _MM_PER_CM)
+        return sinogram * (self.geometry.pixel_mm / MM_PER_CM)
 
     def pair(self, tissue: list[np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> None:
         metal = self.project(np.where(mask, reference_mu_per_cm("titanium"), 0).astype(np.float32))

@@ -116,7 +116,7 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     failed = missing + failed
     _refuse_nothing(rows, not_scored, failed)
     scored = {_key(row) for row in rows}
-    coverage = _coverage(len(pairs), len(scored), not_scored)
+    coverage = _coverage(len(pairs), len(scored), not_scored, len(failed))
     outputs = write_tables(rows, coverage, out)
     files = [file for file in pairs if _key(file) in scored]
     drawn = _one_a_slice(files) if settings.figures is None else _spread(files, rows, settings.figures)
@@ -227,11 +227,11 @@ def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
     return tuple(PROTOCOLS) if settings.protocol == "all" else (settings.protocol,)
 
 
-def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped]) -> str:
+def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped], failed: int) -> str:
     """How many pairs the scores are about, and why not more."""
     reasons = Counter(skipped.reason for skipped in not_scored)
     words = "".join(f"; {count} not scored: {reason}" for reason, count in reasons.items())
-    return f"{scored} of {pairs} pairs scored{words}."
+    return f"{scored} of {pairs} pairs scored{words}" + (f"; {failed} failed." if failed else ".")
 
 
 def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: list[Skipped]) -> None:

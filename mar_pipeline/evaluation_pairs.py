@@ -8,7 +8,7 @@ import numpy as np
 
 from simulation.correction import metal_trace
 from simulation.errors import InputError
-from simulation.implants import resize_mask
+from simulation.implants import open_stack, resize_mask
 from simulation.projector import Projector
 from simulation.store import SPLITS, Pair, listing_file, mask_file, read_pair, split_folder
 
@@ -124,20 +124,9 @@ def load_masks(data: Path, masks: str | None = None) -> dict[str, np.ndarray]:
         InputError: a file cannot be read or is not a stack of masks.
     """
     if masks is not None:
-        return dict.fromkeys(SPLITS, _load_stack(Path(masks)))
+        return dict.fromkeys(SPLITS, open_stack(Path(masks)))
     paths = {split: mask_file(data, split) for split in SPLITS}
-    return {split: _load_stack(path) for split, path in paths.items() if path.exists()}
-
-
-def _load_stack(path: Path) -> np.ndarray:
-    try:
-        stack = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"{path}: cannot be read as a mask stack (.npy) ({error})") from error
-    if not isinstance(stack, np.ndarray) or stack.ndim != 3 or stack.dtype.kind not in "bui":
-        got = f"{stack.dtype} {stack.shape}" if isinstance(stack, np.ndarray) else "an archive"
-        raise InputError(f"{path}: got {got}, expected a mask stack (rows, columns, n) of bool or integers")
-    return stack
+    return {split: open_stack(path) for split, path in paths.items() if path.exists()}
 
 
 def why_no_mask(pair: PairFile, stacks: Mapping[str, np.ndarray]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
+from simulation.arrays import like, to_numpy
 from simulation.errors import InputError, UsageError
 from simulation.units import MU_WATER_PER_CM, check_mu
 
@@ -186,19 +187,14 @@ def score(output_mu: Any, truth_mu: Any, metal_mask: Any, protocol: str = "float
     """
     if protocol not in PROTOCOLS:
         raise UsageError(f"unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    output, truth, mask = _numpy(output_mu), _numpy(truth_mu), _numpy(metal_mask)
+    output, truth, mask = map(to_numpy, (output_mu, truth_mu, metal_mask))
     _check_shapes(output, truth, mask)
     batch, image_shape = output.shape[:-2], output.shape[-2:]
     images = (a.reshape(-1, *image_shape) for a in (output, truth, mask))
     scores = [_score_image(o, t, m, PROTOCOLS[protocol]) for o, t, m in zip(*images, strict=True)]
     if not batch:
         return scores[0]
-    stacked = {name: np.array([s[name] for s in scores]).reshape(batch) for name in scores[0]}
-    if not hasattr(output_mu, "detach"):
-        return stacked
-    import torch
-
-    return {name: torch.from_numpy(values).to(output_mu.device) for name, values in stacked.items()}
+    return {name: like(np.array([s[name] for s in scores]).reshape(batch), output_mu) for name in scores[0]}
 
 
 def _score_image(output_mu: np.ndarray, truth_mu: np.ndarray, mask: np.ndarray, protocol: Protocol) -> dict[str, float]:
@@ -212,12 +208,6 @@ def _score_image(output_mu: np.ndarray, truth_mu: np.ndarray, mask: np.ndarray, 
         "ssim": protocol.ssim(output, truth, protocol.peak),
         "rmse_hu": 1000 / MU_WATER_PER_CM * float(np.sqrt(np.mean(difference_mu**2))),
     }
-
-
-def _numpy(values: Any) -> np.ndarray:
-    if hasattr(values, "detach"):
-        return values.detach().cpu().numpy()
-    return np.asarray(values)
 
 
 def _check_shapes(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:

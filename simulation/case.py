@@ -87,14 +87,31 @@ class CaseMaker:
         if not masks:
             return CaseResult(name, failed=told)
         folder = self.data_set.case_folder(ref)
-        kept = self.data_set.hashes(ref)
         for left_over in folder.glob(f"*{PARTIAL}"):
             left_over.unlink()
+        written = self._write(folder, image_mu, number, masks)
+        # A file that an earlier run recorded keeps its hash: damage done since then must not pass for good.
+        known = {file: value for file, value in self.data_set.hashes(ref).items() if file not in written}
+        names = {"gt.h5", *(f"{index}.h5" for index in masks), *written}
+        record = {
+            "number": number,
+            "origin": clean.origin,
+            "pixel_mm": clean.pixel_mm,
+            "implants": {str(index): implants[index] for index in masks},
+            "failed": list(told),
+            "files": {file: known.get(file) or sha256_of(folder / file) for file in sorted(names)},
+        }
+        self.data_set.write_record(ref, record)
+        return CaseResult(name, len(written - {"gt.h5", CASE_MASKS}), failed=told)
+
+    def _write(self, folder: Path, image_mu: np.ndarray, number: int, masks: dict[int, np.ndarray]) -> set[str]:
+        """Simulates and writes the files of a slice that are not there yet; answers their names."""
+        written = set()
         tissue = self.simulator.project_tissue(image_mu)
         if not (folder / "gt.h5").is_file():
-            kept.pop("gt.h5", None)
             sinogram, ct = self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
             write_case(folder, image_mu, sinogram, ct, {}, self.compression)
+            written.add("gt.h5")
         missing = [index for index in masks if not (folder / f"{index}.h5").is_file()]
         for indices in _chunks(missing, _AT_ONCE):
             self.check_interrupt()
@@ -103,23 +120,11 @@ class CaseMaker:
             samples = self.simulator.simulate_masks(image_mu, small, rngs, tissue)
             for index, sample in zip(indices, samples, strict=True):
                 write_sample(folder / f"{index}.h5", sample, self.compression)
-                kept.pop(f"{index}.h5", None)
-        names = ["gt.h5", *(f"{index}.h5" for index in masks)]
+                written.add(f"{index}.h5")
         if not isinstance(self.library, MaskStack):
             _write_masks(folder / CASE_MASKS, masks)
-            kept.pop(CASE_MASKS, None)
-            names.append(CASE_MASKS)
-        record = {
-            "number": number,
-            "origin": clean.origin,
-            "pixel_mm": clean.pixel_mm,
-            "implants": {str(index): implants[index] for index in masks},
-            "failed": list(told),
-            # A file that an earlier run recorded keeps its hash: damage done since then must not pass for good.
-            "files": {file: kept.get(file) or sha256_of(folder / file) for file in names},
-        }
-        self.data_set.write_record(ref, record)
-        return CaseResult(name, len(missing), failed=told)
+            written.add(CASE_MASKS)
+        return written
 
     def _draw_masks(
         self, image_mu: np.ndarray, large: np.ndarray, number: int

@@ -10,8 +10,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
+from simulation.arrays import like, to_numpy
 from simulation.errors import InputError
-from simulation.projector import Projector, Weighting, like, to_numpy
+from simulation.projector import Projector, Weighting
 from simulation.units import MU_WATER_PER_CM
 
 _EPSILON = 1e-6

@@ -20,6 +20,7 @@ from simulation.sources import SliceRef
 from simulation.store import (
     CASE_MASKS,
     CASE_RECORD,
+    SPLITS,
     listing_file,
     manifest_file,
     mask_file,
@@ -181,8 +182,8 @@ class DataSet:
         write_json(manifest_file(self.root, self.split), content)
 
     def _refuse_strangers(self) -> None:
-        own = {split_folder(self.root, s).name for s in ("train", "test")}
-        own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in ("train", "test")}
+        own = {split_folder(self.root, s).name for s in SPLITS}
+        own |= {file(self.root, s).name for file in (manifest_file, listing_file, mask_file) for s in SPLITS}
         names = sorted(path.name for path in self.root.iterdir() if path.name not in own)
         strangers = [name for name in names if not re.fullmatch(r"\..*|report(-\d+-of-\d+)?\.json", name)]
         folder = split_folder(self.root, self.split)

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -98,11 +99,10 @@ def _identity(
     masks = settings.masks
     if isinstance(library, MaskStack):
         masks = hashlib.sha256(library.stack[:, :, :masks_per_slice].tobytes()).hexdigest()
-    origins = hashlib.sha256("\n".join(f"{ref.case}/{ref.name} {ref.origin}" for ref in refs).encode()).hexdigest()
     return Identity(
         preset=settings.preset,
         physics=simulator.physics_sha256,
-        slices=origins,
+        slices=sha256_of_text("\n".join(f"{ref.case}/{ref.name} {ref.origin}" for ref in refs)),
         masks=masks,
         metal=str(library.metal),
         implants=" ".join(settings.implants or ()),
@@ -181,10 +181,8 @@ def _report(
     done = sum(data_set.is_done(refs[number]) for number in numbers)
     in_set = sum(map(data_set.is_done, refs))
     pairs = sum(r.pairs for r in results)
-    reasons = {
-        reason: sum(r.skipped == reason for r in results) for reason in sorted({r.skipped for r in results} - {""})
-    }
-    words = ", ".join(f"{count} skipped ({reason})" for reason, count in reasons.items())
+    reasons = Counter(r.skipped for r in results if r.skipped)
+    words = ", ".join(f"{count} skipped ({reason})" for reason, count in sorted(reasons.items()))
     summary = (
         f"{data_set.root}: {pairs} pairs made, {done} of {len(numbers)} slices done"
         + (f", {words}" if words else "")

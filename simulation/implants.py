@@ -8,16 +8,17 @@ import numpy as np
 from PIL import Image
 from scipy import ndimage
 
+from simulation.arrays import like, to_numpy
 from simulation.errors import InputError, UsageError
 from simulation.implant_anatomy import Anatomy, find_body
 from simulation.implant_shapes import SHAPERS, Part, suitable
 from simulation.materials import METAL_CODES, check_metal
-from simulation.projector import like, to_numpy
 from simulation.units import check_mu
 
 KINDS = tuple(SHAPERS)
 ALWAYS_POSSIBLE = ("clips", "electrodes", "needle")
 STACK_SIZE = 512
+_STACK_REMEDY = f"expected a numpy file of shape ({STACK_SIZE}, {STACK_SIZE}, n) with 0 and 1"
 # At 416 x 416 pixels, as the masks of the public benchmark (35 .. 2061); scales with the number of pixels.
 SIZE_RANGE_416 = (16, 2600)
 _MAX_OUTSIDE = 0.5
@@ -230,21 +231,35 @@ def _assembled(parts: list[Part], body: np.ndarray) -> tuple[np.ndarray, list[di
     return codes[owner], seen
 
 
-def _load_stack(path: Path) -> np.ndarray:
-    """Open a mask stack and check all of it; see `ImplantLibrary.from_masks`."""
-    remedy = f"expected a numpy file of shape ({STACK_SIZE}, {STACK_SIZE}, n) with 0 and 1"
+def open_stack(path: Path) -> np.ndarray:
+    """A stack of masks as it lies on disk, (rows, columns, n) of bool or integers; what it holds is not looked at.
+
+    Raises:
+        InputError: if the file is no such array.
+    """
     if not path.is_file():
-        raise InputError(f"mask stack {path}: no such file; {remedy}")
+        raise InputError(f"mask stack {path}: no such file; {_STACK_REMEDY}")
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
-        raise InputError(f"mask stack {path} is broken, truncated, or no .npy file of numbers; {remedy}") from error
+        raise InputError(
+            f"mask stack {path} is broken, truncated, or no .npy file of numbers; {_STACK_REMEDY}"
+        ) from error
     if not isinstance(stack, np.ndarray):
-        raise InputError(f"mask stack {path} is an archive of several arrays; {remedy}: save one with np.save")
-    if stack.ndim != 3 or stack.shape[:2] != (STACK_SIZE, STACK_SIZE) or stack.shape[2] == 0:
-        raise InputError(f"mask stack {path} has shape {stack.shape}; {remedy}, axis 2 numbering the masks")
+        raise InputError(f"mask stack {path} is an archive of several arrays; {_STACK_REMEDY}: save one with np.save")
+    if stack.ndim != 3 or stack.shape[2] == 0:
+        raise InputError(f"mask stack {path} has shape {stack.shape}; {_STACK_REMEDY}, axis 2 numbering the masks")
     if stack.dtype.kind not in "bui":
-        raise InputError(f"mask stack {path} holds {stack.dtype}; {remedy}: convert it to uint8")
+        raise InputError(f"mask stack {path} holds {stack.dtype}; {_STACK_REMEDY}: convert it to uint8")
+    return stack
+
+
+def _load_stack(path: Path) -> np.ndarray:
+    """Open a mask stack and check all of it; see `ImplantLibrary.from_masks`."""
+    stack = open_stack(path)
+    remedy = _STACK_REMEDY
+    if stack.shape[:2] != (STACK_SIZE, STACK_SIZE):
+        raise InputError(f"mask stack {path} has shape {stack.shape}; {remedy}, axis 2 numbering the masks")
     low, high = int(stack.min()), int(stack.max())
     if low < 0 or high > 1:
         raise InputError(f"mask stack {path} has values {low} .. {high}; {remedy}: threshold it first")

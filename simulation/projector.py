@@ -3,38 +3,20 @@
 numpy or torch, any leading batch dimensions; what comes in comes out. Every map is differentiable for torch.
 """
 
-import sys
 from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.fft
 
+from simulation.arrays import is_tensor, like, to_numpy
 from simulation.errors import InputError, UsageError
 from simulation.geometry import FanBeam
 from simulation.projector_cpu import CpuOperators
+from simulation.units import MM_PER_CM
 
 Device = Literal["auto", "cpu", "cuda"]
 Weighting = Literal["benchmark", "standard"]
-_MM_PER_CM = 10.0
-
-
-def is_tensor(array: Any) -> bool:
-    """Whether this is a torch tensor; never imports torch to find out."""
-    torch = sys.modules.get("torch")
-    return torch is not None and isinstance(array, torch.Tensor)
-
-
-def to_numpy(array: Any) -> np.ndarray:
-    """The array as numpy, detached and on the host."""
-    return array.detach().cpu().numpy() if is_tensor(array) else np.asarray(array)
-
-
-def like(result: np.ndarray, template: Any) -> Any:
-    """The result as what the template is: numpy, or a torch tensor on the template's device."""
-    if not is_tensor(template):
-        return result
-    return sys.modules["torch"].from_numpy(np.ascontiguousarray(result)).to(template.device)
 
 
 def why_no_cuda() -> str:
@@ -170,7 +152,7 @@ class Projector:
 
 def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarray, float, int]:
     """Convolution kernel (2 bins - 1), weight of each bin, scale, and power of the magnification."""
-    bins, pitch_cm = geometry.bins, geometry.pitch_mm / _MM_PER_CM
+    bins, pitch_cm = geometry.bins, geometry.pitch_mm / MM_PER_CM
     offsets = np.arange(1 - bins, bins)
     view_rad = 2 * np.pi / geometry.views
     if weighting == "benchmark":

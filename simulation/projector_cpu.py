@@ -8,8 +8,7 @@ import numpy as np
 
 from simulation import kernels
 from simulation.geometry import FanBeam
-
-_MM_PER_CM = 10.0
+from simulation.units import MM_PER_CM
 
 
 def usable_cores() -> int:
@@ -122,7 +121,7 @@ def _ray_table(geometry: FanBeam) -> tuple[np.ndarray, np.ndarray, np.ndarray, n
         source_y + slope * (first_row - source_x) - first_column,
         source_x + slope * (first_column - source_y) - first_row,
     )
-    length_cm = np.sqrt(1 + slope**2) * (geometry.pixel_mm / _MM_PER_CM)
+    length_cm = np.sqrt(1 + slope**2) * (geometry.pixel_mm / MM_PER_CM)
     return start, slope, length_cm.astype(np.float32), steep
 
 

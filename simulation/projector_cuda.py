@@ -6,8 +6,7 @@ from torch import Tensor
 
 from simulation import projector_torch
 from simulation.geometry import FanBeam
-
-_MM_PER_CM = 10.0
+from simulation.units import MM_PER_CM
 
 
 class CudaOperators:
@@ -41,14 +40,14 @@ class CudaOperators:
         sinograms = images.new_zeros(len(images), *self.geometry.sinogram_shape)
         for image, sinogram in zip(images, sinograms, strict=True):
             astra.projector.direct_FP(self._projector, image, out=sinogram)
-        return sinograms.mul_(self.geometry.pixel_mm / _MM_PER_CM)
+        return sinograms.mul_(self.geometry.pixel_mm / MM_PER_CM)
 
     def adjoint(self, sinograms: Tensor) -> Tensor:
         """ASTRA's back projection, matched to its forward projection up to their interpolations."""
         images = sinograms.new_zeros(len(sinograms), *self.geometry.image_shape)
         for sinogram, image in zip(sinograms, images, strict=True):
             astra.projector.direct_BP(self._projector, sinogram, out=image)
-        return images.mul_(self.geometry.pixel_mm / _MM_PER_CM)
+        return images.mul_(self.geometry.pixel_mm / MM_PER_CM)
 
     def backproject(self, sinograms: Tensor, power: int) -> Tensor:
         """Sum over views of the interpolated sinogram times magnification ** power: (batch, rows, columns)."""

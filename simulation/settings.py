@@ -88,8 +88,12 @@ def check_settings(settings: SimulateSettings) -> None:
         raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
     if settings.kvp is None and (settings.filters, settings.anode_angle_deg) != (None, None):
         raise UsageError("--filters and --anode-angle-deg: they shape the spectrum of --kvp, which is not given")
-    if (settings.photons or 1) <= 0 or min(settings.scatter_counts or 0, settings.electronic_noise_counts or 0) < 0:
-        raise UsageError("--photons must be positive, --scatter-counts and --electronic-noise-counts not negative")
+    if settings.photons is not None and not settings.photons > 0:
+        raise UsageError(f"--photons: got {settings.photons:g}, expected more than 0")
+    for name in ("scatter_counts", "electronic_noise_counts"):
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: got {value:g}, expected 0 or more")
 
 
 def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
@@ -97,9 +101,8 @@ def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
     if settings.masks == PROCEDURAL:
         scan = protocol(settings.preset)
         pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
-        return ImplantLibrary(
-            settings.implants, pixel_mm, settings.metal
-        ), settings.masks_per_slice or _PROCEDURAL_MASKS
+        library = ImplantLibrary(settings.implants, pixel_mm, settings.metal)
+        return library, settings.masks_per_slice or _PROCEDURAL_MASKS
     if settings.implants:
         raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
     stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
@@ -115,8 +118,9 @@ def build_simulator(settings: SimulateSettings) -> Simulator:
     if settings.spectrum is not None:
         spectrum = read_spectrum(settings.spectrum)
     elif settings.kvp is not None:
-        filters = parse_filters(settings.filters or ("Al:2.5",))
-        spectrum = tube_spectrum(settings.kvp, settings.anode_angle_deg or 7.0, filters)
+        angle_deg = 7.0 if settings.anode_angle_deg is None else settings.anode_angle_deg
+        filters = ("Al:2.5",) if settings.filters is None else settings.filters
+        spectrum = tube_spectrum(settings.kvp, angle_deg, parse_filters(filters))
     changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
     scan = replace(protocol(settings.preset), **{name: value for name, value in changed.items() if value is not None})
     device = "cpu" if settings.device == "auto" and settings.workers != 1 else settings.device

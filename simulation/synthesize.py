@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 
 from simulation import physics
+from simulation.arrays import like, to_numpy
 from simulation.correction import linear_interpolation
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
 from simulation.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
-from simulation.projector import Device, Projector, like, to_numpy
+from simulation.projector import Device, Projector
 from simulation.protocols import ScanProtocol
 from simulation.protocols import protocol as named_protocol
 from simulation.spectra import (

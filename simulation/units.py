@@ -6,6 +6,7 @@ import numpy as np
 
 from simulation.errors import InputError
 
+MM_PER_CM = 10.0
 MU_WATER_PER_CM = 0.192
 """Linear attenuation of water (1/cm) to which the benchmark's HU scale refers."""
 

@@ -4,6 +4,7 @@ MAR_SHARED_DATA names the folder of real data; MAR_REQUIRE=shared,tools (any of 
 into a failure.
 """
 
+import dataclasses
 import os
 import shutil
 from collections.abc import Callable
@@ -54,6 +55,29 @@ def _absent(what: str, reason: str) -> None:
 def shared_data() -> Path:
     """Folder of the real data; a test that asks for it gets the marker of the same name."""
     return SHARED_DATA
+
+
+@pytest.fixture
+def small_scanner(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The preset syndeeplesion on the geometry of `small_scanner.SMALL`."""
+    from small_scanner import NAME, SMALL
+
+    from simulation.protocols import PROTOCOLS
+
+    monkeypatch.setitem(PROTOCOLS, NAME, dataclasses.replace(PROTOCOLS[NAME], geometry=SMALL))
+
+
+@pytest.fixture
+def mar(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the program here: (exit code, standard output, standard error)."""
+    from mar_pipeline import cli
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capsys.readouterr()
+        code = cli.main(["-q", *map(str, arguments)])
+        return code, *capsys.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")

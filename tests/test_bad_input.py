@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -13,49 +12,14 @@ import nibabel
 import numpy as np
 import pytest
 from PIL import Image
+from small_scanner import PROGRAM, body_hu, disc
 
-from mar_pipeline import cli
-from simulation import protocols
-from simulation.geometry import FanBeam
-from simulation.protocols import PROTOCOLS
 from simulation.store import verify
 from simulation.units import hu_to_mu
 
 FAILURE, USAGE, SOME_FAILED = 1, 2, 3
 PLAIN = ("--compression", "0", "--device", "cpu")
-SIZE = 64
-SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 60, 81, 434.4 / 81)
-"""The benchmark's scanner with fewer, larger pixels: a pair takes milliseconds."""
-
-PROGRAM = f"""
-import sys
-from dataclasses import replace
-from simulation import protocols
-from simulation.geometry import FanBeam
-name = "syndeeplesion"
-protocols.PROTOCOLS[name] = replace(protocols.PROTOCOLS[name], geometry={SMALL!r})
-from mar_pipeline.cli import main
-sys.exit(main())
-"""
-
-
-@pytest.fixture(autouse=True)
-def small_scanner(monkeypatch):
-    name = "syndeeplesion"
-    monkeypatch.setitem(protocols.PROTOCOLS, name, replace(PROTOCOLS[name], geometry=SMALL))
-
-
-def disc(radius, size=SIZE, row=0.0, column=0.0):
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    return (y - row) ** 2 + (x - column) ** 2 < radius**2
-
-
-def body_hu(metal=False):
-    hu = np.where(disc(26), 40, -1000)
-    hu[disc(5, column=12)] = 900
-    if metal:
-        hu[30:34, 20:24] = 5000
-    return hu
+pytestmark = pytest.mark.usefixtures("small_scanner")
 
 
 def write_gt(root, case, image=None):
@@ -107,18 +71,6 @@ def masks(tmp_path):
 def source(tmp_path):
     write_gt(tmp_path / "source", "case0")
     return tmp_path / "source"
-
-
-@pytest.fixture
-def mar(capsys):
-    """Runs the program here: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = cli.main(["-q", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 @pytest.fixture
@@ -247,14 +199,14 @@ def test_a_bad_slice_beside_good_ones(name, mar, masks, out, tmp_path):
 
 
 def test_slices_with_metal_are_counted_not_failed(mar, masks, source, out):
-    write_gt(source, "case1", hu_to_mu(body_hu(metal=True)).astype(np.float32))
+    write_gt(source, "case1", hu_to_mu(body_hu("metal")).astype(np.float32))
     code, said, err = mar("simulate", "--source", source, "--masks", masks, *PLAIN, "--out", out)
     assert (code, err) == (0, "")
     assert "1 skipped (metal)" in said
 
 
 def test_only_slices_with_metal(refusal, tmp_path):
-    write_gt(tmp_path / "metal", "case1", hu_to_mu(body_hu(metal=True)).astype(np.float32))
+    write_gt(tmp_path / "metal", "case1", hu_to_mu(body_hu("metal")).astype(np.float32))
     refusal(code=FAILURE, source=tmp_path / "metal", words=("case1/000: metal",))
 
 
@@ -333,6 +285,10 @@ USAGE_ERRORS = {
     "negative shard": (["--shard=-1/2"], ("'-1/2'",)),
     "workers": (["--workers", "-1"], ("--workers: got -1",)),
     "workers in words": (["--workers", "many"], ("--workers: expected a whole number", "many")),
+    "no photons": (("--photons", "0"), ("--photons: got 0", "more than 0")),
+    "negative scatter": (("--scatter-counts", "-1"), ("--scatter-counts: got -1", "0 or more")),
+    "anode angle of 0": (("--kvp", "120", "--anode-angle-deg", "0"), ("0.0 degrees", "1..45")),
+    "filters without kvp": (("--filters", "Al:2"), ("--filters", "--kvp")),
     "masks per slice": (["--masks-per-slice", "0"], ("--masks-per-slice: got 0",)),
     "too many masks": (["--masks-per-slice", "3"], ("--masks-per-slice: got 3", "2 masks")),
     "slices": (["--slices", "0"], ("0 slices",)),

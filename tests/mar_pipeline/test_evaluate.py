@@ -237,7 +237,7 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
         ({"device": "tpu"}, UsageError, "unknown device 'tpu'"),
         ({"data": "/nowhere"}, InputError, "/nowhere: no such folder"),
         ({"split": "train"}, InputError, "no train_640geo_dir.txt in it"),
-        ({"masks": "/nowhere.npy"}, InputError, "/nowhere.npy: cannot be read as a mask stack"),
+        ({"masks": "/nowhere.npy"}, InputError, "mask stack /nowhere.npy: no such file"),
     ],
 )
 def test_bad_settings_are_one_clear_line(
@@ -252,7 +252,7 @@ def test_bad_settings_are_one_clear_line(
 def test_unusable_data_is_refused(settings: EvaluateSettings, data: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=f"did you mean {data}"):
         evaluate(dataclasses.replace(settings, data=str(tmp_path)))
-    with pytest.raises(InputError, match=r"got float64 \(3, 3\), expected a mask stack"):
+    with pytest.raises(InputError, match=r"flat.npy has shape \(3, 3\); expected a numpy file"):
         np.save(tmp_path / "flat.npy", np.zeros((3, 3)))
         evaluate(dataclasses.replace(settings, masks=str(tmp_path / "flat.npy")))
     (data / "testmask.npy").unlink()

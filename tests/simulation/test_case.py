@@ -3,17 +3,16 @@
 import errno
 import json
 import os
-from dataclasses import replace
 
 import numpy as np
 import pytest
+from small_scanner import body_hu, disc
 
 from simulation import protocols
 from simulation.case import CaseMaker
 from simulation.dataset import DataSet, Identity
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
-from simulation.geometry import FanBeam
 from simulation.grid import to_grid
 from simulation.implants import ImplantLibrary, MaskStack
 from simulation.protocols import PROTOCOLS
@@ -22,35 +21,17 @@ from simulation.store import CASE_RECORD, read_pair
 from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
 
-SIZE = 64
-SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 60, 81, 434.4 / 81)
-"""The benchmark's scanner with fewer, larger pixels: a pair takes milliseconds."""
+pytestmark = pytest.mark.usefixtures("small_scanner")
 
 
-@pytest.fixture(autouse=True)
-def small_scanner(monkeypatch):
-    name = "syndeeplesion"
-    monkeypatch.setitem(protocols.PROTOCOLS, name, replace(PROTOCOLS[name], geometry=SMALL))
-
-
-def disc(radius, size=SIZE, row=0.0, column=0.0):
-    """Bool (size, size), centre relative to the middle, in pixels."""
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    return (y - row) ** 2 + (x - column) ** 2 < radius**2
-
-
-def body(metal=False, empty=False):
-    hu = np.where(disc(4 if empty else 26), 40.0, -1000.0)
-    hu[disc(5, column=12)] = 900
-    if metal:
-        hu[30:34, 20:24] = 5000
-    return hu_to_mu(hu).astype(np.float32)
+def body(kind="clean"):
+    return hu_to_mu(body_hu(kind)).astype(np.float32)
 
 
 def read(kind):
     if kind == "broken":
         raise InputError("a.png: broken or truncated")
-    return body(metal=kind == "metal", empty=kind == "empty"), 0.8
+    return body(kind), 0.8
 
 
 def slice_ref(kind="clean", case="a"):

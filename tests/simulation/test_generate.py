@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from small_scanner import PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
 from simulation import case, protocols, settings, synthesize
@@ -32,43 +33,12 @@ from simulation.store import read_pair, verify
 from simulation.units import hu_to_mu
 from simulation.workers import interrupts_noticed
 
-SIZE = 64
-SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 60, 81, 434.4 / 81)
-"""The benchmark's scanner with fewer, larger pixels: a pair takes milliseconds."""
 PATIENCE_S = 60
 INTERRUPTED = r"mar: error: interrupted; .+\n"
 
-PROGRAM = f"""
-import signal, sys
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test's own process does with Ctrl-C
-from dataclasses import replace
-from simulation import protocols
-from simulation.geometry import FanBeam
-name = "syndeeplesion"
-protocols.PROTOCOLS[name] = replace(protocols.PROTOCOLS[name], geometry={SMALL!r})
-from mar_pipeline.cli import main
-if __name__ == "__main__":
-    sys.exit(main())
-"""
-
-
-@pytest.fixture
-def small_scanner(monkeypatch):
-    name = "syndeeplesion"
-    monkeypatch.setitem(protocols.PROTOCOLS, name, replace(PROTOCOLS[name], geometry=SMALL))
-
-
-def disc(radius, size=SIZE, row=0.0, column=0.0):
-    y, x = np.mgrid[:size, :size] - (size - 1) / 2
-    return (y - row) ** 2 + (x - column) ** 2 < radius**2
-
 
 def slice_mu(number, kind="clean"):
-    hu = np.where(disc(4 if kind == "empty" else 26), 40.0 + number, -1000.0)
-    hu[disc(5, column=12 - number % 5)] = 900
-    if kind == "metal":
-        hu[30:34, 20:24] = 5000
-    return hu_to_mu(hu).astype(np.float32)
+    return hu_to_mu(body_hu(kind, 40 + number, 12 - number % 5)).astype(np.float32)
 
 
 def write_source(root, kinds):
@@ -94,18 +64,6 @@ def source(tmp_path_factory):
 @pytest.fixture(scope="module")
 def masks(tmp_path_factory):
     return write_stack(tmp_path_factory.mktemp("masks") / "masks.npy")
-
-
-@pytest.fixture
-def mar(capsys):
-    """Runs the program here: (exit code, standard output, standard error)."""
-
-    def run(*arguments):
-        capsys.readouterr()
-        code = cli.main(["-q", *map(str, arguments)])
-        return code, *capsys.readouterr()
-
-    return run
 
 
 def request(source, masks, out, *more):
