@@ -1,4 +1,4 @@
-"""The correction methods that can be scored, and the scanner they correct for."""
+"""The correction methods that can be scored, and the scanner they correct for; networks are in `network_methods`."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -57,3 +57,28 @@ METHODS: dict[str, Method] = {"input": _input, "li": _li, "nmar": _nmar}
 
 LABELS = {"input": "Input", "li": "LI", "nmar": "NMAR"}
 """How pictures call a method; others go by their own name."""
+
+STORED = ("input", "li")
+"""Methods whose image is in the data: there is nothing to compute and no time to measure."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What is scored: a method, or one trained run of a network.
+
+    Args:
+        method: head of its column in the tables; the runs of a network that differ by seed only share one.
+        correct: (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm.
+        run: name of the trained run, unlike any other's; empty for a method that is not trained.
+        seed: of the run's training.
+    """
+
+    method: str
+    correct: Method
+    run: str = ""
+    seed: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The run's name, or the method's."""
+        return self.run or self.method

@@ -17,7 +17,7 @@ _PLAINER = (
     (r"Unexpected config: .*", "--settings: the file holds no options; expected lines of KEY: VALUE"),
     (r"Problems parsing config:(.*)", r"--settings: not YAML:\1"),
     (r'in "<unicode string>", ', ""),
-    (r"Option '(\w+)' is not accepted", r"unknown key '\1'"),
+    (r"Option '([\w.]+)' is not accepted", r"unknown key '\1'"),
 )
 """What jsonargparse says, and what a user of the program understands."""
 
@@ -26,7 +26,7 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
     """A command's settings from `--settings FILE.yaml` and its options, the later one winning.
 
     Fields become options: `masks_per_slice: int` is `--masks-per-slice N`, a bool is a switch, a tuple takes several
-    words, a nested dataclass is `--section.key`. Their help is the `Args:` section of the class's docstring.
+    words, a field of a nested dataclass is `--section.key`. Their help is the `Args:` section of the class's docstring.
 
     Args:
         command: name of the command, for its help and errors.
@@ -38,26 +38,62 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
     """
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
-    hints, helps = get_type_hints(settings_class), _argument_help(settings_class)
+    leaves = _leaves(settings_class)
     summary = (inspect.getdoc(settings_class) or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"mar {command}", description=summary, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--settings", action=ActionConfigFile, metavar="FILE.yaml", help="options from a file")
-    for field in dataclasses.fields(settings_class):  # type: ignore[arg-type]
-        name, hint, keywords = field.name, hints[field.name], _default(field)
-        if hint is bool:
+    for key, leaf in leaves.items():
+        keywords = dict(leaf.default)
+        if leaf.hint is bool:
             keywords |= {"nargs": "?", "const": True}
-        if _item_type(hint):
-            keywords["metavar"] = f"{name.upper()} ..."
-        parser.add_argument(_option(name), type=hint, help=helps.get(name, name), **keywords)
+        if _item_type(leaf.hint):
+            keywords["metavar"] = f"{leaf.name.upper()} ..."
+        parser.add_argument(_option(key), type=leaf.hint, help=leaf.help, **keywords)
+    hints = {key: leaf.hint for key, leaf in leaves.items()}
     try:
         values = parser.instantiate(parser.parse_args(_fold_words(arguments, hints)))
     except ArgumentError as error:
         raise UsageError(f"{_plain(str(error), hints)} (mar {command} --help lists the options)") from error
-    return settings_class(**{name: values[name] for name in hints})
+    return _build(settings_class, values)
 
 
-def _option(field_name: str) -> str:
-    return "--" + field_name.replace("_", "-")
+@dataclasses.dataclass(frozen=True)
+class _Leaf:
+    """An option: a field that is no dataclass itself."""
+
+    name: str
+    hint: Any
+    default: dict[str, Any]
+    help: str
+
+
+def _leaves(settings_class: type, prefix: str = "") -> dict[str, _Leaf]:
+    """Options of a dataclass and of those nested in it, by dotted key."""
+    hints: dict[str, Any] = get_type_hints(settings_class)
+    helps = _argument_help(settings_class)
+    leaves: dict[str, _Leaf] = {}
+    for field in dataclasses.fields(settings_class):
+        hint, key = hints[field.name], prefix + field.name
+        if dataclasses.is_dataclass(hint):
+            leaves |= _leaves(hint, f"{key}.")
+        else:
+            leaves[key] = _Leaf(field.name, hint, _default(field), helps.get(field.name, field.name))
+    return leaves
+
+
+def _build(settings_class: type[Settings], values: Any) -> Settings:
+    hints: dict[str, Any] = get_type_hints(settings_class)
+    return settings_class(
+        **{
+            name: _build(hint, values[name]) if dataclasses.is_dataclass(hint) else values[name]
+            for name, hint in hints.items()
+        }
+    )
+
+
+def _option(key: str) -> str:
+    """`--masks-per-slice`, but `--data.batch_size` as in the file; either spelling is read."""
+    return f"--{key if '.' in key else key.replace('_', '-')}"
 
 
 def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
@@ -78,10 +114,13 @@ def _argument_help(settings_class: type) -> dict[str, str]:
 def _fold_words(arguments: list[str], hints: dict[str, Any]) -> list[str]:
     """Turns `--methods li nmar` into `--methods=["li", "nmar"]` for each option that takes a tuple."""
     item_types = {_option(name): _item_type(hint) for name, hint in hints.items() if _item_type(hint)}
+    spelled = {_option(name).replace("_", "-"): _option(name) for name in hints}
     folded, rest = [], list(arguments)
     while rest:
         argument = rest.pop(0)
         option, has_value, value = argument.partition("=")
+        option = spelled.get(option.replace("_", "-"), option) if option.startswith("--") else option
+        argument = option + has_value + value
         if option not in item_types or value.startswith("["):
             folded.append(argument)
             continue
@@ -111,7 +150,7 @@ def _plain(message: str, hints: dict[str, Any]) -> str:
     """The parser's report of a value of a wrong type, in terms of what the user can write."""
     for pattern, plain in _PLAINER:
         message = re.sub(pattern, plain, message, flags=re.DOTALL)
-    found = re.match(r'Parser key "(\w+)".*?(?:Got value|Given value): ([^\n]*)', message, re.DOTALL)
+    found = re.match(r'Parser key "([\w.]+)".*?(?:Got value|Given value): ([^\n]*)', message, re.DOTALL)
     if found is None or found[1] not in hints:
         return message
     return f"{_option(found[1])}: expected {_describe(hints[found[1]])}, got {found[2].strip()!r}"

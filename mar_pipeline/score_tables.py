@@ -3,8 +3,9 @@
 import csv
 import io
 import math
+import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import pairwise
 
@@ -26,6 +27,11 @@ GROUP_NAMES = (
     f"< {_BOUNDARIES[-1]:.0f}",
 )
 """Metal pixels of each size group at 416 x 416, large to small."""
+
+_DIGITS = {"psnr": 2, "ssim": 4, "rmse_hu": 1}
+"""The scores of a cell, and how many decimals each has."""
+
+_TERMINAL_COLUMNS = 120
 
 
 def size_group(metal_pixels: int, image_shape: tuple[int, int]) -> int:
@@ -51,7 +57,9 @@ class ScoreRow:
         metal_pixels: metal pixels of the image.
         grid: rows and columns of the image, such as 416 x 416.
         group: size group, 1 (largest) to 5.
-        method: key of `METHODS`.
+        method: key of `METHODS`, or the column of a trained network.
+        run: name of the trained run; empty for a method that is not trained.
+        seed: of the run's training, None where there is none.
         protocol: key of `PROTOCOLS`.
         psnr: dB.
         ssim: -1..1.
@@ -66,6 +74,8 @@ class ScoreRow:
     grid: str
     group: int
     method: str
+    run: str
+    seed: int | None
     protocol: str
     psnr: float
     ssim: float
@@ -73,7 +83,7 @@ class ScoreRow:
 
 
 def to_csv(rows: Sequence[ScoreRow]) -> str:
-    """One line per pair, method and protocol."""
+    """One line per pair, run or method, and protocol."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(ScoreRow)], lineterminator="\n")
     writer.writeheader()
@@ -84,16 +94,25 @@ def to_csv(rows: Sequence[ScoreRow]) -> str:
 
 
 def to_text(rows: Sequence[ScoreRow]) -> str:
-    """Aligned tables for a terminal, one per protocol."""
-    return _tables(rows, head=lambda name, states: textwrap.fill(f"Protocol {name}. {states}", 100), body=_plain)
+    """Aligned tables for a terminal, one per protocol; wide ones go on below with the next columns."""
+
+    def body(cells: list[list[str]]) -> str:
+        return "\n\n".join(plain_table(part, totals=True) for part in _narrow(cells))
+
+    return _tables(rows, head=lambda name, states: textwrap.fill(f"Protocol {name}. {states}", 100), body=body)
 
 
 def to_markdown(rows: Sequence[ScoreRow]) -> str:
     """The same tables in Markdown."""
-    return _tables(rows, head=lambda name, states: f"## Protocol `{name}`\n\n{states}\n", body=_markdown)
+    return _tables(rows, head=lambda name, states: f"## Protocol `{name}`\n\n{states}\n", body=markdown_table)
 
 
-_COLUMNS = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs."
+def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
+    """What the numbers of a table are, in words."""
+    columns = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs"
+    if any(len(runs) > 1 for runs in _runs(rows).values()):
+        columns += "; several seeds: mean \N{PLUS-MINUS SIGN} sample standard deviation over the seeds of these means"
+    return f"{PROTOCOLS[protocol].states} {columns}. {_metal_size(rows)}"
 
 
 def _metal_size(rows: Sequence[ScoreRow]) -> str:
@@ -111,48 +130,113 @@ def _tables(rows: Sequence[ScoreRow], head: Callable[[str, str], str], body: Cal
     parts = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         cells = _cells([row for row in rows if row.protocol == protocol])
-        states = f"{PROTOCOLS[protocol].states} {_COLUMNS} {_metal_size(rows)}"
-        parts.append(f"{head(protocol, states)}\n{body(cells)}\n")
+        parts.append(f"{head(protocol, _states(rows, protocol))}\n{body(cells)}\n")
     return "\n".join(parts)
 
 
 def _cells(rows: Sequence[ScoreRow]) -> list[list[str]]:
     """Header, the size groups that have pairs, the average: metal size, pairs, then one column per method."""
-    methods = list(dict.fromkeys(row.method for row in rows))
-    lines = [["metal size", "pairs", *methods]]
+    runs = _runs(rows)
+    heads = [f"{method} ({len(of)} seeds)" if len(of) > 1 else method for method, of in runs.items()]
+    lines = [["metal size", "pairs", *heads]]
     for group, name in enumerate(GROUP_NAMES, start=1):
         members = [row for row in rows if row.group == group]
         if members:
-            lines.append([name, *_means(members, methods)])
-    return [*lines, ["average", *_means(rows, methods)]]
+            lines.append([name, *_means(members, runs)])
+    return [*lines, ["average", *_means(rows, runs)]]
 
 
-def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float]]]:
-    """Means over all rows: protocol -> method -> psnr, ssim, rmse_hu."""
-    means: dict[str, dict[str, dict[str, float]]] = {}
-    for protocol, method in dict.fromkeys((row.protocol, row.method) for row in rows):
-        members = [row for row in rows if (row.protocol, row.method) == (protocol, method)]
-        means.setdefault(protocol, {})[method] = {
-            name: sum(getattr(row, name) for row in members) / len(members) for name in ("psnr", "ssim", "rmse_hu")
-        }
+def _runs(rows: Sequence[ScoreRow]) -> dict[str, list[str]]:
+    """Method -> its runs, in the order of the rows."""
+    runs: dict[str, list[str]] = {}
+    for method, run in dict.fromkeys((row.method, row.run) for row in rows):
+        runs.setdefault(method, []).append(run)
+    return runs
+
+
+def _means_of_runs(rows: Sequence[ScoreRow], method: str, score: str) -> list[float]:
+    """The mean over the pairs, for each run of a method."""
+    values: dict[str, list[float]] = {}
+    for row in rows:
+        if row.method == method:
+            values.setdefault(row.run, []).append(getattr(row, score))
+    return [sum(of_run) / len(of_run) for of_run in values.values()]
+
+
+def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Means over all pairs: protocol -> method -> psnr, ssim, rmse_hu.
+
+    A method of several seeds has the mean over the seeds, and ``psnr_std`` and so on, their sample standard deviation
+    (None where a value is infinite).
+    """
+    means: dict[str, dict[str, dict[str, float | None]]] = {}
+    for protocol in dict.fromkeys(row.protocol for row in rows):
+        members = [row for row in rows if row.protocol == protocol]
+        for method in _runs(members):
+            entry = means.setdefault(protocol, {}).setdefault(method, {})
+            for score in _DIGITS:
+                of_runs = _means_of_runs(members, method, score)
+                entry[score] = sum(of_runs) / len(of_runs)
+                if len(of_runs) > 1:
+                    entry[f"{score}_std"] = deviation(of_runs)
     return means
 
 
-def _means(rows: Sequence[ScoreRow], methods: Sequence[str]) -> list[str]:
+def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
     """Number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
     pairs = {(row.split, row.case, row.slice, row.mask) for row in rows}
-    (of_method,) = averages(rows).values()
-    means = [of_method[method] for method in methods]
-    return [str(len(pairs)), *(f"{m['psnr']:.2f} / {m['ssim']:.4f} / {m['rmse_hu']:.1f}" for m in means)]
+    cells = [
+        " / ".join(with_spread(_means_of_runs(rows, method, score), f".{digits}f") for score, digits in _DIGITS.items())
+        for method in methods
+    ]
+    return [str(len(pairs)), *cells]
 
 
-def _plain(cells: list[list[str]]) -> str:
+def deviation(values: Sequence[float]) -> float | None:
+    """Sample standard deviation, None for fewer than two values or one that is not finite."""
+    return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
+
+
+def with_spread(values: Sequence[float], form: str) -> str:
+    """One value as it is, several ones as "mean \N{PLUS-MINUS SIGN} sample standard deviation".
+
+    Args:
+        values: at least one.
+        form: number format, such as ".2f".
+    """
+    mean, spread = sum(values) / len(values), deviation(values)
+    return f"{mean:{form}}" if spread is None else f"{mean:{form}} \N{PLUS-MINUS SIGN} {spread:{form}}"
+
+
+def _narrow(cells: list[list[str]]) -> Iterator[list[list[str]]]:
+    """Tables that fit a terminal: the first two columns, then as many of the others as there is room for."""
+    widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
+    fixed, start = sum(widths[:2]), 2
+    while start < len(widths):
+        end = start + 1
+        while end < len(widths) and fixed + sum(widths[start : end + 1]) <= _TERMINAL_COLUMNS:
+            end += 1
+        yield [row[:2] + row[start:end] for row in cells]
+        start = end
+
+
+def plain_table(cells: list[list[str]], totals: bool = False) -> str:
+    """Aligned text.
+
+    Args:
+        cells: header, then lines of as many cells.
+        totals: the last line sums up the others: a rule goes before it.
+    """
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     lines = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in cells]
     rule = "-" * len(lines[0])
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    lines.insert(1, rule)
+    if totals:
+        lines.insert(-1, rule)
+    return "\n".join(lines)
 
 
-def _markdown(cells: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in cells]
+def markdown_table(cells: list[list[str]]) -> str:
+    """A table in Markdown, from the header and lines of as many cells."""
+    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---:|" * len(cells[0]), *lines[1:]])

@@ -176,7 +176,7 @@ def test_help_explains_the_options(capsys):
         (["--dry-run", "maybe"], ["--dry-run", "true or false", "'maybe'"]),
         (["--sizes", "1", "two"], ["--sizes", "each item a whole number", "two"]),
         (["--window-hu", "1"], ["--window-hu"]),
-        (["--optimizer.learning_rate", "fast"], ["optimizer.learning_rate", "float", "fast"]),
+        (["--optimizer.learning_rate", "fast"], ["--optimizer.learning_rate", "expected a number", "fast"]),
         (["--settings", "absent.yaml"], ["absent.yaml"]),
     ],
 )
