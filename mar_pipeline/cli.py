@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = "; free some space and start the same command again" if error.errno == errno.ENOSPC else ""
         return _complain(message + remedy, FAILURE)
     except KeyboardInterrupt:
-        return _complain("interrupted; mar simulate goes on where it stopped, other commands start anew", INTERRUPTED)
+        return _complain("interrupted; mar simulate and mar train go on where they stopped, other commands start anew", INTERRUPTED)
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -67,7 +67,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog="mar",
         usage="mar [-h] [--version] COMMAND ...",
-        description=f"CT metal artifact reduction: simulate pairs, correct them, score them.\n\ncommands:\n{commands}",
+        description=f"CT metal artifact reduction: simulate pairs, train on them, correct, score.\n\ncommands:\n{commands}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -120,6 +120,20 @@ def _evaluate(arguments: list[str]) -> int:
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 
+def _train(arguments: list[str]) -> int:
+    from mar_pipeline.train import train
+    from mar_pipeline.train_settings import read_train_settings
+
+    return _tell(train(read_train_settings(arguments)).summary, [])
+
+
+def _compare(arguments: list[str]) -> int:
+    from mar_pipeline.compare import CompareSettings, compare
+
+    report = compare(read_settings("compare", CompareSettings, arguments))
+    return _tell(report.table, list(report.failed))
+
+
 def _verify(arguments: list[str]) -> int:
     parser = _Parser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
@@ -151,6 +165,8 @@ def _info(arguments: list[str]) -> int:
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "simulate": ("make pairs with and without metal from clean CT slices", _simulate),
     "verify": ("check a data set for missing, damaged and altered files", _verify),
+    "train": ("train a network, plain or with EQ-Reg; a folder with a checkpoint resumes", _train),
+    "compare": ("train several arms over several seeds and score them side by side", _compare),
     "evaluate": ("score methods against the truth, with a table and pictures", _evaluate),
     "info": ("versions, machine, GPU, and the names that commands accept", _info),
 }

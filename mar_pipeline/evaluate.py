@@ -3,10 +3,11 @@
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -20,13 +21,15 @@ from mar_pipeline.evaluation_pairs import (
     why_no_mask,
     why_other_mask,
 )
-from mar_pipeline.methods import LABELS, METHODS, Scanner
-from mar_pipeline.metrics import PROTOCOLS, score
+from mar_pipeline.evaluation_settings import EvaluateSettings, check_settings
+from mar_pipeline.method_facts import Measurements, collect_facts, facts_to_text, machine
+from mar_pipeline.methods import LABELS, METHODS, Candidate, Scanner
+from mar_pipeline.metrics import score
 from mar_pipeline.score_tables import ScoreRow, size_group, to_text
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
 from simulation.progress import with_progress
-from simulation.store import Pair, manifest_file, read_manifest
+from simulation.store import manifest_file, read_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -34,45 +37,11 @@ DEFAULT_PRESET = "syndeeplesion"
 
 
 @dataclass(frozen=True)
-class EvaluateSettings:
-    """Score correction methods against the truth of simulated pairs: tables, and pictures of some pairs.
-
-    Args:
-        data: folder with ``{train,test}_640geo_dir.txt`` and ``{train,test}_640geo/<case>/<slice>/{gt,N}.h5``.
-        out: folder for results.csv, table.md, report.json and the pictures.
-        methods: input (uncorrected), li, nmar.
-        protocol: how to score: float (nothing quantised), uint8, imsave (the published tables' PNGs), or all.
-        split: only train or only test; if not given whatever the data lists.
-        masks: mask stack (.npy, rows x columns x n) instead of the data's own.
-        trust_masks: do not check that a pair's mask throws the metal trace stored with the pair.
-        preset: the scanner that made the data; if not given what the data set's manifest says, and syndeeplesion
-            where there is no manifest, as in the public files.
-        device: ``auto``, ``cpu`` or ``cuda``.
-        figures: number of pairs with a picture, spread over the metal sizes; if not given one for every slice.
-        window_hu: darkest and brightest HU of the images.
-        difference_hu: the differences are shown from minus to plus this many HU.
-    """
-
-    data: str
-    out: str
-    methods: tuple[str, ...] = ("input", "li", "nmar")
-    protocol: Literal["float", "uint8", "imsave", "all"] = "float"
-    split: Literal["train", "test"] | None = None
-    masks: str | None = None
-    trust_masks: bool = False
-    preset: str | None = None
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    figures: int | None = None
-    window_hu: tuple[float, float] = (-175.0, 275.0)
-    difference_hu: float = 200.0
-
-
-@dataclass(frozen=True)
 class EvaluateReport:
     """What `evaluate` did.
 
     Args:
-        rows: one per pair, method and protocol.
+        rows: one per pair, candidate and protocol.
         table: the tables as aligned text.
         not_scored: pairs whose mask is not known; nothing is wrong with them.
         failed: pairs that are broken or on which a method failed; not empty means exit code 3.
@@ -111,61 +80,38 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     pairs, missing = find_pairs(data, settings.split)
     stacks = load_masks(data, settings.masks)
     scanners = _scanners(data, {file.split for file in pairs}, settings)
+    device = next(iter(scanners.values())).projector.device
+    candidates = _candidates(settings, scanners, device)
     make_folder(out)
-    rows, not_scored, failed = _score_all(pairs, stacks, settings, scanners)
+    scoring = _Scoring(settings, stacks, scanners, candidates, Measurements(device))
+    rows, not_scored, failed = scoring.all(pairs)
     failed = missing + failed
     _refuse_nothing(rows, not_scored, failed)
     scored = {_key(row) for row in rows}
     coverage = _coverage(len(pairs), len(scored), not_scored, len(failed))
-    outputs = write_tables(rows, coverage, out)
+    facts = collect_facts(candidates, scoring.measured)
+    outputs = write_tables(rows, facts, scoring.measured, settings.precision, coverage, out)
     files = [file for file in pairs if _key(file) in scored]
     drawn = _one_a_slice(files) if settings.figures is None else _spread(files, rows, settings.figures)
-    for file in with_progress(drawn, len(drawn), "evaluate", "picture"):
-        scanner = scanners[file.split]
-        pair, metal_mask = load_pair(file, stacks, scanner.projector)
-        outputs.append(_draw(file, pair, metal_mask, settings, scanner, rows, out))
+    outputs += [scoring.draw(file, rows, out) for file in with_progress(drawn, len(drawn), "evaluate", "picture")]
     outputs.append("report.json")
-    device = next(iter(scanners.values())).projector.device
-    report = EvaluateReport(
-        tuple(rows), f"{to_text(rows)}\n{coverage}", tuple(not_scored), tuple(failed), tuple(outputs), device
-    )
+    tables = f"{to_text(rows)}\n{facts_to_text(facts, scoring.measured, settings.precision)}{coverage}"
+    report = EvaluateReport(tuple(rows), tables, tuple(not_scored), tuple(failed), tuple(outputs), device)
     write_report(
         out,
         settings=asdict(settings),
         presets={split: scanner.preset for split, scanner in scanners.items()},
-        device=device,
+        machine=machine(device),
         counts={"pairs": len(pairs), "scored": len(scored)},
         rows=rows,
+        facts=facts,
+        runs=[dict(candidate.facts) | {"method": candidate.method} for candidate in candidates if candidate.run],
         not_scored=not_scored,
         failed=failed,
         outputs=outputs,
         seconds=time.monotonic() - started,
     )
     return report
-
-
-def check_settings(settings: EvaluateSettings) -> None:
-    """Refuse what no data could satisfy.
-
-    Raises:
-        UsageError: unknown names or impossible numbers.
-    """
-    unknown = [name for name in settings.methods if name not in METHODS]
-    if unknown:
-        raise UsageError(f"unknown method {unknown[0]!r}; expected one of {', '.join(METHODS)}")
-    if not settings.methods or len(set(settings.methods)) < len(settings.methods):
-        raise UsageError(f"methods: got {' '.join(settings.methods) or 'none'}; name each method once")
-    if settings.protocol not in (*PROTOCOLS, "all"):
-        raise UsageError(f"unknown protocol {settings.protocol!r}; expected one of {', '.join(PROTOCOLS)}, all")
-    if settings.split not in (None, "train", "test"):
-        raise UsageError(f"unknown split {settings.split!r}; expected train or test")
-    if settings.figures is not None and settings.figures < 0:
-        raise UsageError(f"--figures: got {settings.figures}, expected 0 or more")
-    if not settings.window_hu[0] < settings.window_hu[1] or not settings.difference_hu > 0:
-        raise UsageError(
-            f"got window_hu {settings.window_hu} and difference_hu {settings.difference_hu}; expected a rising window "
-            "and a positive difference"
-        )
 
 
 def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[str, Scanner]:
@@ -180,51 +126,115 @@ def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[
     return {split: Scanner.of(preset, settings.device) for split, preset in presets.items()}
 
 
-def _score_all(
-    pairs: Sequence[PairFile],
-    stacks: Mapping[str, np.ndarray],
-    settings: EvaluateSettings,
-    scanners: Mapping[str, Scanner],
-) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
-    """Rows, pairs whose mask is not known, pairs that failed."""
-    rows: list[ScoreRow] = []
-    not_scored: list[Skipped] = []
-    failed: list[Skipped] = []
-    for file in with_progress(pairs, len(pairs), "evaluate", "pair"):
-        try:
-            own, reason = _score_pair(file, stacks, settings, scanners[file.split])
-        except InputError as error:
-            failed.append(Skipped(file.name, str(error)))
-            continue
-        rows += own
+def _candidates(settings: EvaluateSettings, scanners: Mapping[str, Scanner], device: str) -> list[Candidate]:
+    """What is scored, in the order of the settings' methods; torch is imported for networks only."""
+    paths = [word for word in settings.methods if word not in METHODS]
+    networks: dict[str, Candidate] = {}
+    if paths:
+        from mar_pipeline.network_methods import load_networks, refuse_other_preset
+
+        loaded = load_networks(paths, device, settings.precision)
+        if not settings.any_preset:
+            refuse_other_preset(loaded, {split: scanner.preset for split, scanner in scanners.items()})
+        networks = dict(zip(paths, loaded, strict=True))
+    return [networks.get(word) or Candidate(word, METHODS[word]) for word in settings.methods]
+
+
+@dataclass(frozen=True)
+class _Scoring:
+    """Candidates on pairs, and what is measured meanwhile."""
+
+    settings: EvaluateSettings
+    stacks: Mapping[str, np.ndarray]
+    scanners: Mapping[str, Scanner]
+    candidates: Sequence[Candidate]
+    measured: Measurements
+
+    def all(self, pairs: Sequence[PairFile]) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
+        """Rows, pairs whose mask is not known, pairs that failed."""
+        rows: list[ScoreRow] = []
+        not_scored: list[Skipped] = []
+        failed: list[Skipped] = []
+        for file in with_progress(pairs, len(pairs), "evaluate", "pair"):
+            try:
+                own, reason = self._pair(file)
+            except InputError as error:
+                failed.append(Skipped(file.name, str(error)))
+                continue
+            rows += own
+            if reason:
+                not_scored.append(Skipped(file.name, reason))
+        return rows, not_scored, failed
+
+    def _pair(self, file: PairFile) -> tuple[list[ScoreRow], str]:
+        """The rows of a pair, or the reason why its mask is not known."""
+        reason = why_no_mask(file, self.stacks)
         if reason:
-            not_scored.append(Skipped(file.name, reason))
-    return rows, not_scored, failed
+            return [], reason
+        scanner = self.scanners[file.split]
+        pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
+        if not self.settings.trust_masks and (reason := why_other_mask(pair, metal_mask, scanner.projector)):
+            return [], reason
+        rows, seconds, errors = [], {}, {}
+        metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape
+        metal = (metal_pixels, f"{shape[0]} x {shape[1]}", size_group(metal_pixels, shape))
+        for candidate in self.candidates:
+            where = (file.split, file.case, file.slice, file.mask, *metal, candidate.method, candidate.run)
+            correct = partial(candidate.correct, pair, metal_mask, scanner)
+            with _named(candidate):
+                image_mu, seconds[candidate.name] = self.measured.timed(correct)
+                for protocol in self.settings.protocols:
+                    scores = score(image_mu, pair.image, metal_mask, protocol)
+                    rows.append(ScoreRow(*where, candidate.seed, protocol, **scores))
+                if candidate.equivariance and self.measured.pairs < self.settings.equivariance_pairs:
+                    errors[candidate.name] = candidate.equivariance(pair, metal_mask)
+        self.measured.keep(seconds, errors)
+        return rows, ""
+
+    def draw(self, file: PairFile, rows: Sequence[ScoreRow], out: Path) -> str:
+        """A picture of a scored pair, of several seeds that of the first; its name."""
+        from mar_pipeline.figures import case_figure
+
+        scanner, protocol = self.scanners[file.split], self.settings.protocols[0]
+        pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
+        psnr = {row.run or row.method: row.psnr for row in rows if (_key(row), row.protocol) == (_key(file), protocol)}
+        shown = {_label(candidate, self.candidates): candidate for candidate in _first_seeds(self.candidates)}
+        figure = case_figure(
+            images_mu={label: candidate.correct(pair, metal_mask, scanner) for label, candidate in shown.items()},
+            truth_mu=pair.image,
+            metal_mask=metal_mask,
+            captions={label: f"{psnr[candidate.name]:.2f} dB" for label, candidate in shown.items()},
+            title=f"{file.case}/{file.slice}, mask {file.mask}: {np.count_nonzero(metal_mask)} metal pixels "
+            f"(PSNR: {protocol} protocol)",
+            window_hu=self.settings.window_hu,
+            difference_hu=self.settings.difference_hu,
+        )
+        name = f"{file.split}_{file.case}_{file.slice}_{file.mask}.png"
+        with whole_file(out / name) as unfinished:
+            figure.savefig(unfinished, format="png")
+        return name
 
 
-def _score_pair(
-    file: PairFile, stacks: Mapping[str, np.ndarray], settings: EvaluateSettings, scanner: Scanner
-) -> tuple[list[ScoreRow], str]:
-    """The rows of a pair, or the reason why its mask is not known."""
-    reason = why_no_mask(file, stacks)
-    if reason:
-        return [], reason
-    pair, metal_mask = load_pair(file, stacks, scanner.projector)
-    if not settings.trust_masks and (reason := why_other_mask(pair, metal_mask, scanner.projector)):
-        return [], reason
-    rows = []
-    metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape
-    metal = (metal_pixels, f"{shape[0]} x {shape[1]}", size_group(metal_pixels, shape))
-    for method in settings.methods:
-        image_mu = METHODS[method](pair, metal_mask, scanner)
-        for protocol in _protocols(settings):
-            scores = score(image_mu, pair.image, metal_mask, protocol)
-            rows.append(ScoreRow(file.split, file.case, file.slice, file.mask, *metal, method, protocol, **scores))
-    return rows, ""
+@contextmanager
+def _named(candidate: Candidate) -> Iterator[None]:
+    """Says whose image it was that could not be made or scored."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{candidate.name}: {error}") from error
 
 
-def _protocols(settings: EvaluateSettings) -> tuple[str, ...]:
-    return tuple(PROTOCOLS) if settings.protocol == "all" else (settings.protocol,)
+def _first_seeds(candidates: Sequence[Candidate]) -> list[Candidate]:
+    first: dict[str, Candidate] = {}
+    for candidate in candidates:
+        first.setdefault(candidate.method, candidate)
+    return list(first.values())
+
+
+def _label(candidate: Candidate, candidates: Sequence[Candidate]) -> str:
+    """What a picture calls it."""
+    several = sum(other.method == candidate.method for other in candidates) > 1
+    return LABELS.get(candidate.method, candidate.method) + (f" (seed {candidate.seed})" if several else "")
 
 
 def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped], failed: int) -> str:
@@ -264,34 +274,3 @@ def _spread(files: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> 
         seen[group] = seen.get(group, 0) + 1
         ranked.append((seen[group], group, file))
     return [file for _, _, file in sorted(ranked, key=lambda entry: entry[:2])[:count]]
-
-
-def _draw(
-    file: PairFile,
-    pair: Pair,
-    metal_mask: np.ndarray,
-    settings: EvaluateSettings,
-    scanner: Scanner,
-    rows: Sequence[ScoreRow],
-    out: Path,
-) -> str:
-    from mar_pipeline.figures import case_figure
-
-    protocol = _protocols(settings)[0]
-    own = {row.method: row for row in rows if _key(row) == _key(file) and row.protocol == protocol}
-    metal_pixels = np.count_nonzero(metal_mask)
-    name = f"{file.split}_{file.case}_{file.slice}_{file.mask}.png"
-    figure = case_figure(
-        images_mu={
-            LABELS.get(method, method): METHODS[method](pair, metal_mask, scanner) for method in settings.methods
-        },
-        truth_mu=pair.image,
-        metal_mask=metal_mask,
-        captions={LABELS.get(method, method): f"{row.psnr:.2f} dB" for method, row in own.items()},
-        title=f"{file.case}/{file.slice}, mask {file.mask}: {metal_pixels} metal pixels (PSNR: {protocol} protocol)",
-        window_hu=settings.window_hu,
-        difference_hu=settings.difference_hu,
-    )
-    with whole_file(out / name) as partial:
-        figure.savefig(partial, format="png")
-    return name

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.evaluation_pairs import Skipped
+from mar_pipeline.method_facts import Measurements, MethodFacts, facts_to_markdown
 from mar_pipeline.score_tables import ScoreRow, averages, to_csv, to_markdown
 from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file, write_json
@@ -32,11 +33,21 @@ def make_folder(out: Path) -> None:
         raise InputError(f"{out}: cannot be written to as a folder ({error.strerror}); name another --out") from error
 
 
-def write_tables(rows: Sequence[ScoreRow], coverage: str, out: Path) -> list[str]:
+def write_tables(
+    rows: Sequence[ScoreRow],
+    facts: Sequence[MethodFacts],
+    measured: Measurements,
+    precision: str,
+    coverage: str,
+    out: Path,
+) -> list[str]:
     """Write results.csv and table.md.
 
     Args:
         rows: the scores.
+        facts: the methods' costs and equivariance errors.
+        measured: says where they were measured.
+        precision: of the networks.
         coverage: how many pairs they are about, one sentence.
         out: the output folder.
 
@@ -46,7 +57,8 @@ def write_tables(rows: Sequence[ScoreRow], coverage: str, out: Path) -> list[str
     Raises:
         OSError: they cannot be written.
     """
-    texts = {"results.csv": to_csv(rows), "table.md": f"{to_markdown(rows)}\n{coverage}\n"}
+    table = f"{to_markdown(rows)}\n{facts_to_markdown(facts, measured, precision)}{coverage}\n"
+    texts = {"results.csv": to_csv(rows), "table.md": table}
     for name, text in texts.items():
         with whole_file(out / name) as partial:
             partial.write_text(text)
@@ -58,9 +70,11 @@ def write_report(
     *,
     settings: Mapping[str, Any],
     presets: Mapping[str, str],
-    device: str,
+    machine: Mapping[str, Any],
     counts: Mapping[str, int],
     rows: Sequence[ScoreRow],
+    facts: Sequence[MethodFacts],
+    runs: Sequence[Mapping[str, Any]],
     not_scored: Sequence[Skipped],
     failed: Sequence[Skipped],
     outputs: Sequence[str],
@@ -72,9 +86,11 @@ def write_report(
         out: the output folder.
         settings: every setting of the run.
         presets: preset of each split.
-        device: where it ran.
+        machine: where it ran: device, its name, threads.
         counts: numbers of pairs.
         rows: the scores, averaged per protocol and method here.
+        facts: the methods' costs and equivariance errors.
+        runs: the trained networks, with the SHA-256 of their weights.
         not_scored: pairs whose mask is not known.
         failed: pairs that are broken.
         outputs: files written, relative to ``out``.
@@ -89,10 +105,12 @@ def write_report(
         "settings": settings,
         "settings_sha256": sha256_of_text(json.dumps(settings, sort_keys=True)),
         "presets": presets,
-        "device": device,
+        **machine,
         "seconds": round(seconds, 2),
         "counts": {**counts, "not_scored": len(not_scored), "failed": len(failed)},
         "averages": _without_infinity(averages(rows)),
+        "methods": {of_method.method: of_method.as_json() for of_method in facts},
+        "runs": list(runs),
         "not_scored": [asdict(skipped) for skipped in not_scored],
         "failed": [asdict(skipped) for skipped in failed],
         "outputs": list(outputs),

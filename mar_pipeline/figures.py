@@ -1,5 +1,7 @@
 """Pictures of one case: what each method gives, and how far it is from the truth."""
 
+import math
+import textwrap
 from collections.abc import Mapping
 
 import numpy as np
@@ -24,7 +26,10 @@ _PANEL_INCH, _GAP_INCH = 2.4, 0.06
 _PANEL_PIXELS = 480
 _MARGIN = 0.04
 """Air kept on each side of the body, as a share of its longer side."""
-_LEFT_INCH, _TOP_INCH, _EDGE_INCH = 0.5, 0.55, 0.08
+_LEFT_INCH, _TOP_INCH, _NAME_INCH, _EDGE_INCH = 0.5, 0.3, 0.25, 0.08
+_MOST_COLUMNS = 5
+_TITLE_LETTERS = 34
+"""What fits above a panel."""
 
 
 def case_figure(
@@ -38,11 +43,13 @@ def case_figure(
 ) -> Figure:
     """Methods and truth at one HU window with the metal in red; below each method its difference to the truth.
 
+    More than four methods go on below, in bands of five panels at most.
+
     What is shown is the square around the body; the label says so where it is not all of the image.
 
     Args:
-        images_mu: method name -> (H, W), 1/cm, in the order of the columns.
-        truth_mu: (H, W), 1/cm, the last column.
+        images_mu: method name -> (H, W), 1/cm, in the order of the panels.
+        truth_mu: (H, W), 1/cm, the last panel.
         metal_mask: (H, W), true where metal is.
         captions: method name -> text in the corner of its image, such as its PSNR.
         title: head of the figure.
@@ -60,23 +67,23 @@ def case_figure(
     image_label = "Image" if truth_mu[box].shape == truth_mu.shape else "Image (cropped to the body)"
     images_mu = {name: image[box] for name, image in images_mu.items()}
     truth_mu, metal_mask = truth_mu[box], metal_mask[box]
-    columns = len(images_mu) + 1
-    figure, panels = _grid(columns, max(truth_mu.shape))
+    shown = [*images_mu.items(), ("Truth", truth_mu)]
+    figure, panels = _grid(len(shown), max(truth_mu.shape))
     figure.text(0.5, 1 - 0.16 / figure.get_figheight(), title, ha="center", va="center", fontsize=9.5)
     truth_hu = mu_to_hu(truth_mu)
     limits_hu = (-difference_hu, difference_hu)
-    for column, (name, image_mu) in enumerate({**images_mu, "Truth": truth_mu}.items()):
-        image_hu = mu_to_hu(image_mu)
-        grey = _panel(panels[0][column], image_hu, metal_mask, window_hu, "gray", _METAL_COLOUR)
-        panels[0][column].set_title(name, fontsize=9, pad=3)
-        _caption(panels[0][column], captions.get(name, ""))
-        if column < len(images_mu):
-            below = panels[1][column]
-            colour = _panel(below, image_hu - truth_hu, metal_mask, limits_hu, "RdBu_r", _METAL_IN_DIFFERENCES)
     window = f"{_number(window_hu[0])} to {_number(window_hu[1])} HU"
-    panels[0][0].set_ylabel(f"{image_label}\n{window}", fontsize=8.5)
-    panels[1][0].set_ylabel(f"Difference to truth\n\N{PLUS-MINUS SIGN}{difference_hu:g} HU", fontsize=8.5)
-    _key(panels[1][-1], grey, window_hu, colour, limits_hu)
+    for number, ((name, image_mu), (upper, lower)) in enumerate(zip(shown, panels, strict=True), start=1):
+        image_hu = mu_to_hu(image_mu)
+        grey = _panel(upper, image_hu, metal_mask, window_hu, "gray", _METAL_COLOUR)
+        upper.set_title(textwrap.shorten(name, _TITLE_LETTERS, placeholder="..."), fontsize=9, pad=3)
+        if number < len(shown):
+            _caption(upper, captions.get(name, ""))
+            colour = _panel(lower, image_hu - truth_hu, metal_mask, limits_hu, "RdBu_r", _METAL_IN_DIFFERENCES)
+        if number % _columns(len(shown)) == 1 or number == 1:
+            upper.set_ylabel(f"{image_label}\n{window}", fontsize=8.5)
+            lower.set_ylabel(f"Difference to truth\n\N{PLUS-MINUS SIGN}{difference_hu:g} HU", fontsize=8.5)
+    _key(panels[-1][1], grey, window_hu, colour, limits_hu)
     return figure
 
 
@@ -98,23 +105,31 @@ def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[s
     return span(rows, truth_mu.shape[0]), span(columns, truth_mu.shape[1])
 
 
-def _grid(columns: int, image_pixels: int) -> tuple[Figure, list[list[Axes]]]:
-    """Two rows of square panels, each pixel of the image a whole number of pixels wide.
+def _columns(count: int) -> int:
+    """How many panels go side by side: all, or as many that the rows are of one length or nearly so."""
+    return math.ceil(count / math.ceil(count / _MOST_COLUMNS))
+
+
+def _grid(count: int, image_pixels: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
+    """Pairs of square panels, one above the other, in bands; each pixel of the image a whole number of pixels wide.
 
     Lengths are in inches, so that nothing moves or overlaps with the number of methods.
     """
-    step = _PANEL_INCH + _GAP_INCH
+    step, columns = _PANEL_INCH + _GAP_INCH, _columns(count)
+    bands = math.ceil(count / columns)
+    band_inch = 2 * step + _NAME_INCH
     width = _LEFT_INCH + columns * step - _GAP_INCH + _EDGE_INCH
-    height = _TOP_INCH + 2 * step - _GAP_INCH + _EDGE_INCH
+    height = _TOP_INCH + bands * band_inch - _GAP_INCH + _EDGE_INCH
     dpi = max(1, round(_PANEL_PIXELS / image_pixels)) * image_pixels / _PANEL_INCH
     figure = Figure(figsize=(width, height), dpi=dpi)
     FigureCanvasAgg(figure)
 
-    def panel(row: int, column: int) -> Axes:
-        left, bottom = _LEFT_INCH + column * step, _EDGE_INCH + (1 - row) * step
+    def panel(index: int, row: int) -> Axes:
+        left = _LEFT_INCH + index % columns * step
+        bottom = _EDGE_INCH + (bands - 1 - index // columns) * band_inch + (1 - row) * step
         return figure.add_axes((left / width, bottom / height, _PANEL_INCH / width, _PANEL_INCH / height))
 
-    return figure, [[panel(row, column) for column in range(columns)] for row in range(2)]
+    return figure, [(panel(index, 0), panel(index, 1)) for index in range(count)]
 
 
 def _check(

@@ -1,7 +1,8 @@
 """The correction methods that can be scored, and the scanner they correct for; networks are in `network_methods`."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -71,12 +72,16 @@ class Candidate:
         correct: (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm.
         run: name of the trained run, unlike any other's; empty for a method that is not trained.
         seed: of the run's training.
+        equivariance: (pair, metal mask) -> degrees -> relative error of the whole network; None where there is none.
+        facts: about the trained run: where it is from, parameters, preset and so on.
     """
 
     method: str
     correct: Method
     run: str = ""
     seed: int | None = None
+    equivariance: Callable[[Pair, np.ndarray], dict[int, float]] | None = None
+    facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:

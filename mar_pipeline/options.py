@@ -74,7 +74,7 @@ def _leaves(settings_class: type, prefix: str = "") -> dict[str, _Leaf]:
     leaves: dict[str, _Leaf] = {}
     for field in dataclasses.fields(settings_class):
         hint, key = hints[field.name], prefix + field.name
-        if dataclasses.is_dataclass(hint):
+        if isinstance(hint, type) and dataclasses.is_dataclass(hint):
             leaves |= _leaves(hint, f"{key}.")
         else:
             leaves[key] = _Leaf(field.name, hint, _default(field), helps.get(field.name, field.name))
@@ -85,7 +85,9 @@ def _build(settings_class: type[Settings], values: Any) -> Settings:
     hints: dict[str, Any] = get_type_hints(settings_class)
     return settings_class(
         **{
-            name: _build(hint, values[name]) if dataclasses.is_dataclass(hint) else values[name]
+            name: _build(hint, values[name])
+            if isinstance(hint, type) and dataclasses.is_dataclass(hint)
+            else values[name]
             for name, hint in hints.items()
         }
     )

@@ -1,97 +1,65 @@
-"""`./scripts/bench simulate`: cost of the simulated scanner beside a named reference measured in the same run.
+"""Cost of the simulated scanner beside a named reference measured in the same run.
 
 The reference is the same chain as others write it: ASTRA's `line_fanflat` projector for every projection and back
 projection, every energy of a spectrum, all bins, one thread.
 """
 
-import argparse
 import resource
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import astra
 import numpy as np
 import scipy.fft
 
+from mar_pipeline.bench.measure import PUBLIC_SIZES, cpu_seconds, say, workload
 from simulation import physics
 from simulation.correction import linear_interpolation
 from simulation.geometry import FanBeam
 from simulation.materials import reference_mu_per_cm
-from simulation.phantoms import phantom
 from simulation.projector_cuda import astra_geometries
 from simulation.protocols import PROTOCOLS
 from simulation.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
 from simulation.store import write_case
 from simulation.synthesize import Sample, Simulator
-from simulation.units import MM_PER_CM, hu_to_mu
+from simulation.units import MM_PER_CM
 
-PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)
-"""Metal pixels of SynDeepLesion's ten test masks."""
 _REFERENCE_MASKS = 2
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Runs the benchmarks that are named, all by default, and prints a line for each figure."""
-    parser = argparse.ArgumentParser(prog="./scripts/bench", description=__doc__)
-    parser.add_argument("what", nargs="*", choices=[*BENCHES, []], help=f"any of {', '.join(BENCHES)}; all by default")
-    for name in parser.parse_args(arguments).what or BENCHES:
-        BENCHES[name]()
-
-
-def bench_simulate() -> None:
-    """CPU-seconds and memory of a pair, throughput, and ratios to the reference."""
-    image_mu, masks = _workload()
+def main() -> None:
+    """Prints CPU-seconds and memory of a pair, throughput, and ratios to the reference."""
+    image_mu, masks = workload()
     simulator = Simulator("syndeeplesion", device="cpu", threads=1)
     simulator.simulate_masks(image_mu, masks, _rngs())  # compiles the kernels
     images = np.random.default_rng(0).random((8, *image_mu.shape), np.float32)  # no empty border to skip
     simulator.projector.forward(images)
-    forward = _cpu_seconds(lambda: simulator.projector.forward(images)) / 8
-    slice_cost = _cpu_seconds(lambda: simulator.clean(image_mu, np.random.default_rng(0)))
+    forward = cpu_seconds(lambda: simulator.projector.forward(images)) / 8
+    slice_cost = cpu_seconds(lambda: simulator.clean(image_mu, np.random.default_rng(0)))
     samples: list[Sample] = []
-    pairs_cost = _cpu_seconds(lambda: samples.extend(simulator.simulate_masks(image_mu, masks, _rngs())))
+    pairs_cost = cpu_seconds(lambda: samples.extend(simulator.simulate_masks(image_mu, masks, _rngs())))
     pair = (slice_cost + pairs_cost) / len(masks)
     writing = _writing_seconds(image_mu, samples, 4), _writing_seconds(image_mu, samples, 0)
     reference = _reference_seconds(image_mu, masks)
-    _say(f"one slice, {len(masks)} masks of {min(PUBLIC_SIZES)} to {max(PUBLIC_SIZES)} pixels, one thread")
-    _say(f"forward projection, one image of a batch of 8   {forward:8.3f} CPU-s")
-    _say(f"pair: ma_CT, LI_CT, share of the slice          {pair:8.3f} CPU-s")
-    _say(f"  writing it, gzip 4 / uncompressed             {writing[0]:8.3f} / {writing[1]:.3f} CPU-s")
-    _say(f"reference: line_fanflat, 101 energies           {reference:8.3f} CPU-s a pair")
-    _say(f"reference / pair                                {reference / pair:8.1f} x")
-    _say(f"reference / pair with uncompressed writing      {(reference + writing[1]) / (pair + writing[1]):8.1f} x")
+    say(f"one slice, {len(masks)} masks of {min(PUBLIC_SIZES)} to {max(PUBLIC_SIZES)} pixels, one thread")
+    say(f"forward projection, one image of a batch of 8   {forward:8.3f} CPU-s")
+    say(f"pair: ma_CT, LI_CT, share of the slice          {pair:8.3f} CPU-s")
+    say(f"  writing it, gzip 4 / uncompressed             {writing[0]:8.3f} / {writing[1]:.3f} CPU-s")
+    say(f"reference: line_fanflat, 101 energies           {reference:8.3f} CPU-s a pair")
+    say(f"reference / pair                                {reference / pair:8.1f} x")
+    say(f"reference / pair with uncompressed writing      {(reference + writing[1]) / (pair + writing[1]):8.1f} x")
     for workers in (1, 2):
-        _say(f"mar simulate --workers {workers}, gzip 4              {_throughput(workers):8.2f} pairs/s")
+        say(f"mar simulate --workers {workers}, gzip 4              {_throughput(workers):8.2f} pairs/s")
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    _say(f"largest process of both runs                    {peak_mb:8.0f} MB")
-
-
-def _workload() -> tuple[np.ndarray, list[np.ndarray]]:
-    """An abdomen on the benchmark's grid and ten discs of the public masks' sizes."""
-    hu, _ = phantom("abdomen", np.random.default_rng(0), 416)
-    image_mu = np.maximum(hu_to_mu(hu), 0).astype(np.float32)
-    rows, columns = np.mgrid[:416, :416]
-    rng = np.random.default_rng(1)
-    masks = []
-    for size in PUBLIC_SIZES:
-        row, column = rng.uniform(170, 246, 2)
-        masks.append((rows - row) ** 2 + (columns - column) ** 2 <= size / np.pi)
-    return image_mu, masks
+    say(f"largest process of both runs                    {peak_mb:8.0f} MB")
 
 
 def _rngs() -> list[np.random.Generator]:
     return [np.random.default_rng(seed) for seed in range(len(PUBLIC_SIZES))]
-
-
-def _cpu_seconds(function: Callable[[], Any]) -> float:
-    start = time.process_time()
-    function()
-    return time.process_time() - start
 
 
 def _writing_seconds(image_mu: np.ndarray, samples: list[Sample], compression: int) -> float:
@@ -99,7 +67,7 @@ def _writing_seconds(image_mu: np.ndarray, samples: list[Sample], compression: i
     with tempfile.TemporaryDirectory() as folder:
         numbered = dict(enumerate(samples))
         first = samples[0]
-        return _cpu_seconds(
+        return cpu_seconds(
             lambda: write_case(Path(folder), image_mu, first.ma_sinogram, first.ma_CT, numbered, compression)
         ) / len(samples)
 
@@ -109,12 +77,12 @@ def _reference_seconds(image_mu: np.ndarray, masks: list[np.ndarray]) -> float:
     protocol = PROTOCOLS["syndeeplesion"]
     chain = _AstraChain(protocol.geometry, _spectrum_of_101())
     tissue: list[np.ndarray] = []
-    slice_cost = _cpu_seconds(
+    slice_cost = cpu_seconds(
         lambda: tissue.extend(chain.project(part) for part in physics.split_tissue(image_mu, protocol))
     )
     used = masks[:_REFERENCE_MASKS]
     pairs_cost = sum(
-        _cpu_seconds(partial(chain.pair, tissue, mask, rng)) for mask, rng in zip(used, _rngs(), strict=False)
+        cpu_seconds(partial(chain.pair, tissue, mask, rng)) for mask, rng in zip(used, _rngs(), strict=False)
     )
     return slice_cost / len(masks) + pairs_cost / len(used)
 
@@ -170,14 +138,3 @@ def _throughput(workers: int) -> float:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         seconds = time.monotonic() - start
     return slices * masks / seconds
-
-
-def _say(line: str) -> None:
-    sys.stdout.write(f"{line}\n")
-    sys.stdout.flush()
-
-
-BENCHES: dict[str, Callable[[], None]] = {"simulate": bench_simulate}
-
-if __name__ == "__main__":
-    main()

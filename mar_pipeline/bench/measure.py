@@ -1,0 +1,61 @@
+"""What the benchmarks share: CPU-seconds, lines of output and the slice that all of them work on."""
+
+import sys
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from simulation.phantoms import phantom
+from simulation.units import hu_to_mu
+
+PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)
+"""Metal pixels of SynDeepLesion's ten test masks."""
+
+
+def say(line: str) -> None:
+    """Prints a line at once."""
+    sys.stdout.write(f"{line}\n")
+    sys.stdout.flush()
+
+
+def cpu_seconds(function: Callable[[], Any]) -> float:
+    """CPU-seconds of one call, all threads of this process together."""
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def fastest_cpu_seconds(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """CPU-seconds of each function, the least of several rounds.
+
+    The functions take turns, so that a busy machine slows all of them alike; a first round warms up and is not counted.
+
+    Args:
+        functions: what to measure, by name.
+        rounds: how often each is measured.
+
+    Returns:
+        CPU-seconds by the same names.
+    """
+    for function in functions.values():
+        function()
+    seconds = dict.fromkeys(functions, np.inf)
+    for _ in range(rounds):
+        for name, function in functions.items():
+            seconds[name] = min(seconds[name], cpu_seconds(function))
+    return seconds
+
+
+def workload() -> tuple[np.ndarray, list[np.ndarray]]:
+    """An abdomen on the benchmark's grid, 1/cm, and ten discs of the public masks' sizes."""
+    hu, _ = phantom("abdomen", np.random.default_rng(0), 416)
+    image_mu = np.maximum(hu_to_mu(hu), 0).astype(np.float32)
+    rows, columns = np.mgrid[:416, :416]
+    rng = np.random.default_rng(1)
+    masks = []
+    for size in PUBLIC_SIZES:
+        row, column = rng.uniform(170, 246, 2)
+        masks.append((rows - row) ** 2 + (columns - column) ** 2 <= size / np.pi)
+    return image_mu, masks

@@ -1,0 +1,177 @@
+"""Batches of crops in an order that the seed and the epoch decide, whatever number of processes makes them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from mar_pipeline.data.crops import check_patch, random_crop
+from mar_pipeline.data.sample import CROP, ORDER, Sample, generator, to_sample
+from mar_pipeline.evaluation_pairs import Skipped
+from simulation.errors import InputError
+
+Key = tuple[int, int, int]
+"""Epoch, number of the crop within it, index of its pair."""
+
+
+class Pairs(Protocol):
+    """What crops are taken from."""
+
+    shape: tuple[int, int]
+    preset: str
+
+    @property
+    def names(self) -> list[str]:
+        """Of the pairs."""
+
+    @property
+    def slices(self) -> int:
+        """Number of slices."""
+
+    @property
+    def left_out(self) -> tuple[Skipped, ...]:
+        """What cannot be used, and why."""
+
+    def __len__(self) -> int: ...
+
+    def planes(self, index: int, epoch: int = 0, draw: int = 0) -> np.ndarray:
+        """A pair as float32 [4, rows, columns], in the order of `KEYS`."""
+
+
+class Crops(Dataset[Sample]):
+    """Crops of pairs by `Key`: the same bytes for the same key, in whichever process.
+
+    Args:
+        pairs: the pairs.
+        patch: side of the crops in pixels; 0 takes whole images.
+        flips: see `random_crop`.
+        rotations: see `random_crop`.
+        crops_per_pair: so many crops in succession share a pair.
+        seed: of places, mirroring and turns.
+
+    Raises:
+        InputError: the images cannot give such crops.
+    """
+
+    def __init__(
+        self,
+        pairs: Pairs,
+        patch: int = 0,
+        flips: bool = False,
+        rotations: bool = False,
+        crops_per_pair: int = 1,
+        seed: int = 0,
+    ) -> None:
+        check_patch(patch, pairs.shape, rotations)
+        self.pairs = pairs
+        self._patch, self._flips, self._rotations = patch, flips, rotations
+        self._crops_per_pair, self._seed = crops_per_pair, seed
+        self._last: tuple[Key, np.ndarray] | None = None
+
+    def __len__(self) -> int:
+        return len(self.pairs) * self._crops_per_pair
+
+    def __getitem__(self, key: Key) -> Sample:
+        epoch, number, index = key
+        pair = epoch, number // self._crops_per_pair, index
+        if self._last is None or self._last[0] != pair:
+            self._last = pair, self.pairs.planes(index, epoch, pair[1])
+        rng = generator(self._seed, epoch, number, CROP)
+        return to_sample(random_crop(self._last[1], self._patch, rng, self._flips, self._rotations))
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
+        """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
+        try:
+            return [self[key] for key in keys]
+        except InputError as error:
+            return [error.with_traceback(None)]
+
+
+class EpochBatches(Sampler[list[Key]]):
+    """The keys of the batches of an epoch, all full: random permutations of the pairs one after another.
+
+    Ranks take turns, so that one process with batches of 2 n sees what two see together with batches of n.
+
+    Args:
+        pairs: number of pairs.
+        batch_size: of one process.
+        batches: of an epoch; None is one pass over the pairs, rounded up.
+        crops_per_pair: see `Crops`.
+        seed: of the order.
+        rank: of this process.
+        world: number of processes.
+    """
+
+    def __init__(
+        self,
+        pairs: int,
+        batch_size: int,
+        batches: int | None = None,
+        crops_per_pair: int = 1,
+        seed: int = 0,
+        rank: int = 0,
+        world: int = 1,
+    ) -> None:
+        self.epoch = 0
+        self._pairs, self._batch_size, self._crops_per_pair = pairs, batch_size, crops_per_pair
+        self._seed, self._rank, self._world = seed, rank, world
+        self._batches = -(-pairs * crops_per_pair // (batch_size * world)) if batches is None else batches
+
+    def __len__(self) -> int:
+        return self._batches
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        epoch, size = self.epoch, self._batch_size
+        draws = -(-self._batches * self._world * size // self._crops_per_pair)
+        rng = generator(self._seed, epoch, 0, ORDER)
+        order = np.concatenate([rng.permutation(self._pairs) for _ in range(-(-draws // self._pairs))]).tolist()
+        for batch in range(self._batches):
+            first = (batch * self._world + self._rank) * size
+            yield [(epoch, number, order[number // self._crops_per_pair]) for number in range(first, first + size)]
+
+
+class PairLoader(DataLoader[Sample]):
+    """A torch data loader over `Crops` whose workers' `InputError`s arrive as they were raised."""
+
+    dataset: Crops
+
+    def set_epoch(self, epoch: int) -> None:
+        """Decides the batches of the next iteration; without it every epoch is epoch 0."""
+        if isinstance(self.batch_sampler, EpochBatches):
+            self.batch_sampler.epoch = epoch
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        for batch in super().__iter__():
+            if isinstance(batch, InputError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # else error and frame hold each other, and workers end only after a timeout
+            yield batch
+
+
+def loader_of(crops: Crops, batches: EpochBatches | list[list[Key]], workers: int) -> PairLoader:
+    """A loader of these batches.
+
+    Args:
+        crops: the samples.
+        batches: their keys.
+        workers: processes that load, which live as long as the loader; 0 loads in this one.
+    """
+    return PairLoader(
+        crops,
+        batch_sampler=batches,
+        num_workers=workers,
+        collate_fn=_collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,  # shares compiled kernels and memory
+        generator=torch.Generator().manual_seed(0),  # else every iteration would draw from torch's own
+    )
+
+
+def _collate(samples: list[Any]) -> Any:
+    errors = [sample for sample in samples if isinstance(sample, InputError)]
+    return errors[0] if errors else default_collate(samples)

@@ -1,0 +1,231 @@
+"""Pairs of a data set in the community layout, as `mar simulate` writes it and SynDeepLesion is distributed."""
+
+import logging
+from collections import Counter
+from collections.abc import Container, Iterable, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
+
+import numpy as np
+from torch.utils.data import Dataset
+
+from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.sample import KEYS, Sample, to_sample
+from mar_pipeline.data.selection import by_reason, spread_pairs
+from mar_pipeline.evaluation_pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
+from mar_pipeline.network_units import to_network
+from simulation.errors import InputError, UsageError
+from simulation.implants import resize_mask
+from simulation.projector import Projector
+from simulation.protocols import protocol
+from simulation.store import Pair, manifest_file, read_h5, read_manifest
+from simulation.units import check_mu
+
+logger = logging.getLogger(__name__)
+
+_CHECKED_AT_START = 100
+"""Pairs read before training begins, those of different masks first: 90 masks of the benchmark take 7 seconds."""
+_MASKS_MB = 64
+_REPAIR = "; repair it or take its slice out of the listing (mar verify finds every such file)"
+
+
+class CommunityPairs(Dataset[Sample]):
+    """Pairs of gt.h5 and N.h5 with mask N of the stack, whole and in network units.
+
+    A pair without a mask, or whose mask throws another metal trace than the stored one, is left out. Up to 100 pairs
+    are looked at for that when the set is opened, those of different masks first; the others when they are first read,
+    where it is an error. Every read opens and closes its files, so that forked workers share none.
+
+    Args:
+        folder: with ``{split}_640geo_dir.txt``.
+        split: train or test.
+        slices: ``case/slice`` of those to take; None takes all.
+        masks: mask numbers to take; None takes all.
+        mask_stack: a stack (.npy) instead of the folder's own.
+        cache_mb: MB of pairs kept in memory once they are read, shared with forked workers.
+        preset: the scanner that made the set.
+        trust_masks: do not compare metal traces.
+        limit: take so many pairs only, spread over slices and masks.
+        found: what `find_pairs` answers for folder and split, if that is known already.
+
+    Raises:
+        UsageError: the manifest names another preset.
+        InputError: the set is missing, empty or damaged, of another image size than the preset's, or no pair is left.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        split: str = "train",
+        slices: Iterable[str] | None = None,
+        masks: Container[int] | None = None,
+        mask_stack: str | None = None,
+        cache_mb: float = 1024,
+        preset: str = "syndeeplesion",
+        trust_masks: bool = False,
+        limit: int | None = None,
+        found: tuple[list[PairFile], list[Skipped]] | None = None,
+    ) -> None:
+        self.folder, self.preset, self._trusted = Path(folder), preset, trust_masks
+        _check_preset(self.folder, split, preset)
+        geometry = protocol(preset).geometry
+        self.shape = geometry.image_shape
+        self._projector = Projector(geometry, "cpu", threads=1)
+        pairs, missing = find_pairs(self.folder, split) if found is None else found
+        wanted = set(map(slice_name, pairs)) if slices is None else set(slices)
+        chosen = [file for file in pairs if slice_name(file) in wanted and (masks is None or file.mask in masks)]
+        self._stacks = load_masks(self.folder, mask_stack)
+        self._mask_rows = {mask: row for row, mask in enumerate(sorted({file.mask for file in chosen}))}
+        self._masks = SharedTable(len(self._mask_rows), self.shape, np.uint8, _MASKS_MB)
+        known, no_mask = self._with_known_masks(chosen)
+        self.left_out: tuple[Skipped, ...] = (*missing, *no_mask)
+        if not known:
+            raise InputError(_nothing_left(self.folder, split, pairs, chosen, no_mask))
+        self.files = spread_pairs(known, limit)
+        self._planes = SharedTable(len(self.files), (len(KEYS), *self.shape), budget_mb=cache_mb)
+        self._checked = SharedTable(len(self.files), (1,), np.bool_)
+        self._tell()
+
+    @property
+    def names(self) -> list[str]:
+        """``split/case/slice/N`` of every pair."""
+        return [file.name for file in self.files]
+
+    @property
+    def slices(self) -> int:
+        """Number of slices that have a pair here."""
+        return len(set(map(slice_name, self.files)))
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def __getitem__(self, index: int) -> Sample:
+        return to_sample(self.planes(index))
+
+    def planes(self, index: int, epoch: int = 0, draw: int = 0) -> np.ndarray:
+        """A pair as float32 [4, rows, columns] in the order of `KEYS`, not to be written to; always the same one.
+
+        Raises:
+            InputError: a file is missing or damaged, or the mask is not the pair's.
+        """
+        kept = self._planes.get(index)
+        if kept is None:
+            file = self.files[index]
+            if self._checked.get(index) is None:
+                reason = self._why_other_mask(file)
+                if reason:
+                    raise InputError(f"{file.name}: {reason}; name the stack of this set with --data.masks")
+                self._checked.put(index, True)
+            kept = self._read(file)
+            self._planes.put(index, kept)
+        return kept
+
+    def _read(self, file: PairFile) -> np.ndarray:
+        truth_file = file.path.with_name("gt.h5")
+        truth_mu = read_h5(truth_file, ("image",))["image"]
+        images_mu = read_h5(file.path, ("ma_CT", "LI_CT"))
+        self._check_image(truth_mu, f"{truth_file}: image")
+        check_mu(truth_mu, f"{truth_file}: image")
+        for name, image_mu in images_mu.items():
+            self._check_image(image_mu, f"{file.path}: {name}")
+        planes = np.empty((len(KEYS), *self.shape), np.float32)
+        for place, image_mu in enumerate((images_mu["ma_CT"], images_mu["LI_CT"], truth_mu)):
+            planes[place] = to_network(image_mu)
+        planes[-1] = self._mask(file)
+        return planes
+
+    def _check_image(self, image_mu: np.ndarray, what: str) -> None:
+        if image_mu.shape != self.shape:
+            raise InputError(
+                f"{what} has shape {image_mu.shape}, but images of the preset {self.preset} have {self.shape}; name "
+                "the preset that made the data with --data.preset"
+            )
+        if image_mu.dtype.kind != "f" or not np.isfinite(image_mu).all():
+            raise InputError(f"{what} holds values that are not finite numbers{_REPAIR}")
+
+    def _mask(self, file: PairFile) -> np.ndarray:
+        """The pair's mask at the size of its images, 1 where metal is."""
+        row = self._mask_rows[file.mask]
+        mask = self._masks.get(row)
+        if mask is None:
+            mask = resize_mask(self._stacks[file.split][:, :, file.mask] != 0, self.shape)
+            if not mask.any():
+                raise InputError("the mask is empty")
+            self._masks.put(row, mask)
+        return mask
+
+    def _why_other_mask(self, file: PairFile) -> str:
+        if self._trusted:
+            return ""
+        trace = read_h5(file.path, ("metal_trace",))["metal_trace"] != 0
+        if trace.shape != self._projector.geometry.sinogram_shape:
+            raise InputError(
+                f"{file.path}: metal_trace has shape {trace.shape}, but sinograms of the preset {self.preset} have "
+                f"{self._projector.geometry.sinogram_shape}; name the preset that made the data with --data.preset"
+            )
+        return why_other_mask(cast(Pair, SimpleNamespace(metal_trace=trace)), self._mask(file) > 0, self._projector)
+
+    def _with_known_masks(self, chosen: Sequence[PairFile]) -> tuple[list[PairFile], list[Skipped]]:
+        """The pairs whose masks are known, and the others; what a pair shows of its mask goes for all pairs with it."""
+        reasons = {file: why_no_mask(file, self._stacks).replace("--masks", "--data.masks") for file in chosen}
+        wrong: dict[int, str] = {}
+        for file in _new_masks_first([file for file in chosen if not reasons[file]])[:_CHECKED_AT_START]:
+            if file.mask in wrong:
+                continue
+            try:
+                self._mask(file)
+            except InputError as error:
+                wrong[file.mask] = str(error)
+                continue
+            if reason := self._why_other_mask(file):
+                wrong[file.mask] = reason
+            self._read(file)
+        reasons = {file: reason or wrong.get(file.mask, "") for file, reason in reasons.items()}
+        known = [file for file in chosen if not reasons[file]]
+        return known, [Skipped(file.name, reasons[file]) for file in chosen if reasons[file]]
+
+    def _tell(self) -> None:
+        logger.info("data: %s: %d pairs of %d slices", self.folder, len(self), self.slices)
+        for first, count in by_reason(self.left_out):
+            logger.warning("data: %s: %d left out; the first, %s: %s", self.folder, count, first.pair, first.reason)
+
+
+def slice_name(file: PairFile) -> str:
+    """``case/slice`` of a pair."""
+    return f"{file.case}/{file.slice}"
+
+
+def _new_masks_first(files: Sequence[PairFile]) -> list[PairFile]:
+    """The first pair of every mask, then the second ones, and so on."""
+    seen: Counter[int] = Counter()
+    rounds = []
+    for file in files:
+        rounds.append(seen[file.mask])
+        seen[file.mask] += 1
+    return [files[place] for place in sorted(range(len(files)), key=lambda place: rounds[place])]
+
+
+def _check_preset(folder: Path, split: str, preset: str) -> None:
+    manifest = read_manifest(folder, split)
+    recorded = manifest["identity"].get("preset") if manifest else None
+    if recorded and recorded != preset:
+        raise UsageError(
+            f"--data.preset: got {preset}, but {manifest_file(folder, split)} says that {recorded} made the set; give "
+            "that preset"
+        )
+
+
+def _nothing_left(
+    folder: Path, split: str, pairs: Sequence[PairFile], chosen: Sequence[PairFile], left_out: Sequence[Skipped]
+) -> str:
+    if not pairs:
+        return f"{folder}: no pair of the {split} listing is there; expected {split}_640geo/<case>/<slice>/N.h5"
+    if not chosen:
+        masks = sorted({file.mask for file in pairs})
+        return (
+            f"{folder}: none of its {len(pairs)} {split} pairs has a slice and a mask that were chosen; it has masks "
+            f"{masks[0]} .. {masks[-1]}"
+        )
+    first = left_out[0]
+    return f"{folder}: no {split} pair is left, {len(left_out)} of them have no mask; {first.pair}: {first.reason}"

@@ -1,0 +1,67 @@
+"""The loaders of a training."""
+
+from typing import Any, NamedTuple
+
+from mar_pipeline.data.batches import Crops, EpochBatches, Key, PairLoader, loader_of
+from mar_pipeline.data.selection import by_reason
+from mar_pipeline.data.settings import DataSettings, check_data_settings
+from mar_pipeline.data.split import train_and_validation_pairs
+from simulation.errors import UsageError
+
+_VALIDATION_WORKERS = 2
+
+
+class Loaders(NamedTuple):
+    """Batches for training and for validation."""
+
+    train: PairLoader
+    validation: PairLoader
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the data: numbers of slices, pairs and batches, and what was left out, by reason."""
+        return {
+            name: {
+                "slices": loader.dataset.pairs.slices,
+                "pairs": len(loader.dataset.pairs),
+                "batches": len(loader),
+                "left_out": [
+                    {"count": count, "first": first.pair, "reason": first.reason}
+                    for first, count in by_reason(loader.dataset.pairs.left_out)
+                ],
+            }
+            for name, loader in self._asdict().items()
+        }
+
+
+def make_loaders(settings: DataSettings, seed: int, rank: int = 0, world: int = 1) -> Loaders:
+    """Loaders of a training.
+
+    Batches for training follow (seed, epoch, rank) alone: call ``train.set_epoch(epoch)`` before each epoch. Validation
+    has whole images, one at a time, always the same ones; ranks share them out. Neither depends on the number of
+    workers.
+
+    Args:
+        settings: what is asked for.
+        seed: of the training.
+        rank: of this process.
+        world: number of processes.
+
+    Raises:
+        UsageError: impossible settings.
+        InputError: the data cannot be used, or no pair is left for training or validation.
+    """
+    check_data_settings(settings)
+    train, validation = train_and_validation_pairs(settings, seed)
+    if len(validation) < world:
+        raise UsageError(
+            f"validation: got {len(validation)} pairs for {world} processes; hold out one for each or more"
+        )
+    crops = Crops(train, settings.patch, settings.flips, settings.rotations, settings.crops_per_pair, seed)
+    batches = EpochBatches(
+        len(train), settings.batch_size, settings.batches_per_epoch, settings.crops_per_pair, seed, rank, world
+    )
+    images: list[list[Key]] = [[(0, index, index)] for index in range(rank, len(validation), world)]
+    return Loaders(
+        loader_of(crops, batches, settings.workers),
+        loader_of(Crops(validation), images, min(settings.workers, _VALIDATION_WORKERS)),
+    )

@@ -1,0 +1,169 @@
+"""The pairs to train on and those to validate on, with no pair in common."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from mar_pipeline.data.batches import Pairs
+from mar_pipeline.data.community import CommunityPairs, slice_name
+from mar_pipeline.data.selection import choose_slices, held_out
+from mar_pipeline.data.settings import DataSettings, is_procedural
+from mar_pipeline.data.simulated import SimulatedPairs
+from mar_pipeline.evaluation_pairs import PairFile, Skipped, find_pairs
+from simulation.errors import InputError, UsageError
+from simulation.implants import ImplantLibrary, MaskStack
+from simulation.protocols import protocol
+from simulation.sources import list_slices
+
+
+def train_and_validation_pairs(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:
+    """The two sets of pairs.
+
+    Args:
+        settings: what is asked for, checked.
+        seed: of what is simulated for training; slices of a phantom and what is simulated for validation do not follow
+            it, so that trainings compare.
+
+    Raises:
+        UsageError: the choice of slices or masks leaves nothing, or the slices do not go with the preset.
+        InputError: the data cannot be used.
+    """
+    return _community(settings) if settings.kind == "community" else _simulated(settings, seed)
+
+
+class _Choice(NamedTuple):
+    """Slices (case/slice) and masks of one of the two; no masks where implants have no numbers."""
+
+    slices: list[str]
+    masks: list[int] | None
+
+
+def _community(settings: DataSettings) -> tuple[Pairs, Pairs]:
+    folder = Path(settings.folder or "")
+    found = find_pairs(folder, "train")
+    masks = sorted({file.mask for file in found[0]})
+    training, held = _choices(settings, _slice_names(folder, found), masks)
+    train = _open(settings, folder, "train", training, settings.masks, None, found)
+    if held is None:
+        return train, _other_set(settings)
+    return train, _open(settings, folder, "train", held, settings.masks, settings.val_pairs, found)
+
+
+def _open(
+    settings: DataSettings,
+    folder: Path,
+    split: str,
+    choice: _Choice,
+    stack: str | None,
+    limit: int | None,
+    found: tuple[list[PairFile], list[Skipped]],
+) -> CommunityPairs:
+    return CommunityPairs(
+        folder,
+        split,
+        choice.slices,
+        None if choice.masks is None else set(choice.masks),
+        stack,
+        settings.cache_mb,
+        settings.preset,
+        settings.trust_masks,
+        limit,
+        found,
+    )
+
+
+def _slice_names(folder: Path, found: tuple[list[PairFile], list[Skipped]]) -> list[str]:
+    """``case/slice`` of every slice with a pair."""
+    pairs, missing = found
+    if not pairs:
+        raise InputError(f"{folder}: no pair is there; {missing[0].pair}: {missing[0].reason}")
+    return list(dict.fromkeys(map(slice_name, pairs)))
+
+
+def _simulated(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:
+    refs = list_slices(settings.source or "", "train", 0, settings.source_slices, settings.pad_square)
+    named = {f"{ref.case}/{ref.name}": ref for ref in refs}
+    library = _library(settings)
+    masks = list(range(len(library))) if isinstance(library, MaskStack) else None
+    training, held = _choices(settings, list(named), masks)
+    train = SimulatedPairs(
+        [named[name] for name in training.slices], settings.preset, library, training.masks, seed, settings.cache_mb
+    )
+    if held is None:
+        return train, _other_set(settings)
+    return train, SimulatedPairs(
+        [named[name] for name in held.slices],
+        settings.preset,
+        library,
+        held.masks,
+        cache_mb=settings.cache_mb,
+        frozen=True,
+        count=settings.val_pairs,
+    )
+
+
+def _library(settings: DataSettings) -> ImplantLibrary:
+    if not is_procedural(settings):
+        return ImplantLibrary.from_masks(settings.masks or "", settings.metal or "titanium")
+    scan = protocol(settings.preset)
+    return ImplantLibrary(
+        settings.implants, scan.geometry.pixel_mm if scan.grid == "physical" else None, settings.metal
+    )
+
+
+def _other_set(settings: DataSettings) -> CommunityPairs:
+    """Validation on a set of its own, with its own mask stack."""
+    folder, split = Path(settings.val_folder or settings.folder or ""), settings.val_split
+    found = find_pairs(folder, split)
+    names = choose_slices(_slice_names(folder, found), settings.val_slices, "--data.val_slices")
+    masks = _masks_within(sorted({file.mask for file in found[0]}), settings.val_mask_range, "--data.val_mask_range")
+    return _open(settings, folder, split, _Choice(names, masks), None, settings.val_pairs, found)
+
+
+def _validates_elsewhere(settings: DataSettings) -> bool:
+    if settings.kind == "simulate":
+        return settings.val_folder is not None
+    same = settings.val_folder is None or Path(settings.val_folder).resolve() == Path(settings.folder or "").resolve()
+    return not same or settings.val_split != "train"
+
+
+def _choices(
+    settings: DataSettings, names: Sequence[str], masks: Sequence[int] | None
+) -> tuple[_Choice, _Choice | None]:
+    """What to train on, and what to hold out of the same set, None if validation has a set of its own."""
+    used = choose_slices(names, settings.slices, "--data.slices")
+    used_masks = _masks_within(masks, settings.mask_range, "--data.mask_range")
+    if _validates_elsewhere(settings):
+        return _Choice(_some(used, "--data.slices leaves no slice"), used_masks), None
+    held: list[str] = []
+    if settings.val_slices is not None:
+        held = _some(choose_slices(used, settings.val_slices, "--data.val_slices"), "--data.val_slices takes no slice")
+    elif settings.val_mask_range is None:
+        held = held_out(used, settings.val_fraction)
+    kept_out = set(held)
+    training = [name for name in used if name not in kept_out]
+    _some(training, "--data.val_slices leaves no slice to train on")
+    if masks is None or used_masks is None or settings.val_mask_range is None:
+        return _Choice(training, used_masks), _Choice(held, used_masks)
+    held_masks = _masks_within(masks, settings.val_mask_range, "--data.val_mask_range")
+    free = [mask for mask in used_masks if mask not in _between(settings.val_mask_range)]
+    _some(free, "--data.val_mask_range leaves no mask to train on")
+    return _Choice(training, free), _Choice(held or used, held_masks)
+
+
+def _between(first_and_last: tuple[int, int]) -> range:
+    return range(first_and_last[0], first_and_last[1] + 1)
+
+
+def _masks_within(masks: Sequence[int] | None, allowed: tuple[int, int] | None, option: str) -> list[int] | None:
+    if masks is None or allowed is None:
+        return None if masks is None else list(masks)
+    chosen = [mask for mask in masks if mask in _between(allowed)]
+    have = f"{masks[0]} .. {masks[-1]}" if masks else "none"
+    return _some(chosen, f"{option} {allowed[0]} {allowed[1]} takes none of the masks, which are {have}")
+
+
+def _some(chosen: Iterable, reason: str) -> list:
+    if not (listed := list(chosen)):
+        raise UsageError(f"data: {reason}; choose less narrowly")
+    return listed

@@ -1,0 +1,299 @@
+"""`mar equivariance`: how far trained networks follow a rotation of the image, as tables and figures."""
+
+import json
+import logging
+import math
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
+from mar_pipeline.equivariance import equivariance_report
+from mar_pipeline.equivariance.feature_maps import find_layer
+from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
+from mar_pipeline.equivariance_tables import summary, to_markdown
+from mar_pipeline.evaluation_files import make_folder
+from mar_pipeline.evaluation_pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
+from mar_pipeline.method_facts import machine
+from mar_pipeline.metrics import MU_RANGE_PER_CM
+from mar_pipeline.network_units import UNITS_PER_MU, to_network
+from mar_pipeline.options import read_settings
+from mar_pipeline.runs import Trained, load_trained
+from mar_pipeline.score_tables import plain_table
+from simulation.errors import InputError, UsageError
+from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
+from simulation.implants import ImplantLibrary
+from simulation.progress import with_progress
+from simulation.projector import Projector
+from simulation.protocols import protocol
+from simulation.provenance import library_versions
+from simulation.sources.phantom import list_phantom
+from simulation.sources.slices import evenly_spaced
+from simulation.store import read_manifest
+from simulation.units import hu_to_mu
+
+logger = logging.getLogger(__name__)
+
+FIGURES_DEG = {"figure_1.png": 90.0, "figure_2.png": 120.0}
+"""The published figures: a quarter turn, and 2 pi / 3."""
+_WINDOW_HU = (-175.0, 275.0)
+_RANGE = MU_RANGE_PER_CM * UNITS_PER_MU
+_PHANTOM_SEED = 0
+
+
+@dataclass(frozen=True)
+class EquivarianceSettings:
+    """Measure how far trained networks follow a rotation of the image, layer by layer and as a whole.
+
+    Args:
+        runs: run folders or weights files; words before the first option are runs too.
+        out: folder for equivariance.csv, equivariance.md, report.json, figure_1.png and figure_2.png.
+        data: folder in the community layout whose pairs are turned; if not given pairs of the embedded phantom are
+            simulated.
+        split: only train or only test; if not given whatever the data lists.
+        masks: mask stack (.npy) instead of the data's own.
+        preset: the scanner; if not given what the data's manifest or else the first run says.
+        pairs: number of pairs to turn, spread over the data.
+        angles: degrees, counter-clockwise; multiples of 90 are exact, others interpolate.
+        group_order: orientations in a group of channels.
+        layer: the convolution that the figures show, such as image_proxes.4.blocks.0.conv1; if not given the last one
+            with a group of channels.
+        maps: feature maps of each network in the figures.
+        device: ``auto``, ``cpu`` or ``cuda``.
+    """
+
+    runs: tuple[str, ...] = ()
+    out: str = "equivariance"
+    data: str | None = None
+    split: Literal["train", "test"] | None = None
+    masks: str | None = None
+    preset: str | None = None
+    pairs: int = 1
+    angles: tuple[float, ...] = (90.0, 180.0, 270.0, 120.0)
+    group_order: int = 4
+    layer: str | None = None
+    maps: int = 2
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+
+
+@dataclass(frozen=True)
+class EquivarianceResult:
+    """What `equivariance` did.
+
+    Args:
+        reports: label of a run -> what was measured.
+        table: the whole networks' errors as aligned text.
+        failed: runs that could not be measured, with the reason; not empty means exit code 3.
+        outputs: files written, relative to the output folder.
+    """
+
+    reports: dict[str, EquivarianceReport]
+    table: str
+    failed: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+
+def read_equivariance_settings(arguments: list[str]) -> EquivarianceSettings:
+    """Settings from the command line after ``mar equivariance``: runs, then options.
+
+    Raises:
+        UsageError: for an unknown key, a wrong type or a missing value, by name.
+    """
+    if arguments and not arguments[0].startswith("-"):
+        arguments = ["--runs", *arguments]
+    return read_settings("equivariance", EquivarianceSettings, arguments)
+
+
+def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
+    """Turns the same pairs for every run, and writes the tables, the figures and report.json.
+
+    Args:
+        settings: what to measure.
+
+    Raises:
+        UsageError: impossible settings, an unknown layer, preset or device.
+        InputError: no run or no pair can be used, or the output folder cannot be written.
+        OSError: a file cannot be written.
+    """
+    _check(settings)
+    started, out = time.monotonic(), Path(settings.out)
+    device = _device(settings.device)
+    trained, failed = _load(settings.runs, device)
+    _check_layer(settings, trained)
+    preset, names, inputs = _inputs(settings, next(iter(trained.values())).preset)
+    _warn_of_other_presets(trained, preset)
+    make_folder(out)
+    inputs = tuple(image.to(device) for image in inputs)
+    reports: dict[str, EquivarianceReport] = {}
+    for label, run in with_progress(list(trained.items()), len(trained), "equivariance", "run"):
+        try:
+            reports[label] = _measure(run, inputs, settings)
+        except InputError as error:
+            failed.append(f"{label}: {error}")
+    if not reports:
+        raise InputError(f"no run could be measured; the first one, {failed[0]}")
+    texts = {"equivariance.csv": reports_to_csv(reports), "equivariance.md": to_markdown(reports, names)}
+    for name, text in texts.items():
+        with whole_file(out / name) as partial:
+            partial.write_text(text)
+    outputs = [*texts, *_draw({label: trained[label] for label in reports}, inputs, settings, out), "report.json"]
+    plain = asdict(settings)
+    write_json(
+        out / "report.json",
+        {
+            "command": "equivariance",
+            "versions": library_versions(),
+            "settings": plain,
+            "settings_sha256": sha256_of_text(json.dumps(plain, sort_keys=True)),
+            "preset": preset,
+            **machine(device),
+            "seconds": round(time.monotonic() - started, 2),
+            "counts": {"pairs": len(names), "runs": len(reports), "failed": len(failed)},
+            "pairs": names,
+            "runs": [_facts(label, trained[label]) | {"report": reports[label].as_dict()} for label in reports],
+            "failed": failed,
+            "outputs": outputs,
+        },
+    )
+    return EquivarianceResult(reports, plain_table(summary(reports)), tuple(failed), tuple(outputs))
+
+
+def _check(settings: EquivarianceSettings) -> None:
+    if not settings.runs or len(set(settings.runs)) < len(settings.runs):
+        raise UsageError(
+            f"runs: got {' '.join(settings.runs) or 'none'}; name run folders or weights files, each one once"
+        )
+    numbers = {"pairs": (settings.pairs, 1), "maps": (settings.maps, 1), "group-order": (settings.group_order, 2)}
+    for name, (number, least) in numbers.items():
+        if number < least:
+            raise UsageError(f"--{name}: got {number}, expected {least} or more")
+    wrong = [angle for angle in settings.angles if not math.isfinite(angle) or round(angle, 1) % 360 == 0]
+    if wrong or not settings.angles:
+        raise UsageError(f"--angles: got {wrong[0] if wrong else 'none'}, expected degrees other than 0 and 360")
+
+
+def _device(name: str) -> str:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device cuda: torch sees no CUDA device; use cpu or auto")
+    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
+
+
+def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[str]]:
+    """The runs by a label of their own, and those that cannot be loaded."""
+    found: dict[str, Trained] = {}
+    failed: list[str] = []
+    for path in paths:
+        try:
+            run = load_trained(path, device)
+        except UsageError:
+            raise
+        except InputError as error:
+            failed.append(f"{path}: {error}")
+            continue
+        candidates = (run.label, f"{run.label} seed {run.seed}", str(path))
+        found[next(label for label in candidates if label not in found)] = run
+    if not found:
+        raise InputError(f"no run can be loaded; the first one, {failed[0]}")
+    return found, failed
+
+
+def _check_layer(settings: EquivarianceSettings, trained: Mapping[str, Trained]) -> None:
+    """Refuses a layer that the figures could not show, before anything is measured."""
+    for label, run in trained.items():
+        try:
+            find_layer(run.network, settings.layer, settings.group_order)
+        except ValueError as error:
+            raise UsageError(f"--layer, for {label}: {error}") from error
+
+
+def _warn_of_other_presets(trained: Mapping[str, Trained], preset: str) -> None:
+    for label, run in trained.items():
+        if run.preset != preset:
+            logger.warning(
+                "equivariance: %s was trained for the preset %s, the pairs are of %s", label, run.preset, preset
+            )
+
+
+def _inputs(settings: EquivarianceSettings, trained_preset: str) -> tuple[str, list[str], tuple[Tensor, ...]]:
+    """The preset, the pairs' names, and image, LI image and metal mask of all of them, in network units."""
+    if settings.data is None:
+        preset = settings.preset or trained_preset
+        refs = list_phantom("phantom", _PHANTOM_SEED, settings.pairs)
+        pairs = SimulatedPairs(refs, preset, ImplantLibrary(), frozen=True, count=settings.pairs)
+        samples = [pairs[index] for index in range(len(pairs))]
+        return preset, pairs.names, tuple(torch.stack([s[key] for s in samples]) for key in (IMAGE, LI, METAL_MASK))
+    data = Path(settings.data)
+    files, _ = find_pairs(data, settings.split)
+    stacks = load_masks(data, settings.masks)
+    reasons = [why_no_mask(file, stacks) for file in files]
+    known = [file for file, reason in zip(files, reasons, strict=True) if not reason]
+    if not known:
+        raise InputError(f"{data}: no pair with a mask ({reasons[0] if reasons else 'the listed slices hold none'})")
+    chosen = evenly_spaced(known, settings.pairs)
+    manifest = read_manifest(data, chosen[0].split)
+    preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset
+    projector = Projector(protocol(preset).geometry, "cpu")
+    images = []
+    for file in chosen:
+        pair, metal_mask = load_pair(file, stacks, projector)
+        if reason := why_other_mask(pair, metal_mask, projector):
+            raise InputError(f"{file.name}: {reason}; name the right stack with --masks")
+        images.append(np.stack([to_network(pair.ma_CT), to_network(pair.LI_CT), metal_mask]).astype(np.float32))
+    stacked = torch.from_numpy(np.stack(images))
+    return preset, [file.name for file in chosen], tuple(stacked.split(1, dim=1))
+
+
+def _measure(run: Trained, inputs: tuple[Tensor, ...], settings: EquivarianceSettings) -> EquivarianceReport:
+    """One pair at a time; the output counts outside the metal, which networks leave undefined."""
+    try:
+        return equivariance_report(
+            run.network,
+            inputs,
+            group_order=settings.group_order,
+            angles_deg=settings.angles,
+            data_range=_RANGE,
+            output=lambda answer, image, li, metal_mask: answer[0] * (1 - metal_mask),
+            batch_size=1,
+        )
+    except (ValueError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left
+        raise InputError(f"cannot be measured ({' '.join(str(error).split())[:300]})") from error
+
+
+def _draw(
+    trained: Mapping[str, Trained], inputs: Sequence[Tensor], settings: EquivarianceSettings, out: Path
+) -> list[str]:
+    from mar_pipeline.equivariance.figures import feature_figure
+
+    networks = {label: run.network for label, run in trained.items()}
+    limits = tuple(float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
+    for name, angle in FIGURES_DEG.items():
+        figure = feature_figure(
+            networks,
+            [image[:1] for image in inputs],
+            angle,
+            settings.layer,
+            group_order=settings.group_order,
+            maps=settings.maps,
+            image_limits=(limits[0], limits[1]),
+        )
+        with whole_file(out / name) as partial:
+            figure.savefig(partial, format="png")
+    return list(FIGURES_DEG)
+
+
+def _facts(label: str, run: Trained) -> dict[str, Any]:
+    return {
+        "label": label,
+        "network": run.name,
+        "arguments": run.arguments,
+        "seed": run.seed,
+        "parameters": run.parameters,
+        "weights": str(run.source),
+        "weights_sha256": sha256_of(run.source),
+    }

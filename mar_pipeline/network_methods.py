@@ -1,0 +1,233 @@
+"""Trained networks as methods: pairs in, corrected images out, and how far a network is from equivariant."""
+
+import math
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mar_pipeline.equivariance import act
+from mar_pipeline.evaluation_settings import unknown_method
+from mar_pipeline.inference import Precision, fast_network
+from mar_pipeline.methods import METHODS, Candidate, Scanner
+from mar_pipeline.network_units import to_mu, to_network
+from mar_pipeline.runs import BEST, Trained, load_trained
+from simulation.errors import InputError, UsageError
+from simulation.files import sha256_of
+from simulation.store import Pair
+
+_SEED_WORDS = re.compile(r"((^|[-_. ]+)(seed|s)?[-_. ]*\d*|seed\d*)$")
+"""What the common beginning of "unet_seed1" and "unet_seed10", or of "unet-0" and "unet-1", has behind the name."""
+
+
+@dataclass(frozen=True)
+class NetworkMethod:
+    """A trained run as a method.
+
+    Args:
+        trained: the run.
+        name: what the user reads of it.
+        infer: image, LI image and metal mask -> corrected image, each Float["batch 1 rows columns"], network units.
+        device: of the network, cpu or cuda.
+    """
+
+    trained: Trained
+    name: str
+    infer: Callable[[Tensor, Tensor, Tensor], Tensor]
+    device: str
+
+    def __call__(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
+        """The image that the network makes of a pair's uncorrected and LI images.
+
+        Args:
+            pair: the pair.
+            metal_mask: Bool["rows columns"].
+            scanner: not needed.
+
+        Returns:
+            Float32["rows columns"], 1/cm; inside the metal as the network gives it.
+
+        Raises:
+            InputError: the network cannot compute an image of this size on this machine.
+        """
+        return to_mu(self._run(*self._inputs(pair, metal_mask)))[0, 0].cpu().numpy()
+
+    def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray) -> dict[int, float]:
+        """How far the image of a turned slice is from the turned image of the slice, outside the metal.
+
+        r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
+        ||r|| / sqrt((||pi_n f(x)||^2 + ||f(pi_n x)||^2) / 2), not centred: 0 for an equivariant network.
+
+        Args:
+            pair: the pair.
+            metal_mask: Bool["rows columns"].
+
+        Returns:
+            Degrees -> error; images that are not square are only turned by 180 degrees.
+
+        Raises:
+            InputError: as calling it.
+        """
+        inputs, image_field = self._inputs(pair, metal_mask), [("trivial", 1)]
+        straight = self._run(*inputs)
+        errors = {}
+        for n in (1, 2, 3) if metal_mask.shape[0] == metal_mask.shape[1] else (2,):
+            turned = [act(image, n, image_field) for image in inputs]
+            outside = 1 - turned[2]
+            errors[90 * n] = _relative_error(act(straight, n, image_field) * outside, self._run(*turned) * outside)
+        return errors
+
+    def _inputs(self, pair: Pair, metal_mask: np.ndarray) -> list[Tensor]:
+        arrays = (to_network(pair.ma_CT), to_network(pair.LI_CT), metal_mask)
+        return [torch.from_numpy(np.array(array, np.float32)).to(self.device)[None, None] for array in arrays]
+
+    def _run(self, *inputs: Tensor) -> Tensor:
+        try:
+            image = self.infer(*inputs)
+        except (RuntimeError, ValueError) as error:  # torch's word for shapes that do not fit and for no memory left
+            reason = " ".join(str(error).split())
+            memory = "memory" in reason.lower()
+            remedy = "; try --precision bfloat16 or --device cpu" if memory else ""
+            raise InputError(f"the network cannot compute this image ({reason[:300]}){remedy}") from error
+        if image.shape != inputs[0].shape:
+            raise InputError(f"the network gives shape {tuple(image.shape)} for {tuple(inputs[0].shape)}")
+        return image
+
+    def describe(self) -> dict[str, Any]:
+        """Facts for report.json."""
+        trained = self.trained
+        return {
+            "name": self.name,
+            "network": trained.name,
+            "arguments": trained.arguments,
+            "seed": trained.seed,
+            "parameters": trained.parameters,
+            "preset": trained.preset,
+            "best_psnr": _finite(trained.best_psnr),
+            "weights": str(trained.source),
+            "weights_sha256": sha256_of(trained.source),
+        }
+
+
+def load_networks(paths: Sequence[str], device: str, precision: Precision) -> list[Candidate]:
+    """The trained networks of run folders or weights files, those that differ by seed only in one column.
+
+    Args:
+        paths: what the user named.
+        device: cpu or cuda.
+        precision: float32 or bfloat16.
+
+    Returns:
+        In the order of the paths; `Candidate.correct` is a `NetworkMethod`.
+
+    Raises:
+        UsageError: a path is not there, or two of them are the same weights.
+        InputError: a run or file cannot be used.
+    """
+    missing = [path for path in paths if not Path(path).exists()]
+    if missing:
+        raise UsageError(unknown_method(missing[0]))
+    runs = [load_trained(Path(path), device) for path in paths]
+    _refuse_twins(paths, runs)
+    names = _distinct_names(runs)
+    columns = _columns(runs, names)
+    methods = [
+        NetworkMethod(run, name, fast_network(run.network, precision), device)
+        for run, name in zip(runs, names, strict=True)
+    ]
+    return [
+        Candidate(column, method, method.name, method.trained.seed, method.equivariance_errors, method.describe())
+        for column, method in zip(columns, methods, strict=True)
+    ]
+
+
+def refuse_other_preset(candidates: Sequence[Candidate], presets: Mapping[str, str]) -> None:
+    """Refuse networks that learned from another scanner than the one that made the data.
+
+    Args:
+        candidates: any; methods that are not trained, and runs that do not record their preset, pass.
+        presets: split -> preset of the data.
+
+    Raises:
+        UsageError: a network was trained for another preset.
+    """
+    for candidate in candidates:
+        trained = candidate.facts.get("preset")
+        others = [(split, preset) for split, preset in presets.items() if trained and trained != preset]
+        if others:
+            raise UsageError(
+                f"{candidate.name}: trained for the preset {trained}, but the {others[0][0]} data are {others[0][1]}; "
+                "name data of its preset, or --any-preset to score it all the same"
+            )
+
+
+def _relative_error(a: Tensor, b: Tensor) -> float:
+    a, b = a.double(), b.double()
+    size = math.sqrt((float(a.norm()) ** 2 + float(b.norm()) ** 2) / 2)
+    error = float((a - b).norm()) / size if size else 0.0
+    if not math.isfinite(error):
+        raise InputError("the network's image of the turned slice has values that are not finite")
+    return error
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
+    seen: dict[str, str] = {}
+    for path, run in zip(paths, runs, strict=True):
+        first = seen.setdefault(sha256_of(run.source), path)
+        if first != path:
+            raise UsageError(f"methods: {first} and {path} are the same weights; name each run once")
+
+
+def _place(run: Trained) -> Path:
+    """The run's folder, or a weights file that lies in none."""
+    source = run.source.resolve()
+    return source.parents[1] if source.parent.name == BEST.parent.name else source
+
+
+def _distinct_names(runs: Sequence[Trained]) -> list[str]:
+    """The runs' labels, with their seed or as much of their path as tells them apart, also from the other methods."""
+    parts = [_place(run).parts for run in runs]
+    longer = [[f"{run.label} seed {run.seed}" for run in runs]]
+    longer += [["/".join(part[-depth:]) for part in parts] for depth in range(2, max(map(len, parts)) + 1)]
+    names = [run.label for run in runs]
+    for others in longer:
+        clashing = {name for name in names if name in METHODS or names.count(name) > 1}
+        names = [other if name in clashing else name for name, other in zip(names, others, strict=True)]
+    return names
+
+
+def _columns(runs: Sequence[Trained], names: Sequence[str]) -> list[str]:
+    """The column of every run: its own, or the one of its group if that has several runs and each another seed."""
+    columns = list(names)
+    for group in dict.fromkeys(run.group for run in runs):
+        members = [index for index, run in enumerate(runs) if run.group == group]
+        seeds = {runs[index].seed for index in members}
+        if len(members) > 1 and len(seeds) == len(members) and None not in seeds:
+            taken = {*METHODS, *(columns[index] for index in range(len(runs)) if index not in members)}
+            column = _shared_name([runs[index] for index in members])
+            while column in taken:
+                column += "*"
+            for index in members:
+                columns[index] = column
+    return columns
+
+
+def _shared_name(runs: Sequence[Trained]) -> str:
+    """The common beginning of several labels without the word for their seeds, or the folder that they lie in."""
+    labels = [run.label for run in runs]
+    if len(set(labels)) == 1:
+        return labels[0]
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    beginning = _SEED_WORDS.sub("", "".join(letters[0] for letters in same))
+    return beginning or Path(os.path.commonpath([_place(run) for run in runs])).name or runs[0].name

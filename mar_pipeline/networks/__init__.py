@@ -1,0 +1,19 @@
+"""Networks for metal artifact reduction: `NETWORKS[name]()` is the published configuration."""
+
+from torch import nn
+
+from mar_pipeline.networks.acdnet import ACDNet
+from mar_pipeline.networks.blocks import NetworkOutput
+from mar_pipeline.networks.dicdnet import DICDNet
+from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
+from mar_pipeline.networks.unet import ResidualUNet
+
+__all__ = ["NETWORKS", "NetworkOutput"]
+
+NETWORKS: dict[str, type[nn.Module]] = {
+    "unet": ResidualUNet,
+    "dicdnet": DICDNet,
+    "oscnet": OSCNet,
+    "oscnet_plus": OSCNetPlus,
+    "acdnet": ACDNet,
+}

@@ -1,0 +1,76 @@
+"""A network by name: one of `NETWORKS`, or any image-to-image class that Python can import."""
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from mar_pipeline.network_units import UNITS_PER_MU
+from mar_pipeline.networks import NETWORKS, NetworkOutput
+from simulation.errors import UsageError
+
+
+class ResidualNetwork(nn.Module):
+    """Any network from two channels to one as a network for metal artifact reduction.
+
+    ``output = li + 255 net(cat(image, li) / 255)``: the network learns what LI leaves to be corrected, in numbers
+    around 1.
+
+    Args:
+        net: Float["batch 2 H W"] -> Float["batch 1 H W"].
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, image: torch.Tensor, li: torch.Tensor, metal_mask: torch.Tensor) -> NetworkOutput:
+        """The corrected image; ``metal_mask`` is not used.
+
+        Args:
+            image: Float["batch 1 H W"], network units.
+            li: as ``image``, corrected by linear interpolation.
+            metal_mask: as ``image``, 1 where metal is.
+        """
+        correction = self.net(torch.cat([image, li], 1) / UNITS_PER_MU)
+        return NetworkOutput(li + UNITS_PER_MU * correction.float(), (), ())
+
+
+def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
+    """A network with fresh weights, called with (image, li, metal_mask).
+
+    Args:
+        name: a key of `NETWORKS`, or an import path such as ``monai.networks.nets.BasicUNet``, wrapped in
+            `ResidualNetwork`.
+        arguments: keyword arguments of the class; none for a key of `NETWORKS` is the published configuration.
+
+    Raises:
+        UsageError: no such network, or the class refuses the arguments.
+    """
+    network_class = NETWORKS[name] if name in NETWORKS else _imported(name)
+    try:
+        network = network_class(**arguments)
+    except (TypeError, ValueError) as error:
+        accepted = ", ".join(list(inspect.signature(network_class).parameters))
+        raise UsageError(f"network {name}: {error}; it takes {accepted}") from error
+    return network if name in NETWORKS else ResidualNetwork(network)
+
+
+def plain(network: nn.Module) -> nn.Module:
+    """The class that was asked for, without `ResidualNetwork` around it: what is saved, and what EQ-Reg watches."""
+    return network.net if isinstance(network, ResidualNetwork) else network
+
+
+def _imported(name: str) -> type[nn.Module]:
+    module, _, class_name = name.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), class_name) if module else None
+    except (ImportError, AttributeError) as error:
+        raise UsageError(f"network {name}: cannot be imported ({error})") from error
+    if not (isinstance(found, type) and issubclass(found, nn.Module)):
+        expected = ", ".join(NETWORKS)
+        raise UsageError(f"unknown network {name!r}; expected {expected}, or the import path of a torch nn.Module")
+    return found

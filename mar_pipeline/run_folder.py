@@ -1,0 +1,149 @@
+"""The folder that is a training run: settings, checkpoints, metrics, pictures; each file whole or absent."""
+
+import csv
+import io
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import filelock
+import torch
+import yaml
+
+from mar_pipeline.train_settings import FREE, SETTINGS_FILE, TrainSettings, as_plain, flat
+from simulation.errors import InputError, UsageError
+from simulation.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+class RunFolder:
+    """Where a run lives.
+
+    Args:
+        root: the folder; made when opened.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.settings = root / SETTINGS_FILE
+        self.last = root / "checkpoints" / "last.pt"
+        self.best = root / "checkpoints" / "best.safetensors"
+        self.metrics = root / "metrics.csv"
+        self.tensorboard = root / "tensorboard"
+        self.samples = root / "samples"
+        self.report = root / "report.json"
+        self.done = root / "DONE"
+
+    @contextmanager
+    def opened(self, settings: TrainSettings) -> Iterator[None]:
+        """Makes the folder, writes the settings or compares them with those it was started with, and holds it.
+
+        Args:
+            settings: of this run.
+
+        Raises:
+            InputError: the folder cannot be written, or holds something else.
+            UsageError: other settings started it, or another process is training in it.
+        """
+        self._make()
+        lock = filelock.FileLock(self.root / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout as error:
+            raise UsageError(f"{self.root}: another process is training there; wait for it or name another") from error
+        try:
+            self._settle(settings)
+            yield
+        finally:
+            lock.release()
+
+    def _make(self) -> None:
+        foreign = self.root.is_dir() and not self.settings.is_file() and any(self.root.iterdir())
+        if foreign and any(path.name not in (".lock",) for path in self.root.iterdir()):
+            raise UsageError(f"{self.root}: is not empty and no training run; name another folder with --run")
+        try:
+            for folder in (self.last.parent, self.samples):
+                folder.mkdir(parents=True, exist_ok=True)
+            (self.root / ".lock").touch()
+        except OSError as error:
+            raise InputError(f"{self.root}: cannot be written to ({error.strerror}); name another --run") from error
+
+    def _settle(self, settings: TrainSettings) -> None:
+        wanted = as_plain(settings)
+        changes = []
+        if self.settings.is_file():
+            before, now = flat(self.read_settings()), flat(wanted)
+            changes = [
+                f"{key} was {before.get(key)}, now {now.get(key)}"
+                for key in dict.fromkeys([*before, *now])
+                if key not in FREE and before.get(key) != now.get(key)
+            ]
+        if changes and not settings.allow_changed_settings:
+            raise UsageError(
+                f"{self.root}: was started with other settings ({'; '.join(changes[:3])}); take them, name another "
+                "--run, or go on with --allow-changed-settings"
+            )
+        for change in changes:
+            logger.warning("train: settings changed: %s", change)
+        with whole_file(self.settings) as partial:
+            partial.write_text(yaml.safe_dump(wanted, sort_keys=False))
+
+    def read_settings(self) -> dict[str, Any]:
+        """The settings the run was started with.
+
+        Raises:
+            InputError: the file is missing or broken.
+        """
+        try:
+            settings = yaml.safe_load(self.settings.read_text())
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise InputError(f"{self.settings}: cannot be read ({error}); is {self.root} a training run?") from error
+        if not isinstance(settings, dict):
+            raise InputError(f"{self.settings}: got no settings; is {self.root} a training run?")
+        return settings
+
+    def save_state(self, state: dict[str, Any]) -> None:
+        """Writes everything that resuming needs.
+
+        Raises:
+            OSError: it cannot be written; the former checkpoint stays.
+        """
+        with whole_file(self.last) as partial:
+            torch.save(state, partial)
+
+    def load_state(self) -> dict[str, Any] | None:
+        """The last checkpoint, None where there is none yet.
+
+        Raises:
+            InputError: it is broken.
+        """
+        if not self.last.is_file():
+            return None
+        try:
+            return torch.load(self.last, map_location="cpu", weights_only=True)
+        except Exception as error:  # torch raises many kinds for a broken file
+            reason = str(error).strip().partition("\n")[0]
+            raise InputError(
+                f"{self.last}: cannot be read ({reason}); delete it to start the run anew, or restore it"
+            ) from error
+
+    def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Writes metrics.csv, one line per epoch.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        text = io.StringIO()
+        columns = list(dict.fromkeys(key for row in rows for key in row))
+        writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
+        writer.writeheader()
+        writer.writerows({key: _short(value) for key, value in row.items()} for row in rows)
+        with whole_file(self.metrics) as partial:
+            partial.write_text(text.getvalue())
+
+
+def _short(value: Any) -> Any:
+    return f"{value:.6g}" if isinstance(value, float) else value

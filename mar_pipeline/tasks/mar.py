@@ -1,0 +1,80 @@
+"""Metal artifact reduction: LI and metal-corrupted image in, corrected image out."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
+from mar_pipeline.losses import LOSSES, image_loss
+from mar_pipeline.metrics import score
+from mar_pipeline.network_units import to_mu
+from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.networks.build import build_network
+from mar_pipeline.tasks.task import Batch, Task
+
+INPUTS = (IMAGE, LI, METAL_MASK)
+
+
+def mar_task(network_name: str, arguments: Mapping[str, Any], data: DataSettings, seed: int) -> Task:
+    """Metal artifact reduction with a network and its own loss.
+
+    Args:
+        network_name: see `build_network`.
+        arguments: of its class.
+        data: where the pairs come from.
+        seed: of batches and crops; weights follow torch's own generator.
+
+    Raises:
+        UsageError: no such network, or impossible settings.
+        InputError: the data cannot be used.
+    """
+    network = build_network(network_name, arguments)
+    loaders = make_loaders(data, seed)
+    return Task(
+        network=network,
+        inputs=INPUTS,
+        images=(*INPUTS, TARGET),
+        loss=LOSSES.get(network_name, image_loss),
+        output_image=_image,
+        turning_output=_correction,
+        score=_score,
+        picture=_picture,
+        loaders=loaders,
+        facts={"preset": data.preset},
+    )
+
+
+def _image(output: NetworkOutput) -> torch.Tensor:
+    return output.image
+
+
+def _correction(output: NetworkOutput, batch: Batch) -> torch.Tensor:
+    """What the network adds to LI: LI itself turns exactly and would hide what the network does."""
+    return output.image - batch[LI]
+
+
+def _sample(image: torch.Tensor, batch: Batch, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Output and truth in 1/cm, and the metal mask."""
+    output, truth = (to_mu(tensor[index, 0].float().cpu().numpy()) for tensor in (image, batch[TARGET]))
+    return output, truth, batch[METAL_MASK][index, 0].cpu().numpy() > 0
+
+
+def _score(image: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
+    """PSNR, SSIM and RMSE in HU of each sample, float protocol."""
+    scores = [score(*_sample(image, batch, index), "float") for index in range(len(image))]
+    return {name: [own[name] for own in scores] for name in ("psnr", "ssim", "rmse_hu")}
+
+
+def _picture(image: torch.Tensor, batch: Batch, index: int) -> Any:
+    from mar_pipeline.figures import case_figure
+
+    output, truth, metal_mask = _sample(image, batch, index)
+    images = {
+        "Input": to_mu(batch[IMAGE][index, 0].cpu().numpy()),
+        "LI": to_mu(batch[LI][index, 0].cpu().numpy()),
+        "Network": output,
+    }
+    captions = {name: f"{score(own, truth, metal_mask)['psnr']:.2f} dB" for name, own in images.items()}
+    return case_figure(images, truth, metal_mask, captions, "Validation pair (PSNR: float protocol)")

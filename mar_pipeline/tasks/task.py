@@ -1,0 +1,41 @@
+"""What the trainer needs to know of a task."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from mar_pipeline.data.loaders import Loaders
+
+Batch = Mapping[str, torch.Tensor]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Data, network, loss and score of one training.
+
+    Args:
+        network: called with the tensors of ``inputs``.
+        inputs: keys of a batch that the network takes, in order.
+        images: keys of a batch that turn with the image, each Float["batch channels H W"]: inputs and target.
+        loss: (output, batch) -> scalar.
+        output_image: output -> Float["batch channels H W"].
+        turning_output: (output, batch) -> what EQ-Reg's output term compares, Float["batch channels H W"].
+        score: (output image, batch) -> name -> one value per sample; "psnr" decides which weights are the best.
+        picture: (output image, batch, index in the batch) -> matplotlib figure.
+        loaders: batches of training and validation.
+        facts: what a weights file has to say about the data, name -> text.
+    """
+
+    network: nn.Module
+    inputs: tuple[str, ...]
+    images: tuple[str, ...]
+    loss: Callable[[Any, Batch], torch.Tensor]
+    output_image: Callable[[Any], torch.Tensor]
+    turning_output: Callable[[Any, Batch], torch.Tensor]
+    score: Callable[[torch.Tensor, Batch], dict[str, list[float]]]
+    picture: Callable[[torch.Tensor, Batch, int], Any]
+    loaders: Loaders
+    facts: dict[str, str]

@@ -1,0 +1,137 @@
+"""`mar train`: one run from its settings, or on from where its folder stands."""
+
+import json
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch.utils.tensorboard import SummaryWriter
+
+from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.run_folder import RunFolder
+from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.task import Task
+from mar_pipeline.train_settings import TrainSettings, as_plain, check_settings
+from mar_pipeline.training_engines import Engines, autocast_dtype, make_regularizer, seed_epoch
+from mar_pipeline.training_progress import TrainingProgress
+from mar_pipeline.training_state import TrainingState
+from simulation.errors import InputError, UsageError
+from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
+from simulation.projector_cpu import usable_cores
+from simulation.provenance import library_versions
+
+
+@dataclass(frozen=True)
+class TrainReport:
+    """What `train` did.
+
+    Args:
+        epochs: that the run has now.
+        resumed_from: epochs it had before.
+        best_psnr: of the validation, dB.
+        best_epoch: where it was reached.
+        run: the folder.
+    """
+
+    epochs: int
+    resumed_from: int
+    best_psnr: float
+    best_epoch: int
+    run: Path
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        best = f"best validation PSNR {self.best_psnr:.2f} dB in epoch {self.best_epoch}"
+        return f"{self.run}: {self.epochs} epochs ({self.epochs - self.resumed_from} now), {best}"
+
+
+def train(settings: TrainSettings) -> TrainReport:
+    """Trains to the settings' last epoch, from where the run folder stands.
+
+    Every epoch ends with a checkpoint and draws from (seed, epoch) alone, so that on the CPU a resumed run equals a
+    straight one bit for bit.
+
+    Args:
+        settings: everything that decides the run.
+
+    Raises:
+        UsageError: impossible settings, or a folder that other settings started.
+        InputError: the data cannot be used, the loss is not finite or diverges, memory does not suffice.
+        OSError: the folder cannot be written.
+    """
+    check_settings(settings)
+    started = time.monotonic()
+    device = _device(settings.device)
+    torch.set_num_threads(settings.threads or usable_cores())
+    logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error reaches the user as one line of our own
+    seed_epoch(settings.seed, 0)
+    task = mar_task(settings.network.name, settings.network.arguments, settings.data, settings.seed)
+    regularizer = make_regularizer(task.network, settings.equivariance)
+    folder = RunFolder(Path(settings.run))
+    with folder.opened(settings):
+        state = TrainingState(task.network.to(device), settings, folder, task.facts)
+        before = state.epoch
+        dtype = autocast_dtype(settings.precision, device)
+        if before < settings.epochs:
+            folder.done.unlink(missing_ok=True)
+            _run(task, state, regularizer, dtype)
+        report = TrainReport(state.epoch, before, state.best_psnr, state.best_epoch, folder.root)
+        _write_report(report, state, task, dtype, time.monotonic() - started)
+        with whole_file(folder.done) as partial:
+            partial.write_text(f"{state.epoch} epochs\n")
+    return report
+
+
+def _device(name: str) -> torch.device:
+    if name == "cuda" and not torch.cuda.is_available():
+        raise UsageError("--device: got cuda, but torch finds no CUDA device; take cpu, or see mar info")
+    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
+
+
+def _run(
+    task: Task, state: TrainingState, regularizer: EquivarianceRegularizer | None, dtype: torch.dtype | None
+) -> None:
+    settings, length = state.settings, len(task.loaders.train)
+    try:
+        with (
+            SummaryWriter(str(state.folder.tensorboard), purge_step=state.epoch * length) as writer,
+            TrainingProgress(settings.epochs, length, state.epoch) as progress,
+        ):
+            Engines(task, state, regularizer, dtype, progress, writer).run()
+    except RuntimeError as error:  # torch's CPU allocator has no class of its own
+        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+            raise
+        raise InputError(
+            f"train: out of memory with --data.batch_size {settings.data.batch_size} and --data.patch "
+            f"{settings.data.patch}; lower one of them and start again with --allow-changed-settings"
+        ) from error
+
+
+def _write_report(
+    report: TrainReport, state: TrainingState, task: Task, dtype: torch.dtype | None, seconds: float
+) -> None:
+    settings, folder = as_plain(state.settings), state.folder
+    parameters = list(state.network.parameters())
+    written = (folder.settings, folder.best, folder.last, folder.metrics)
+    write_json(
+        folder.report,
+        {
+            "command": "train",
+            "versions": library_versions(),
+            "settings": settings,
+            "settings_sha256": sha256_of_text(json.dumps(settings, sort_keys=True)),
+            "device": str(parameters[0].device),
+            "precision": "float32" if dtype is None else "bfloat16",
+            "threads": torch.get_num_threads(),
+            "seed": state.settings.seed,
+            "parameters": sum(parameter.numel() for parameter in parameters),
+            "counts": {"epochs": report.epochs, "resumed_from": report.resumed_from},
+            "data": task.loaders.facts(),
+            "seconds": round(seconds, 1),
+            "best": {"psnr": report.best_psnr, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)},
+            "outputs": [str(path.relative_to(folder.root)) for path in written],
+        },
+    )

@@ -1,0 +1,289 @@
+"""MONAI's supervised trainer and evaluator for one task, EQ-Reg entering through the batch and the loss."""
+
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from ignite.engine import Engine, Events
+from ignite.metrics import Average
+from monai.engines import SupervisedEvaluator, SupervisedTrainer
+from monai.engines.utils import IterationEvents
+from monai.handlers import TensorBoardStatsHandler, ValidationHandler
+from monai.inferers import Inferer
+from monai.utils import set_determinism
+from torch import nn
+from torch.utils.tensorboard import SummaryWriter
+
+from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.networks.build import plain
+from mar_pipeline.tasks.task import Task
+from mar_pipeline.train_settings import EquivarianceTraining
+from mar_pipeline.training_progress import TrainingProgress
+from mar_pipeline.training_state import TrainingState
+from simulation.errors import InputError, UsageError
+from simulation.files import sha256_of_text, whole_file
+
+SCORES = ("psnr", "ssim", "rmse_hu")
+_DIVERGED = 10.0
+"""A mean loss of this many times the best epoch's is taken for divergence."""
+
+
+def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
+    """Type in which the network computes under autocast; None computes in float32.
+
+    Args:
+        precision: ``auto``, ``float32`` or ``bfloat16``; auto takes bfloat16 where the processor has it.
+        device: of the network.
+    """
+    if precision == "auto":
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        precision = "bfloat16" if native else "float32"
+    return torch.bfloat16 if precision == "bfloat16" else None
+
+
+def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
+    """Seeds Python, numpy and torch from (seed, epoch, rank) alone, so that a resumed run equals a straight one.
+
+    Returns:
+        The seed they got.
+    """
+    derived = int(sha256_of_text(f"{seed} {epoch} {rank}")[:8], 16)
+    set_determinism(seed=derived)
+    return derived
+
+
+class AutocastInferer(Inferer):
+    """Calls the network under autocast; MONAI's own ``amp`` does nothing on the CPU.
+
+    Args:
+        device: of the network.
+        dtype: to compute in; None leaves float32.
+    """
+
+    def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
+        super().__init__()
+        self.device, self.dtype = device, dtype
+
+    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        """The network's output for inputs."""
+        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+            return network(inputs, *args, **kwargs)
+
+
+def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
+    """EQ-Reg as the settings ask for it, its hooks off; None where they do not.
+
+    Args:
+        network: what is trained.
+        wanted: the settings.
+
+    Raises:
+        UsageError: it does not fit the network.
+    """
+    if not wanted.enabled:
+        return None
+    try:
+        regularizer = EquivarianceRegularizer(
+            plain(network),
+            group_order=wanted.group_order,
+            mode=wanted.mode,
+            layers=wanted.layers,
+            weight=wanted.weight,
+            output_weight=wanted.output_weight,
+            batch_fraction=wanted.batch_fraction,
+            every_k=wanted.every_k,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--equivariance: {error}") from error
+    regularizer.detach()
+    return regularizer
+
+
+class Engines:
+    """Trainer and evaluator of one run.
+
+    Args:
+        task: data, loss and score.
+        state: network, optimiser and history.
+        regularizer: EQ-Reg of the network, detached; None trains without.
+        dtype: of the autocast in training; validation is in float32.
+        progress: told of each step and epoch.
+        writer: TensorBoard's.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        state: TrainingState,
+        regularizer: EquivarianceRegularizer | None,
+        dtype: torch.dtype | None,
+        progress: TrainingProgress,
+        writer: SummaryWriter,
+    ) -> None:
+        self.task, self.state, self.settings = task, state, state.settings
+        self.progress, self.writer = progress, writer
+        self.regularizer = regularizer
+        self.device = next(state.network.parameters()).device
+        self.evaluator = self._make_evaluator()
+        self.trainer = self._make_trainer(dtype)
+
+    def run(self) -> None:
+        """Trains the epochs that are missing.
+
+        Raises:
+            InputError: the loss is not finite or diverges.
+        """
+        trainer, length = self.trainer, len(self.task.loaders.train)
+        trainer.state.epoch, trainer.state.iteration = self.state.epoch, self.state.epoch * length
+        with self.regularizer or nullcontext():
+            trainer.run()
+
+    def _make_trainer(self, dtype: torch.dtype | None) -> SupervisedTrainer:
+        settings, state = self.settings, self.state
+        trainer = SupervisedTrainer(
+            device=self.device,
+            max_epochs=settings.epochs,
+            train_data_loader=self.task.loaders.train,
+            network=state.network,
+            optimizer=state.optimizer,
+            loss_function=self._loss,
+            epoch_length=len(self.task.loaders.train),
+            prepare_batch=self._prepare,
+            inferer=AutocastInferer(self.device, dtype),
+            decollate=False,
+            optim_set_to_none=True,
+            train_handlers=[TensorBoardStatsHandler(self.writer, epoch_log=False, output_transform=_loss_of)],
+        )
+        trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
+        trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
+        if settings.optimizer.clip_norm is not None:
+            limit = settings.optimizer.clip_norm
+            trainer.add_event_handler(
+                IterationEvents.BACKWARD_COMPLETED, lambda: nn.utils.clip_grad_norm_(state.network.parameters(), limit)
+            )
+        if state.ema is not None:
+            state.ema.attach(trainer)
+        trainer.add_event_handler(
+            Events.EPOCH_COMPLETED(event_filter=lambda _, epoch: self._validates(epoch)),
+            ValidationHandler(1, self.evaluator),
+        )
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, self._end_epoch)
+        return trainer
+
+    def _make_evaluator(self) -> SupervisedEvaluator:
+        evaluator = SupervisedEvaluator(
+            device=self.device,
+            val_data_loader=self.task.loaders.validation,
+            network=self.state.kept,
+            prepare_batch=self._move,
+            inferer=AutocastInferer(self.device, None),
+            decollate=False,
+        )
+        for name in SCORES:
+            Average(output_transform=_score_of(name)).attach(evaluator, name)
+        evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self._score)
+        return evaluator
+
+    def _validates(self, epoch: int) -> bool:
+        return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
+
+    def _move(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
+        moved = {key: batch[key].to(device, non_blocking=non_blocking) for key in self.task.images}
+        first, *others = self.task.inputs
+        return moved[first], moved, tuple(moved[key] for key in others), {}
+
+    def _prepare(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
+        """Pairs samples with their rotated copies, on steps with EQ-Reg."""
+        if self.regularizer is not None:
+            try:
+                turned = self.regularizer.prepare(*(batch[key].to(device) for key in self.task.images))
+            except ValueError as error:
+                raise UsageError(f"--equivariance: {error}") from error
+            batch = dict(zip(self.task.images, turned, strict=True))
+        return self._move(batch, device, non_blocking)
+
+    def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        loss = self.task.loss(output, batch)
+        if self.regularizer is not None:
+            loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
+            self.penalties.append(dict(self.regularizer.values))
+        return loss
+
+    def _start_epoch(self, engine: Engine) -> None:
+        seed = seed_epoch(self.settings.seed, engine.state.epoch)
+        self.state.set_learning_rate(engine.state.epoch)
+        self.task.loaders.train.set_epoch(engine.state.epoch)
+        if self.regularizer is not None:
+            self.regularizer.reseed(seed)
+        self.losses: list[float] = []
+        self.penalties: list[dict[str, float]] = []
+        self.started = time.monotonic()
+
+    def _check_loss(self, engine: Engine) -> None:
+        loss = float(engine.state.output["loss"].detach())
+        if not loss == loss or loss in (float("inf"), float("-inf")):
+            raise InputError(f"train: the loss became {loss:g} in epoch {engine.state.epoch}; {self._remedy()}")
+        self.losses.append(loss)
+        self.progress.step(loss)
+
+    def _remedy(self) -> str:
+        last = f"the last good checkpoint is {self.state.folder.last}" if self.state.rows else "no checkpoint yet"
+        return f"{last}; lower --optimizer.lr or set --optimizer.clip_norm, with --allow-changed-settings to go on"
+
+    def _score(self, engine: Engine) -> None:
+        output, batch = engine.state.output, engine.state.output["label"]
+        image = self.task.output_image(output["pred"])
+        output["scores"] = self.task.score(image, batch)
+        number = engine.state.iteration - 1
+        if number < self.settings.sample_pictures:
+            epoch = self.trainer.state.epoch
+            figure = self.task.picture(image, batch, 0)
+            with whole_file(self.state.folder.samples / f"epoch_{epoch:04d}_{number}.png") as partial:
+                figure.savefig(partial, format="png")
+            self.writer.add_figure(f"validation/{number}", figure, epoch, close=False)
+
+    def _end_epoch(self, engine: Engine) -> None:
+        epoch = engine.state.epoch
+        row: dict[str, Any] = {
+            "epoch": epoch,
+            "iterations": engine.state.iteration,
+            "seconds": round(time.monotonic() - self.started, 1),
+            "lr": self.state.optimizer.param_groups[0]["lr"],
+            "loss": sum(self.losses) / len(self.losses),
+        }
+        row |= _mean_penalties(self.penalties)
+        if self._validates(epoch):
+            row |= {name: float(self.evaluator.state.metrics[name]) for name in SCORES}
+        self._refuse_divergence(row)
+        self.state.end_epoch(row)
+        for name, value in row.items():
+            self.writer.add_scalar(f"epoch/{name}", value, epoch)
+        self.progress.epoch(row)
+
+    def _refuse_divergence(self, row: dict[str, Any]) -> None:
+        least = min((before["loss"] for before in self.state.rows), default=row["loss"])
+        if row["loss"] > _DIVERGED * abs(least) > 0:
+            raise InputError(
+                f"train: the loss diverges, {row['loss']:.4g} in epoch {row['epoch']} after {least:.4g} before; "
+                f"{self._remedy()}"
+            )
+        if row.get("psnr", 0.0) != row.get("psnr", 0.0):
+            raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
+
+
+def _loss_of(output: dict[str, Any]) -> float:
+    return float(output["loss"].detach())
+
+
+def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:
+    return lambda output: torch.tensor(output["scores"][name])
+
+
+def _mean_penalties(steps: list[dict[str, float]]) -> dict[str, float]:
+    """Mean penalty of the layers and of the output over the regularised steps of an epoch."""
+    layers = [value for step in steps for name, value in step.items() if name != "output"]
+    outputs = [step["output"] for step in steps if "output" in step]
+    means = {"equivariance_layers": layers, "equivariance_output": outputs}
+    return {name: sum(own) / len(own) for name, own in means.items() if own}

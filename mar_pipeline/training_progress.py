@@ -1,0 +1,80 @@
+"""How far a training is: a bar with loss, PSNR and time left on a terminal, a line per epoch elsewhere."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
+
+logger = logging.getLogger(__name__)
+
+_LOG_EVERY_S = 60.0
+
+
+class TrainingProgress:
+    """Context manager that is told of every step and epoch.
+
+    Args:
+        epochs: of the whole run.
+        length: steps of an epoch.
+        first_epoch: epochs done before.
+    """
+
+    def __init__(self, epochs: int, length: int, first_epoch: int) -> None:
+        self.epochs, self.length = epochs, length
+        self.terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=epochs * length, initial=first_epoch * length, unit="step", desc="train", disable=not self.terminal
+        )
+        self.steps = first_epoch * length
+        self.began, self.told, self.steps_here = time.monotonic(), time.monotonic(), 0
+        self.words = ""
+
+    def __enter__(self) -> "TrainingProgress":
+        self._redirect = logging_redirect_tqdm()
+        if self.terminal:
+            self._redirect.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.bar.close()
+        if self.terminal:
+            self._redirect.__exit__(*error)
+
+    def step(self, loss: float) -> None:
+        """A step was made.
+
+        Args:
+            loss: of its batch.
+        """
+        self.steps += 1
+        self.steps_here += 1
+        self.bar.update()
+        self.bar.set_postfix_str(f"loss {loss:.4g}{self.words}", refresh=False)
+        if not self.terminal and time.monotonic() - self.told > _LOG_EVERY_S:
+            self.told = time.monotonic()
+            logger.info("train: step %d of %d, loss %.4g%s", self.steps, self.bar_total, loss, self._left())
+
+    def epoch(self, row: dict[str, Any]) -> None:
+        """An epoch ended.
+
+        Args:
+            row: its line of metrics.csv.
+        """
+        psnr = f", PSNR {row['psnr']:.2f} dB" if "psnr" in row else ""
+        self.words = psnr or self.words
+        if not self.terminal:
+            self.told = time.monotonic()
+            loss = row["loss"]
+            logger.info("train: epoch %d of %d, loss %.4g%s%s", row["epoch"], self.epochs, loss, psnr, self._left())
+
+    @property
+    def bar_total(self) -> int:
+        """Steps of the whole run."""
+        return self.epochs * self.length
+
+    def _left(self) -> str:
+        left = (time.monotonic() - self.began) / max(1, self.steps_here) * (self.bar_total - self.steps)
+        return f", {int(left) // 60} min {int(left) % 60} s left" if left >= 1 else ""

@@ -1,0 +1,139 @@
+"""What a training has learnt so far: weights, optimiser, history; saved after each epoch and taken up again."""
+
+import json
+import logging
+from typing import Any
+
+import torch
+from ignite.handlers import EMAHandler
+from torch import nn
+
+from mar_pipeline.networks.build import plain
+from mar_pipeline.run_folder import RunFolder
+from mar_pipeline.train_settings import OptimizerSettings, TrainSettings, as_plain
+from mar_pipeline.weights import save_weights
+from simulation.errors import InputError
+from simulation.files import sha256_of_text
+
+logger = logging.getLogger(__name__)
+
+_NOT_LEARNT = ("run", "seed", "device", "threads", "sample_pictures", "allow_changed_settings")
+"""Keys in which runs of one group may differ: where they ran, and the seed."""
+
+
+class TrainingState:
+    """Network, optimiser, moving average and the history of one run.
+
+    Args:
+        network: to be trained, on its device.
+        settings: of the run.
+        folder: where the run lives; its checkpoint is taken up.
+        facts: what the weights file shall say about the data.
+
+    Raises:
+        InputError: the folder's checkpoint is broken or of another network.
+    """
+
+    def __init__(self, network: nn.Module, settings: TrainSettings, folder: RunFolder, facts: dict[str, str]) -> None:
+        self.network, self.settings, self.folder, self.facts = network, settings, folder, facts
+        options = settings.optimizer
+        self.optimizer = _optimizer(network, options)
+        self.ema = None if options.ema_decay is None else EMAHandler(network, momentum=1 - options.ema_decay)
+        self.rows: list[dict[str, Any]] = []
+        self.best_psnr, self.best_epoch = float("-inf"), 0
+        self._resume()
+
+    @property
+    def epoch(self) -> int:
+        """Epochs done."""
+        return self.rows[-1]["epoch"] if self.rows else 0
+
+    @property
+    def kept(self) -> nn.Module:
+        """The network that is validated and kept: the moving average where there is one."""
+        return self.network if self.ema is None else self.ema.ema_model
+
+    def _resume(self) -> None:
+        state = self.folder.load_state()
+        if state is None:
+            return
+        try:
+            self.network.load_state_dict(state["network"])
+            _load_moments(self.optimizer, state["optimizer"])
+            if self.ema is not None:
+                self.ema.ema_model.load_state_dict(state["ema"])
+            self.rows = list(state["rows"])
+            self.best_psnr, self.best_epoch = state["best_psnr"], state["best_epoch"]
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self.folder.last}: is not a checkpoint of this network and optimiser ({reason}); take the settings "
+                "it was made with, or another --run"
+            ) from error
+        logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
+
+    def set_learning_rate(self, epoch: int) -> None:
+        """Gives the optimiser the learning rate of an epoch, which follows from the settings alone.
+
+        Args:
+            epoch: counted from 1.
+        """
+        options = self.settings.optimizer
+        lowered = sum(milestone < epoch for milestone in options.milestones)
+        for group in self.optimizer.param_groups:
+            group["lr"] = options.lr * options.gamma**lowered
+
+    def end_epoch(self, row: dict[str, Any]) -> None:
+        """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order.
+
+        A run killed in between repeats the epoch and writes the same.
+
+        Args:
+            row: line of metrics.csv; "psnr" where the epoch was validated.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        self.rows.append(row)
+        if row.get("psnr", float("-inf")) > self.best_psnr:
+            self.best_psnr, self.best_epoch = row["psnr"], row["epoch"]
+            save_weights(self.folder.best, plain(self.kept).state_dict(), self._metadata())
+        self.folder.save_state(
+            {
+                "network": self.network.state_dict(),
+                "ema": None if self.ema is None else self.ema.ema_model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "rows": self.rows,
+                "best_psnr": self.best_psnr,
+                "best_epoch": self.best_epoch,
+            }
+        )
+        self.folder.write_metrics(self.rows)
+
+    def _metadata(self) -> dict[str, str]:
+        settings = as_plain(self.settings)
+        group = {key: value for key, value in settings.items() if key not in _NOT_LEARNT}
+        return {
+            "network": self.settings.network.name,
+            "arguments": json.dumps(self.settings.network.arguments),
+            "label": self.settings.label or self.folder.root.resolve().name,
+            "seed": str(self.settings.seed),
+            "epoch": str(self.best_epoch),
+            "psnr": f"{self.best_psnr:.4f}",
+            "group": sha256_of_text(json.dumps(group, sort_keys=True)),
+            "settings": json.dumps(settings),
+            **self.facts,
+        }
+
+
+def _optimizer(network: nn.Module, wanted: OptimizerSettings) -> torch.optim.Optimizer:
+    classes: dict[str, Any] = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}
+    return classes[wanted.name](
+        network.parameters(), lr=wanted.lr, betas=wanted.betas, weight_decay=wanted.weight_decay
+    )
+
+
+def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes up what the optimiser has learnt, but not its options: those are the settings', which may have changed."""
+    options = optimizer.state_dict()["param_groups"]
+    optimizer.load_state_dict({**state, "param_groups": options})

@@ -1,0 +1,216 @@
+"""Pairs simulated while training: decided by seed, epoch, draw and slice, and never an endless loop."""
+
+import dataclasses
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from small_scanner import NAME, body_hu, disc
+
+from mar_pipeline.data import IMAGE, KEYS, METAL_MASK, DataSettings, SimulatedPairs, make_loaders, simulated, split
+from mar_pipeline.data.sample import PAIR, generator
+from simulation.errors import InputError, UsageError
+from simulation.implants import ImplantLibrary, MaskStack, resize_mask
+from simulation.sources import SliceRef
+from simulation.synthesize import Simulator
+from simulation.units import hu_to_mu
+
+pytestmark = pytest.mark.usefixtures("small_scanner")
+
+INSIDE = np.stack([disc(20, 512, *centre) for centre in ((0, 0), (60, -40), (-80, 30))], axis=-1).astype(np.uint8)
+OUTSIDE = disc(8, 512, -240, -240)[..., None].astype(np.uint8)
+STACK = MaskStack(stack=INSIDE, metal="titanium")
+
+
+def read(kind, tissue_hu=40):
+    if kind == "broken":
+        raise InputError("a.png: broken or truncated")
+    return hu_to_mu(np.maximum(body_hu(kind, tissue_hu), -1000)).astype(np.float32), 0.8
+
+
+def refs(*kinds):
+    return [SliceRef(f"{kind}{n}", "000", f"{n}.png", read, (kind, 20 * n)) for n, kind in enumerate(kinds)]
+
+
+def simulated_pairs(*kinds, library=STACK, **options):
+    return SimulatedPairs(refs(*kinds), NAME, library, **options)
+
+
+def test_a_pair_is_what_the_scanner_makes():
+    pairs = simulated_pairs("clean", library=MaskStack(stack=INSIDE[..., :1], metal="steel"), seed=4)
+    rng = generator(4, 2, 7, PAIR, 0)
+    rng.integers(1)
+    image_mu, mask = read("clean", 0)[0], resize_mask(INSIDE[..., 0], (64, 64))
+    sample = Simulator(NAME, "cpu", metal="steel", threads=1).simulate(image_mu, mask > 0, rng)
+    expected = [255 * np.clip(own, 0, 1) for own in (sample.ma_CT, sample.LI_CT, image_mu)]
+    planes = pairs.planes(0, 2, 7)
+    np.testing.assert_allclose(planes[:3], np.stack(expected), rtol=1e-5, atol=1e-3)
+    np.testing.assert_array_equal(planes[3], mask)
+    assert planes.dtype == np.float32
+
+
+def test_seed_epoch_and_draw_decide():
+    pairs = simulated_pairs("clean", "clean")
+    first = pairs.planes(1, 3, 5)
+    pairs.planes(0, 3, 5), pairs.planes(1, 0, 0)
+    assert np.array_equal(pairs.planes(1, 3, 5), first)
+    assert np.array_equal(simulated_pairs("clean", "clean", cache_mb=0).planes(1, 3, 5), first)
+    assert np.array_equal(pickle.loads(pickle.dumps(pairs)).planes(1, 3, 5), first)
+    others = [pairs.planes(1, 4, 5), pairs.planes(1, 3, 6), simulated_pairs("clean", "clean", seed=1).planes(1, 3, 5)]
+    assert not any(np.array_equal(other[0], first[0]) for other in others)
+
+
+def test_frozen_pairs_never_change():
+    options = {"frozen": True, "count": 3}
+    pairs = [simulated_pairs("clean", "clean", seed=seed, **options) for seed in (0, 1)]
+    assert len(pairs[0]) == 3
+    for index in range(3):
+        first = pairs[0].planes(index, 0, 0)
+        assert np.array_equal(pairs[1].planes(index, 8, 9), first)
+        assert pairs[0].planes(index, 4, 4) is not None and np.array_equal(pairs[0].planes(index, 4, 4), first)
+    assert not np.array_equal(pairs[0].planes(0)[0], pairs[0].planes(2)[0])  # one slice, other implants or noise
+
+
+def test_only_the_masks_asked_for():
+    pairs = simulated_pairs("clean", masks=[0, 2])
+    seen = {pairs.planes(0, 0, draw)[3].tobytes() for draw in range(20)}
+    assert seen == {resize_mask(INSIDE[..., mask], (64, 64)).astype(np.float32).tobytes() for mask in (0, 2)}
+
+
+def test_unfit_slices_give_way_and_are_told(caplog):
+    pairs = simulated_pairs("metal", "clean", "broken", "empty")
+    truth = pairs.planes(1)[2]
+    for index in (0, 2, 3):
+        for draw in range(4):
+            assert np.array_equal(pairs.planes(index, 0, draw)[2], truth)
+    told = {skipped.pair: skipped.reason for skipped in pairs.left_out}
+    assert told == {
+        "metal0/000": "it holds metal already",
+        "broken2/000": "it cannot be read or used",
+        "empty3/000": "it shows no body",
+    }
+    assert pairs.slices == 1
+    assert sum("left out" in record.getMessage() for record in caplog.records) == 3
+
+
+def test_what_was_left_out_before_does_not_change_a_pair():
+    asked_before, fresh = (simulated_pairs("metal", "clean", "broken", "clean") for _ in range(2))
+    for index in range(4):
+        asked_before.planes(index)
+    assert np.array_equal(asked_before.planes(2, 1, 6), fresh.planes(2, 1, 6))
+
+
+def test_masks_that_find_no_place_are_drawn_again():
+    library = MaskStack(stack=np.concatenate([OUTSIDE, INSIDE], axis=-1), metal="titanium")
+    pairs = simulated_pairs("clean", library=library)
+    masks = [pairs.planes(0, 0, draw)[3] for draw in range(12)]
+    assert all(mask[30:34, 30:34].any() or mask.sum() > 10 for mask in masks)
+    assert not any(mask[:8, :8].any() for mask in masks)
+
+
+def test_never_an_endless_loop(monkeypatch):
+    monkeypatch.setattr(simulated, "_ATTEMPTS", 3)
+    with pytest.raises(
+        InputError, match=r"no slice can be used for training \(2 tried\), choose others; metal0/000: metal"
+    ):
+        simulated_pairs("metal", "broken")
+    with pytest.raises(InputError, match=r"no slice can be used .* lies outside the body"):
+        simulated_pairs("clean", library=MaskStack(stack=OUTSIDE, metal="titanium"))
+    with pytest.raises(
+        InputError, match=r"no slice can be used for validation \(0 tried\), choose others; there is none"
+    ):
+        simulated_pairs(frozen=True)
+    pairs = simulated_pairs("clean")
+    monkeypatch.setattr(pairs, "_draw_mask", lambda *_: np.zeros((512, 512), np.uint8))  # all fail
+    with pytest.raises(
+        InputError, match=r"no pair could be simulated in 3 attempts.*; the last one, clean0/000: "
+    ) as caught:
+        pairs.planes(0)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_source_without_sizes_does_not_go_with_real_ones(monkeypatch):
+    no_size = [dataclasses.replace(ref, read=lambda *_: (read("clean")[0], None)) for ref in refs("clean")]
+    with pytest.raises(UsageError, match="tells no pixel size"):
+        SimulatedPairs(no_size, "clinical", STACK)
+
+
+SETTINGS = DataSettings(
+    kind="simulate", source="phantom:pelvis", patch=24, batch_size=4, batches_per_epoch=2, crops_per_pair=2, workers=0
+)
+
+
+@pytest.fixture
+def settings(tmp_path, monkeypatch):
+    """A source of four slices that take no time, and a stack."""
+    monkeypatch.setattr(split, "list_slices", lambda *_: refs("clean", "metal", "clean", "clean"))
+    np.save(tmp_path / "masks.npy", INSIDE)
+    return dataclasses.replace(SETTINGS, masks=str(tmp_path / "masks.npy"))
+
+
+def test_workers_simulate_what_one_process_does(settings):
+    loaders = [make_loaders(dataclasses.replace(settings, workers=workers), 3) for workers in (0, 2)]
+    epochs = []
+    for epoch in (0, 1):
+        for loader in loaders:
+            loader.train.set_epoch(epoch)
+            epochs.append(list(loader.train))
+    for alone, helped in (epochs[:2], epochs[2:], [list(loader.validation) for loader in loaders]):
+        assert all(torch.equal(a[key], b[key]) for a, b in zip(alone, helped, strict=True) for key in KEYS)
+    assert not torch.equal(epochs[0][0][IMAGE], epochs[2][0][IMAGE])
+    left_out = [{"count": 1, "first": "metal1/000", "reason": "it holds metal already"}]
+    assert all(loader.facts()["train"]["left_out"] == left_out for loader in loaders)  # whoever came upon it
+
+
+def test_masks_are_held_out_too(settings):
+    held = dataclasses.replace(settings, val_mask_range=(2, 2), val_pairs=5)
+    loaders = make_loaders(held, 0)
+    assert len(loaders.validation) == 5
+    masks = [resize_mask(INSIDE[..., index], (64, 64)) for index in range(3)]
+    assert all(np.array_equal(batch[METAL_MASK][0, 0].numpy(), masks[2]) for batch in loaders.validation)
+    assert not any(np.array_equal(loaders.train.dataset.pairs.planes(0, 0, n)[3], masks[2]) for n in range(12))
+
+
+def test_a_phantom_needs_no_data():
+    loaders = make_loaders(dataclasses.replace(SETTINGS, source_slices=2, batches_per_epoch=1, implants=("hip",)), 0)
+    (batch,) = loaders.train
+    assert batch[IMAGE].shape == (4, 1, 24, 24) and float(batch[IMAGE].max()) > 0
+    assert loaders.facts()["validation"]["pairs"] == 1
+
+
+def test_crops_of_a_pair_share_its_simulation(settings, monkeypatch):
+    loader = make_loaders(settings, 3).train
+    made = []
+
+    def simulate(*key):
+        made.append(key)
+        return np.zeros((4, 64, 64), np.float32)
+
+    monkeypatch.setattr(loader.dataset.pairs, "_simulate", simulate)
+    list(loader)
+    assert len(made) == 4  # two batches of two pairs with two crops each
+
+
+def test_procedural_implants_are_those_asked_for():
+    planes = simulated_pairs("clean", library=ImplantLibrary(("electrodes",), metal="gold")).planes(0)
+    assert 0 < planes[3].sum() < 200
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": None}, "--data.source: not given"),
+        ({"source": "nowhere"}, "source nowhere: no such file or folder"),
+        ({"mask_range": (0, 1)}, "procedural implants have no numbers"),
+        ({"implants": ("wing",)}, "got wing, expected some of"),
+        ({"metal": "wood"}, "wood"),
+        ({"masks": "nowhere.npy"}, "nowhere.npy: no such file"),
+        ({"val_split": "test"}, "--data.val_split: got test without a --data.val_folder"),
+        ({"source_slices": 1}, "got 1 slice, of which none can be held out"),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(change, message):
+    with pytest.raises(InputError, match=message) as caught:
+        make_loaders(dataclasses.replace(SETTINGS, **change), 0)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,100 @@
+"""The losses against the published formulas, and what they must not depend on."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from mar_pipeline.losses import LOSSES
+from mar_pipeline.networks import NETWORKS, NetworkOutput
+
+STAGES = 3
+ARTIFACTS = {"unet": 0, "dicdnet": STAGES, "oscnet": STAGES, "oscnet_plus": STAGES, "acdnet": 2 + STAGES}
+
+
+def random_case(name: str, batch: int = 2, size: int = 64) -> tuple[NetworkOutput, dict[str, Tensor]]:
+    random = torch.Generator().manual_seed(0)
+
+    def image() -> Tensor:
+        return 60 * torch.rand((batch, 1, size, size), generator=random, dtype=torch.float64)
+
+    values = {"image": image(), "li": image(), "target": image(), "metal_mask": (image() > 55).double()}
+    artifacts = tuple(image() - 30 for _ in range(ARTIFACTS[name]))
+    images = tuple(image() for _ in range(ARTIFACTS[name] + 1)) if artifacts else ()
+    return NetworkOutput(image(), images, artifacts), values
+
+
+def published_sums(x: list[Tensor], a: list[Tensor], x0: Tensor, batch: dict[str, Tensor]) -> Tensor:
+    """Squares averaged, absolute values summed and weighted 5e-4, as the papers' public code trains."""
+    i, gt = 1 - batch["metal_mask"], batch["target"]
+    artifact = i * (batch["image"] - gt)
+    *stages, final = [i * (image - gt) for image in x]
+    layers = [i * layer - artifact for layer in a]
+    start = i * (x0 - gt)
+    squares = final.square().mean() + 0.1 * start.square().mean() + 0.1 * sum(s.square().mean() for s in stages)
+    image_sums = final.abs().sum() + 0.1 * start.abs().sum() + 0.1 * sum(s.abs().sum() for s in stages)
+    artifact_sums = layers[-1].abs().sum() + 0.1 * sum(layer.abs().sum() for layer in layers)
+    return squares + 5e-4 * image_sums + 5e-4 * artifact_sums
+
+
+@pytest.mark.parametrize("name", ["dicdnet", "oscnet", "oscnet_plus"])
+def test_dictionary_loss_is_the_published_one_at_16_patches_of_64(name: str) -> None:
+    output, batch = random_case(name, batch=16)
+    x0, *stages = output.images
+    expected = published_sums([*stages, output.image], list(output.artifacts), x0, batch)
+    torch.testing.assert_close(LOSSES[name](output, batch), expected, rtol=1e-12, atol=0)
+
+
+def test_acdnet_loss_is_the_published_one_at_32_patches_of_64() -> None:
+    output, batch = random_case("acdnet", batch=32)
+    x0, first, second, *stages = output.images
+    early, late, *layers = output.artifacts
+    expected = published_sums([*stages, output.image], layers, x0, batch)
+    i, gt = 1 - batch["metal_mask"], batch["target"]
+    for weight, image, layer in ((0.1, first, early), (1.0, second, late)):
+        expected += weight * (i * (image - gt)).square().mean()
+        expected += 5e-4 * weight * (i * (image - gt)).abs().sum()
+        expected += 5e-4 * weight * (i * (layer - (batch["image"] - gt))).abs().sum()
+    torch.testing.assert_close(LOSSES["acdnet"](output, batch), expected, rtol=1e-12, atol=0)
+
+
+def test_unet_loss_is_the_mean_square_outside_metal() -> None:
+    output, batch = random_case("unet")
+    outside = batch["metal_mask"] == 0
+    expected = (output.image - batch["target"])[outside].square().sum() / outside.numel()
+    torch.testing.assert_close(LOSSES["unet"](output, batch), expected)
+
+
+def tiled(tensor: Tensor) -> Tensor:
+    return tensor.repeat(3, 1, 2, 2)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_losses_depend_neither_on_batch_nor_on_patch_size(name: str) -> None:
+    output, batch = random_case(name, batch=2, size=24)
+    larger = NetworkOutput(tiled(output.image), tuple(map(tiled, output.images)), tuple(map(tiled, output.artifacts)))
+    loss = LOSSES[name](larger, {key: tiled(value) for key, value in batch.items()})
+    torch.testing.assert_close(loss, LOSSES[name](output, batch), rtol=1e-12, atol=0)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_metal_does_not_count(name: str) -> None:
+    output, batch = random_case(name)
+    noise = 100 * batch["metal_mask"]
+    changed = NetworkOutput(
+        output.image + noise,
+        tuple(image - noise for image in output.images),
+        tuple(layer + noise for layer in output.artifacts),
+    )
+    assert LOSSES[name](changed, batch) == LOSSES[name](output, batch)
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_perfect_output_costs_nothing(name: str) -> None:
+    output, batch = random_case(name)
+    truth, artifact = batch["target"], batch["image"] - batch["target"]
+    perfect = NetworkOutput(truth, tuple(truth for _ in output.images), tuple(artifact for _ in output.artifacts))
+    assert LOSSES[name](perfect, batch) == 0
+
+
+def test_every_network_has_a_loss() -> None:
+    assert LOSSES.keys() == NETWORKS.keys()
