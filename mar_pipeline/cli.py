@@ -46,7 +46,9 @@ def main(arguments: list[str] | None = None) -> int:
         remedy = "; free some space and start the same command again" if error.errno == errno.ENOSPC else ""
         return _complain(message + remedy, FAILURE)
     except KeyboardInterrupt:
-        return _complain("interrupted; mar simulate and mar train go on where they stopped, other commands start anew", INTERRUPTED)
+        return _complain(
+            "interrupted; mar simulate and mar train go on where they stopped, other commands start anew", INTERRUPTED
+        )
 
 
 def _complain(message: str, exit_code: int) -> int:
@@ -67,7 +69,7 @@ def _dispatch(arguments: list[str]) -> int:
     parser = _Parser(
         prog="mar",
         usage="mar [-h] [--version] COMMAND ...",
-        description=f"CT metal artifact reduction: simulate pairs, train on them, correct, score.\n\ncommands:\n{commands}",
+        description=f"CT metal artifact reduction: simulate pairs, train on them, score.\n\ncommands:\n{commands}",
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -134,6 +136,13 @@ def _compare(arguments: list[str]) -> int:
     return _tell(report.table, list(report.failed))
 
 
+def _equivariance(arguments: list[str]) -> int:
+    from mar_pipeline.equivariance_command import equivariance, read_equivariance_settings
+
+    report = equivariance(read_equivariance_settings(arguments))
+    return _tell(report.table, list(report.failed))
+
+
 def _verify(arguments: list[str]) -> int:
     parser = _Parser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
@@ -168,5 +177,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "train": ("train a network, plain or with EQ-Reg; a folder with a checkpoint resumes", _train),
     "compare": ("train several arms over several seeds and score them side by side", _compare),
     "evaluate": ("score methods against the truth, with a table and pictures", _evaluate),
+    "equivariance": ("how far networks follow a rotation, layer by layer, with figures", _equivariance),
     "info": ("versions, machine, GPU, and the names that commands accept", _info),
 }

@@ -242,7 +242,7 @@ def _inputs(settings: EquivarianceSettings, trained_preset: str) -> tuple[str, l
     images = []
     for file in chosen:
         pair, metal_mask = load_pair(file, stacks, projector)
-        if reason := why_other_mask(pair, metal_mask, projector):
+        if reason := why_other_mask(pair.metal_trace, metal_mask, projector):
             raise InputError(f"{file.name}: {reason}; name the right stack with --masks")
         images.append(np.stack([to_network(pair.ma_CT), to_network(pair.LI_CT), metal_mask]).astype(np.float32))
     stacked = torch.from_numpy(np.stack(images))

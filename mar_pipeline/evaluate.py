@@ -173,7 +173,9 @@ class _Scoring:
             return [], reason
         scanner = self.scanners[file.split]
         pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
-        if not self.settings.trust_masks and (reason := why_other_mask(pair, metal_mask, scanner.projector)):
+        if not self.settings.trust_masks and (
+            reason := why_other_mask(pair.metal_trace, metal_mask, scanner.projector)
+        ):
             return [], reason
         rows, seconds, errors = [], {}, {}
         metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape

@@ -166,18 +166,18 @@ def load_pair(file: PairFile, stacks: Mapping[str, np.ndarray], projector: Proje
     return pair, metal_mask
 
 
-def why_other_mask(pair: Pair, metal_mask: np.ndarray, projector: Projector) -> str:
+def why_other_mask(stored_trace: np.ndarray, metal_mask: np.ndarray, projector: Projector) -> str:
     """The reason why the mask cannot be the one of the pair: it throws another metal trace; empty if it is the one.
 
     Stacks of one layout are easily mixed up: test masks 2 to 9 are not train masks 2 to 9.
 
     Args:
-        pair: the pair.
+        stored_trace: Bool["views bins"], of the pair.
         metal_mask: Bool["rows columns"].
         projector: the scan that made the pair.
     """
     own = np.asarray(metal_trace(projector, metal_mask))
-    overlap = np.count_nonzero(own & pair.metal_trace) / max(1, int(np.count_nonzero(own | pair.metal_trace)))
+    overlap = np.count_nonzero(own & stored_trace) / max(1, int(np.count_nonzero(own | stored_trace)))
     if overlap >= _SAME_TRACE:
         return ""
     return f"the mask is another one: its trace and the stored metal_trace overlap by {100 * overlap:.0f} % only"

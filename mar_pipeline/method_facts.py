@@ -190,7 +190,7 @@ def _cells(facts: Sequence[MethodFacts], device: str) -> list[list[str]]:
                 f"{of_method.method} ({of_method.runs} seeds)" if of_method.runs > 1 else of_method.method,
                 "-" if of_method.parameters is None else f"{of_method.parameters:,}",
                 "-" if of_method.seconds is None else f"{statistics.mean(of_method.seconds):.3g}",
-                *("-" if values is None else with_spread(values, ".4f") for values in errors),
+                *("-" if values is None else with_spread(values, ".2g") for values in errors),
             ]
         )
     return lines

@@ -114,7 +114,17 @@ class TrainSettings:
 
 
 SETTINGS_FILE = "settings.yaml"
-FREE = ("run", "label", "epochs", "device", "threads", "sample_pictures", "allow_changed_settings", "data.workers")
+FREE = (
+    "run",
+    "label",
+    "epochs",
+    "device",
+    "threads",
+    "sample_pictures",
+    "allow_changed_settings",
+    "data.workers",
+    "data.cache_mb",
+)
 """Keys that a resumed run may change: they decide where and how long it works, not what it learns."""
 
 

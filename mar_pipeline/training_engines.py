@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import torch
-from ignite.engine import Engine, Events
+from ignite.engine import Events
 from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.equivariance.regularizer import OUTPUT
 from mar_pipeline.networks.build import plain
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.train_settings import EquivarianceTraining
@@ -208,20 +209,18 @@ class Engines:
         loss = self.task.loss(output, batch)
         if self.regularizer is not None:
             loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
-            self.penalties.append(dict(self.regularizer.values))
         return loss
 
-    def _start_epoch(self, engine: Engine) -> None:
+    def _start_epoch(self, engine: SupervisedTrainer) -> None:
         seed = seed_epoch(self.settings.seed, engine.state.epoch)
         self.state.set_learning_rate(engine.state.epoch)
         self.task.loaders.train.set_epoch(engine.state.epoch)
         if self.regularizer is not None:
             self.regularizer.reseed(seed)
         self.losses: list[float] = []
-        self.penalties: list[dict[str, float]] = []
         self.started = time.monotonic()
 
-    def _check_loss(self, engine: Engine) -> None:
+    def _check_loss(self, engine: SupervisedTrainer) -> None:
         loss = float(engine.state.output["loss"].detach())
         if not loss == loss or loss in (float("inf"), float("-inf")):
             raise InputError(f"train: the loss became {loss:g} in epoch {engine.state.epoch}; {self._remedy()}")
@@ -232,7 +231,7 @@ class Engines:
         last = f"the last good checkpoint is {self.state.folder.last}" if self.state.rows else "no checkpoint yet"
         return f"{last}; lower --optimizer.lr or set --optimizer.clip_norm, with --allow-changed-settings to go on"
 
-    def _score(self, engine: Engine) -> None:
+    def _score(self, engine: SupervisedEvaluator) -> None:
         output, batch = engine.state.output, engine.state.output["label"]
         image = self.task.output_image(output["pred"])
         output["scores"] = self.task.score(image, batch)
@@ -244,7 +243,7 @@ class Engines:
                 figure.savefig(partial, format="png")
             self.writer.add_figure(f"validation/{number}", figure, epoch, close=False)
 
-    def _end_epoch(self, engine: Engine) -> None:
+    def _end_epoch(self, engine: SupervisedTrainer) -> None:
         epoch = engine.state.epoch
         row: dict[str, Any] = {
             "epoch": epoch,
@@ -253,7 +252,8 @@ class Engines:
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(self.losses) / len(self.losses),
         }
-        row |= _mean_penalties(self.penalties)
+        if self.regularizer is not None:
+            row |= _penalties(self.regularizer.values)
         if self._validates(epoch):
             row |= {name: float(self.evaluator.state.metrics[name]) for name in SCORES}
         self._refuse_divergence(row)
@@ -281,9 +281,8 @@ def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:
     return lambda output: torch.tensor(output["scores"][name])
 
 
-def _mean_penalties(steps: list[dict[str, float]]) -> dict[str, float]:
-    """Mean penalty of the layers and of the output over the regularised steps of an epoch."""
-    layers = [value for step in steps for name, value in step.items() if name != "output"]
-    outputs = [step["output"] for step in steps if "output" in step]
-    means = {"equivariance_layers": layers, "equivariance_output": outputs}
+def _penalties(values: dict[str, float]) -> dict[str, float]:
+    """Mean penalty of the layers, and that of the output, in the last regularised step."""
+    layers = [value for name, value in values.items() if name != OUTPUT]
+    means = {"equivariance_layers": layers, "equivariance_output": [values[OUTPUT]] if OUTPUT in values else []}
     return {name: sum(own) / len(own) for name, own in means.items() if own}

@@ -4,8 +4,6 @@ import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import numpy as np
 from torch.utils.data import Dataset
@@ -19,7 +17,7 @@ from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
 from simulation.projector import Projector
 from simulation.protocols import protocol
-from simulation.store import Pair, manifest_file, read_h5, read_manifest
+from simulation.store import manifest_file, read_h5, read_manifest
 from simulation.units import check_mu
 
 logger = logging.getLogger(__name__)
@@ -151,7 +149,7 @@ class CommunityPairs(Dataset[Sample]):
         if mask is None:
             mask = resize_mask(self._stacks[file.split][:, :, file.mask] != 0, self.shape)
             if not mask.any():
-                raise InputError("the mask is empty")
+                raise InputError(f"mask {file.mask} of the stack is empty")
             self._masks.put(row, mask)
         return mask
 
@@ -164,7 +162,7 @@ class CommunityPairs(Dataset[Sample]):
                 f"{file.path}: metal_trace has shape {trace.shape}, but sinograms of the preset {self.preset} have "
                 f"{self._projector.geometry.sinogram_shape}; name the preset that made the data with --data.preset"
             )
-        return why_other_mask(cast(Pair, SimpleNamespace(metal_trace=trace)), self._mask(file) > 0, self._projector)
+        return why_other_mask(trace, self._mask(file) > 0, self._projector)
 
     def _with_known_masks(self, chosen: Sequence[PairFile]) -> tuple[list[PairFile], list[Skipped]]:
         """The pairs whose masks are known, and the others; what a pair shows of its mask goes for all pairs with it."""

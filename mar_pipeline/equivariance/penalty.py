@@ -68,7 +68,7 @@ def residual_penalty(
         residuals = [a - b for a, b in pairs]
         if mode == "paper":
             return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(r) for r in residuals]))
-        square = _mean([r.square().mean() for r in residuals], residuals)
+        square = _mean([_mean_square(r) for r in residuals], residuals)
         if mode == "mse":
             return square
         variances = [(_variance(a) + _variance(b)) / 2 for a, b in pairs]
@@ -95,8 +95,17 @@ def _compared(x: Tensor, fields: Fields, group_order: int, pixels: Tensor | None
     return parts
 
 
+def _mean_square(values: Tensor) -> Tensor:
+    """Mean of the squares: norms of rows, which make no map of squares and sum no more than a group in float32."""
+    return torch.linalg.vector_norm(values, dim=-1).square().sum() / values.numel()
+
+
 def _variance(values: Tensor) -> Tensor:
-    return values.var(dim=(0, 2), correction=0).mean()
+    """Variance about the mean of each group, averaged over the groups.
+
+    Where the mean stands does not change the variance to first order, so its gradient needs no graph.
+    """
+    return _mean_square(values - values.detach().mean(dim=(0, 2), keepdim=True))
 
 
 def _mean(means: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
