@@ -68,7 +68,7 @@ class CompareReport:
 
 
 @dataclass(frozen=True)
-class _Run:
+class Run:
     """One training: its arm, its place, and the command line that starts it."""
 
     arm: str
@@ -89,7 +89,7 @@ def compare(settings: CompareSettings) -> CompareReport:
         OSError: the folder cannot be written.
     """
     started = time.monotonic()
-    runs = _plan(settings)
+    runs = plan(settings)
     out = Path(settings.out)
     make_folder(out)
     (out / "logs").mkdir(exist_ok=True)
@@ -119,8 +119,15 @@ def compare(settings: CompareSettings) -> CompareReport:
     return CompareReport(f"{evaluation.table}\n\n{cost}", tuple(failed))
 
 
-def _plan(settings: CompareSettings) -> list[_Run]:
-    """Every training, checked as `mar train` would before the first one starts."""
+def plan(settings: CompareSettings) -> list[Run]:
+    """Every training, checked as `mar train` would before the first one starts.
+
+    Args:
+        settings: what to compare.
+
+    Raises:
+        UsageError: no arms, no seeds, or settings that `mar train` refuses.
+    """
     if not settings.arms or not settings.seeds or settings.jobs < 1:
         raise UsageError(
             f"compare: got {len(settings.arms)} arms, {len(settings.seeds)} seeds and --jobs {settings.jobs}; expected "
@@ -138,7 +145,7 @@ def _plan(settings: CompareSettings) -> list[_Run]:
                 check_settings(read_train_settings(list(arguments)))
             except UsageError as error:
                 raise UsageError(f"arm {arm}: {error}") from error
-            runs.append(_Run(arm, seed, folder, arguments))
+            runs.append(Run(arm, seed, folder, arguments))
     return runs
 
 
@@ -146,7 +153,7 @@ def _word(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
 
 
-def _train_all(runs: list[_Run], settings: CompareSettings, logs: Path) -> Iterator[tuple[_Run, str]]:
+def _train_all(runs: list[Run], settings: CompareSettings, logs: Path) -> Iterator[tuple[Run, str]]:
     """The runs as they end, each with the reason of its failure or an empty text."""
     with ThreadPoolExecutor(settings.jobs) as pool:
         futures = {pool.submit(_train, run, logs / f"{run.folder.parent.name}_{run.seed}.log"): run for run in runs}
@@ -158,7 +165,7 @@ def _train_all(runs: list[_Run], settings: CompareSettings, logs: Path) -> Itera
             raise
 
 
-def _train(run: _Run, log: Path) -> str:
+def _train(run: Run, log: Path) -> str:
     """Runs `mar train` in a process of its own, so that memory and threads are its own too."""
     command = [sys.executable, "-m", "mar_pipeline", "train", *run.arguments]
     with log.open("a") as file:
@@ -167,7 +174,7 @@ def _train(run: _Run, log: Path) -> str:
     return "" if code == 0 else f"exit code {code}: {lines[-1] if lines else 'no message'} (see {log})"
 
 
-def _cost_table(runs: list[_Run]) -> str:
+def _cost_table(runs: list[Run]) -> str:
     """Mean training time, steps and validation PSNR of each arm, in Markdown."""
     lines = ["| arm | seeds | steps | minutes a run | best validation PSNR (dB) |", "|---|---:|---:|---:|---:|"]
     for arm in dict.fromkeys(run.arm for run in runs):

@@ -129,7 +129,7 @@ def _fold_words(arguments: list[str], hints: dict[str, Any]) -> list[str]:
         words = [value] if has_value else []
         while rest and not rest[0].startswith("--"):
             words.append(rest.pop(0))
-        is_list = len(words) == 1 and words[0].startswith("[")
+        is_list = len(words) == 1 and (words[0].startswith("[") or words[0] == "null")
         if not is_list and item_types[option] not in (int, float):
             words = [json.dumps(word) for word in words]
         folded.append(f"{option}={words[0] if is_list else '[' + ', '.join(words) + ']'}")

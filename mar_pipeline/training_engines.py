@@ -67,7 +67,7 @@ class AutocastInferer(Inferer):
         super().__init__()
         self.device, self.dtype = device, dtype
 
-    def __call__(self, inputs: torch.Tensor, network: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """The network's output for inputs."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return network(inputs, *args, **kwargs)

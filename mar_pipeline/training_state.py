@@ -38,7 +38,9 @@ class TrainingState:
         self.network, self.settings, self.folder, self.facts = network, settings, folder, facts
         options = settings.optimizer
         self.optimizer = _optimizer(network, options)
-        self.ema = None if options.ema_decay is None else EMAHandler(network, momentum=1 - options.ema_decay)
+        self.ema = None
+        if options.ema_decay is not None:  # of batch norms' running statistics too, the noisiest part
+            self.ema = EMAHandler(network, momentum=1 - options.ema_decay, handle_buffers="update")
         self.rows: list[dict[str, Any]] = []
         self.best_psnr, self.best_epoch = float("-inf"), 0
         self._resume()

@@ -1,19 +1,37 @@
 """Every file in configs/ is a complete and valid run of its command."""
 
 import dataclasses
+import json
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 import yaml
+from training_set import write_training_set
 
-from mar_pipeline.evaluate import EvaluateSettings, check_settings
+from mar_pipeline.compare import CompareSettings, plan
+from mar_pipeline.evaluation_settings import EvaluateSettings, check_settings
+from mar_pipeline.networks import NETWORKS
 from mar_pipeline.options import read_settings
+from mar_pipeline.train import train
+from mar_pipeline.train_settings import TrainSettings, as_plain, read_train_settings
 from simulation.generate import SimulateSettings
 from simulation.implants import KINDS
-from simulation.protocols import PROTOCOLS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-SETTINGS = {"evaluate": EvaluateSettings, "simulate": SimulateSettings}
+SETTINGS = {
+    "compare": CompareSettings,
+    "evaluate": EvaluateSettings,
+    "simulate": SimulateSettings,
+    "train": TrainSettings,
+}
+SMALL_NETWORKS = {
+    "unet": {"width": 4, "poolings": 2},
+    "dicdnet": {"stages": 2, "blocks": 1, "maps": 4, "dual_channels": 4},
+    "oscnet": {"stages": 2, "blocks": 1, "dual_channels": 4},
+    "oscnet_plus": {"stages": 2, "blocks": 1, "dual_channels": 4},
+    "acdnet": {"stages": 2, "blocks": 1, "dual_channels": 4},
+}
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 
 
@@ -22,25 +40,42 @@ def test_every_command_has_a_config():
     assert len(FILES) == sum(path.is_file() for path in CONFIGS.rglob("*"))
 
 
+def files_of(command):
+    paths = [path for path in FILES if path.parent.name == command]
+    return pytest.mark.parametrize("path", paths, ids=lambda path: path.name)
+
+
+def keys(settings_class):
+    """Names of the fields, those of a section with theirs."""
+    hints = get_type_hints(settings_class)
+    return {
+        field.name: keys(hints[field.name]) if dataclasses.is_dataclass(hints[field.name]) else None
+        for field in dataclasses.fields(settings_class)
+    }
+
+
+def complete(written, expected):
+    """Whether a file has every key of the settings, section by section."""
+    return set(written) == set(expected) and all(
+        complete(written[name], inner) for name, inner in expected.items() if inner is not None
+    )
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
 def test_config_is_complete_and_read_as_written(path):
     command = path.parent.name
     written = yaml.safe_load(path.read_text())
-    assert list(written) == [field.name for field in dataclasses.fields(SETTINGS[command])]
+    assert complete(written, keys(SETTINGS[command]))
     settings = read_settings(command, SETTINGS[command], [f"--settings={path}"])
-    as_lists = {
-        name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(settings).items()
-    }
-    assert as_lists == written
-    assert settings.preset in PROTOCOLS
+    assert as_plain(settings) == written
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "evaluate"], ids=lambda path: path.name)
+@files_of("evaluate")
 def test_evaluation_would_start(path):
     check_settings(read_settings("evaluate", EvaluateSettings, [f"--settings={path}"]))
 
 
-@pytest.mark.parametrize("path", [path for path in FILES if path.parent.name == "simulate"], ids=lambda path: path.name)
+@files_of("simulate")
 @pytest.mark.filterwarnings("ignore:.*nested:UserWarning")
 def test_simulation_would_start(path, tmp_path, monkeypatch):
     """With the phantom in place of the real data, as those who have none would try it."""
@@ -58,3 +93,53 @@ def test_simulation_would_start(path, tmp_path, monkeypatch):
     assert report["counts"] == {"slices": 2, "pairs": 2 * settings.masks_per_slice}
     assert not (tmp_path / "out").exists()
     assert set(settings.implants or ()) <= set(KINDS)
+
+
+@files_of("train")
+def test_training_runs_one_step(path, small_scanner, tmp_path):
+    """With the network made small and two crops a batch, on a data set made here."""
+    data = write_training_set(tmp_path / "data")
+    written = yaml.safe_load(path.read_text())
+    assert written["network"]["arguments"] == {} or path.name == "quick.yaml"
+    report = train(
+        read_train_settings(
+            [
+                f"--settings={path}",
+                f"--run={tmp_path / 'run'}",
+                f"--data.folder={data}",
+                f"--network.arguments={json.dumps(SMALL_NETWORKS[written['network']['name']])}",
+                "--epochs=1",
+                "--threads=1",
+                "--sample-pictures=0",
+                "--data.val_mask_range=null",
+                "--data.val_pairs=1",
+                "--data.batches_per_epoch=1",
+                "--data.batch_size=2",
+                "--data.patch=32",
+                "--data.workers=0",
+            ]
+        )
+    )
+    assert report.epochs == 1
+
+
+@files_of("train")
+def test_run_is_named_after_its_file(path):
+    settings = read_train_settings([f"--settings={path}"])
+    assert settings.run == f"runs/train/{path.stem}"
+    assert settings.equivariance.enabled == (path.stem.endswith("_eq") or path.stem == "quick")
+    assert settings.network.name in NETWORKS
+
+
+def test_every_network_has_a_plain_and_a_regularised_run():
+    names = {path.stem for path in FILES if path.parent.name == "train"} - {"quick"}
+    assert names == {f"{network}{kind}" for network in NETWORKS for kind in ("", "_eq")}
+
+
+@files_of("compare")
+def test_arms_are_trainings(path, tmp_path):
+    settings = read_settings("compare", CompareSettings, [f"--settings={path}", f"--out={tmp_path}"])
+    base = CONFIGS.parent / settings.base
+    runs = plan(dataclasses.replace(settings, base=str(base)))
+    assert len(runs) == len(settings.arms) * len(settings.seeds)
+    assert not list(tmp_path.iterdir())

@@ -14,6 +14,7 @@ T. S. Cohen, M. Welling, "Group equivariant convolutional networks", ICML 2016, 
 import logging
 import math
 from collections.abc import Iterator, Sequence
+from functools import cache
 from typing import TypeAlias
 
 import torch
@@ -108,8 +109,15 @@ def automatic_fields(channels: int, group_order: int = 4, is_output: bool = Fals
             f"{channels} channels are not a multiple of the group order {group_order}: {rest} are left over; "
             f"name the fields, use a multiple, or strict=False to take the last {rest} as trivial"
         )
-    logger.info("%d channels: %d groups of %d, and the last %d trivial", channels, groups, group_order, rest)
+    _tell_of_rest(channels, group_order)
     return (("regular", groups), ("trivial", rest))
+
+
+@cache
+def _tell_of_rest(channels: int, group_order: int) -> None:
+    """Once for each width: the weight penalty asks for the fields in every step."""
+    groups, rest = divmod(channels, group_order)
+    logger.info("%d channels: %d groups of %d, and the last %d trivial", channels, groups, group_order, rest)
 
 
 def split(x: Tensor, fields: Fields, group_order: int) -> Iterator[tuple[str, Tensor]]:

@@ -1,9 +1,9 @@
-"""Strictly equivariant layers by the formulas, and residuals measured without the package's penalty."""
+"""Strictly equivariant layers by the formulas, a soft network, and how residuals are measured on them."""
 
 import torch
 from torch import nn
 
-from mar_pipeline.equivariance.fields import act
+from mar_pipeline.equivariance import EquivarianceRegularizer, act
 
 
 def lift(psi):
@@ -57,3 +57,26 @@ def relative_error(layer, x, n, fields_in, fields_out, roll=1, group_order=4):
             moved = moved.unflatten(1, (-1, group_order)).roll(-2 * n, 2).flatten(1, 2)
         other = layer(act(x, n, fields_in, group_order))
         return float((moved - other).norm() / moved.norm())
+
+
+def soft_network(width=8, dtype=torch.float32, **options):
+    return nn.Sequential(
+        nn.Conv2d(1, width, 3, padding=1, **options),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, width, 3, padding=1, **options),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(width, 1, 3, padding=1, **options),
+    ).to(dtype)
+
+
+def step(regularizer, network, *images, output=True):
+    x, *_ = prepared = regularizer.prepare(*images)
+    y = network(x)
+    return regularizer.loss(y if output else None), y, prepared
+
+
+def penalties(network, x, **options):
+    """Values of one step on all samples of x."""
+    with EquivarianceRegularizer(network, batch_fraction=1, **options) as regularizer:
+        step(regularizer, network, x)
+        return regularizer.values

@@ -388,3 +388,13 @@ def test_wide_tables_go_on_below(settings: EvaluateSettings, add: Add) -> None:
     assert sum(line.lstrip().startswith("metal size") for line in lines) > 1
     for word in words:
         assert Path(word).name in table
+
+
+@pytest.mark.gpu
+def test_networks_on_the_gpu_score_the_same_and_are_timed_there(settings: EvaluateSettings, add: Add) -> None:
+    word = add("half", lambda image, li, mask: (image + li) / 2)
+    on_cpu = scored(settings, word)
+    report = scored(settings, word, device="cuda")
+    assert [row.psnr for row in report.rows] == pytest.approx([row.psnr for row in on_cpu.rows], abs=1e-3)
+    assert "GPU s" in report.table
+    assert read_report(settings)["device"] == "cuda"

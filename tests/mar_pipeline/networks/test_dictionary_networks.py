@@ -1,5 +1,7 @@
 """DICDNet, OSCNet(+) and ACDNet against their formulas, written out with torch's own convolutions."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 import torch.nn.functional as functional
@@ -18,15 +20,25 @@ def transpose_of(residual: Tensor, kernels: Tensor) -> Tensor:
     return functional.conv_transpose2d(residual, kernels[None], padding=kernels.shape[-1] // 2)
 
 
-def dictionary_formula(network: nn.Module, kernels: Tensor, bias: Tensor, y: Tensor, li: Tensor, i: Tensor) -> Tensor:
-    """The formula of DICDNet and OSCNet for one image, up to the final image."""
+Dictionary = Callable[[Tensor], Tensor]
+"""Kernels from the current image."""
+
+
+def dictionary_formula(
+    network: nn.Module, dictionary: Dictionary, bias: Tensor, y: Tensor, li: Tensor, i: Tensor
+) -> Tensor:
+    """The formula of DICDNet and OSCNet(+) for one image, up to the final image."""
     boxes = functional.conv2d(li, network.dual.weight, padding=1)
     start = network.first_prox(torch.cat([li, boxes], dim=1))
     x, q = start[:, :1], start[:, 1:]
+    kernels = dictionary(x)
     m = network.map_proxes[0](transpose_of(torch.relu(i * (y - x) - network.threshold), network.initial_kernels) / 10)
     a = forward_of(m, kernels) + bias
     for stage in range(len(network.image_proxes)):
         if stage > 0:
+            renewed = dictionary(x)
+            if not torch.equal(renewed, kernels):
+                kernels, a = renewed, forward_of(m, renewed)
             gradient = transpose_of(i * a - i * (y - x), kernels)
             m = network.map_proxes[stage](m - network.map_steps[stage - 1] / 10 * gradient)
             a = forward_of(m, kernels)
@@ -35,6 +47,24 @@ def dictionary_formula(network: nn.Module, kernels: Tensor, bias: Tensor, y: Ten
         state = network.image_proxes[stage](torch.cat([moved, q], dim=1))
         x, q = state[:, :1], state[:, 1:]
     return network.last_prox(torch.cat([x, q], dim=1))[:, :1]
+
+
+def dictionary_of(name: str, network: nn.Module, y: Tensor) -> tuple[Dictionary, Tensor]:
+    """The kernels of a network by their formulas, and the bias of its first artifact layer."""
+
+    def rotated(coefficients: Tensor) -> Tensor:
+        return torch.einsum("ijsb,fb->fsij", network.basis, coefficients).flatten(0, 1)
+
+    def predicted(x: Tensor) -> Tensor:
+        features = torch.cat([x, y], dim=1)
+        for layer in network.predictor.features:
+            features = functional.conv2d(features, layer.weight, layer.bias, padding=1)
+        rows = torch.relu(network.predictor.linear(features.mean((2, 3)))).reshape(network.predictor.filters, -1)
+        return rotated(rows / rows.norm(dim=1, keepdim=True)) / 10
+
+    if name == "dicdnet":
+        return lambda x: network.kernels / 10, torch.tensor(0.0)
+    return (predicted if name == "oscnet_plus" else lambda x: rotated(network.coefficients)), network.bias
 
 
 def disturbed(network: nn.Module) -> nn.Module:
@@ -46,17 +76,12 @@ def disturbed(network: nn.Module) -> nn.Module:
     return network
 
 
-@pytest.mark.parametrize("name", ["dicdnet", "oscnet"])
+@pytest.mark.parametrize("name", ["dicdnet", "oscnet", "oscnet_plus"])
 def test_network_is_its_formula(name: str) -> None:
     network = disturbed(small_network(name))
     y, li, metal_mask = (value.double() for value in inputs(small_batch(1)))
-    if name == "dicdnet":
-        kernels, bias = network.kernels / 10, torch.tensor(0.0)
-    else:
-        kernels = torch.einsum("ijsb,fb->fsij", network.basis, network.coefficients).flatten(0, 1)
-        bias = network.bias
     with torch.no_grad():
-        expected = dictionary_formula(network, kernels, bias, y, li, 1 - metal_mask)
+        expected = dictionary_formula(network, *dictionary_of(name, network, y), y, li, 1 - metal_mask)
         torch.testing.assert_close(network(y, li, metal_mask).image, expected)
 
 
@@ -97,7 +122,7 @@ def test_acdnet_starts_with_two_stages_of_a_dictionary_network() -> None:
     y, li, metal_mask = (value.double() for value in inputs(small_batch(1)))
     with torch.no_grad():
         kernels = network.initial_kernels / 10
-        expected = dictionary_formula(network, kernels, torch.tensor(0.0), y, li, 1 - metal_mask)
+        expected = dictionary_formula(network, lambda x: kernels, torch.tensor(0.0), y, li, 1 - metal_mask)
         unfolded = network.unfold(y, li, 1 - metal_mask)
         torch.testing.assert_close(network.last_prox(unfolded.state)[:, :1], expected)
 
