@@ -143,6 +143,19 @@ def _equivariance(arguments: list[str]) -> int:
     return _tell(report.table, list(report.failed))
 
 
+def _export(arguments: list[str]) -> int:
+    parser = _Parser(prog="mar export", description="Weights, model card, hashes and ONNX of a trained network.")
+    parser.add_argument("run", metavar="RUN", help="run folder, or weights file of mar train or mar export")
+    parser.add_argument("out", metavar="OUT", help="folder to write")
+    parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, default=True, help="also write model.onnx")
+    parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
+    options = parser.parse_args(arguments)
+
+    from mar_pipeline.export import ExportSettings, export
+
+    return _tell(export(ExportSettings(**vars(options))).summary, [])
+
+
 def _verify(arguments: list[str]) -> int:
     parser = _Parser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
@@ -178,5 +191,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "compare": ("train several arms over several seeds and score them side by side", _compare),
     "evaluate": ("score methods against the truth, with a table and pictures", _evaluate),
     "equivariance": ("how far networks follow a rotation, layer by layer, with figures", _equivariance),
+    "export": ("weights, model card, hashes and ONNX of a trained network", _export),
     "info": ("versions, machine, GPU, and the names that commands accept", _info),
 }

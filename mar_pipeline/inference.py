@@ -9,13 +9,14 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from mar_pipeline.networks.blocks import NetworkOutput, ResBlock
+from mar_pipeline.winograd import MAX_WIDTH, WinogradConvolution
 
 Precision = Literal["float32", "bfloat16"]
 FastNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNetwork:
-    """An inference copy: batch norms folded into convolutions, channels last, no autograd, sums in place.
+    """An inference copy: batch norms folded into convolutions, no autograd, residual blocks compiled.
 
     In bfloat16 the convolutions of the network work on rounded numbers; what residual blocks add to, and with it the
     image from stage to stage, stays in float32, and so do dictionaries and image steps.
@@ -36,7 +37,6 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     _replace_blocks(fast, dtype)
-    fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from the stubs
 
     def run(image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
         rounded = torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32)
@@ -47,20 +47,26 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
     return run
 
 
-class _FastBlock(nn.Module):
-    """`ResBlock` for inference: two convolutions in `dtype`, their sum with the input in the input's precision."""
-
-    def __init__(self, block: ResBlock, dtype: torch.dtype) -> None:
+class _FastChain(nn.Module):
+    def __init__(self, blocks) -> None:
         super().__init__()
-        self.dtype = dtype
-        self.first = fuse_conv_bn_eval(block.conv1, block.norm1).to(dtype)
-        self.second = fuse_conv_bn_eval(block.conv2, block.norm2).to(dtype)
+        self.blocks = [
+            (
+                WinogradConvolution(fuse_conv_bn_eval(b.conv1, b.norm1)),
+                WinogradConvolution(fuse_conv_bn_eval(b.conv2, b.norm2)),
+            )
+            for b in blocks
+        ]
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        change = self.second(self.first(x.to(self.dtype)).relu_())
-        total = change.add_(x) if change.dtype == x.dtype else x.add(change)
-        return total.relu_()
+        x = x.contiguous()
+        inner = torch.empty_like(x)
+        targets = [torch.empty_like(x) for _ in self.blocks[:2]]
+        for i, (first, second) in enumerate(self.blocks):
+            first(x, inner)
+            second(inner, targets[i % 2], x)
+            x = targets[i % 2]
+        return x
 
 
 def _replace_blocks(module: nn.Module, dtype: torch.dtype) -> None:
@@ -68,8 +74,8 @@ def _replace_blocks(module: nn.Module, dtype: torch.dtype) -> None:
     if isinstance(module, nn.Sequential):
         _fold_sequence(module)
     for name, child in module.named_children():
-        if isinstance(child, ResBlock):
-            setattr(module, name, _FastBlock(child, dtype))
+        if isinstance(child, nn.Sequential) and all(isinstance(b, ResBlock) for b in child):
+            setattr(module, name, _FastChain(child))
         else:
             _replace_blocks(child, dtype)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from mar_pipeline.networks.build import build_network, plain
-from mar_pipeline.weights import load_into, load_weights
+from mar_pipeline.weights import SAFETENSORS, load_into, load_weights
 from simulation.errors import InputError
 
 BEST = Path("checkpoints") / "best.safetensors"
@@ -76,7 +76,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     seed, psnr = metadata.get("seed"), metadata.get("psnr")
     return Trained(
         name=metadata["network"],
-        label=metadata.get("label") or path.stem,
+        label=metadata.get("label") or path.name.removesuffix(SAFETENSORS),
         network=network.to(device).eval(),
         arguments=arguments,
         seed=None if seed is None else int(seed),

@@ -1,5 +1,6 @@
 """Weights of networks in files: written as safetensors, read without ever executing what is in them."""
 
+import json
 import logging
 import pickle
 from collections.abc import Mapping
@@ -16,12 +17,14 @@ from simulation.files import whole_file
 
 SAFETENSORS = ".safetensors"
 TORCH_FILES = (".pt", ".pth")
+_METADATA = "mar_pipeline"
+"""One key holds all texts: safetensors writes several in an order that changes from run to run."""
 
 _log = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes weights as safetensors, whole or not at all.
+    """Writes weights as safetensors, whole or not at all; the same content gives the same bytes.
 
     Args:
         path: ends in .safetensors; its folder exists.
@@ -36,7 +39,8 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping
         raise InputError(f"{path}: weights are written as {SAFETENSORS}; give a name that ends so")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state_dict.items()}
     with whole_file(path) as partial:
-        partial.write_bytes(safetensors.torch.save(tensors, dict(metadata)))
+        texts = {_METADATA: json.dumps(dict(metadata), sort_keys=True)}
+        partial.write_bytes(safetensors.torch.save(tensors, texts))
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -59,8 +63,10 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     if path.suffix == SAFETENSORS:
         try:
             with safetensors.safe_open(path, framework="pt") as file:
-                return {name: file.get_tensor(name) for name in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118
-        except safetensors.SafetensorError as error:
+                texts = dict(file.metadata() or {})
+                texts |= json.loads(texts.pop(_METADATA, "{}"))
+                return {name: file.get_tensor(name) for name in file.keys()}, texts  # noqa: SIM118
+        except (safetensors.SafetensorError, json.JSONDecodeError) as error:
             raise InputError(f"{path}: damaged safetensors file ({_first_line(error)}); copy it once more") from error
     if path.suffix in TORCH_FILES:
         return _read_torch_file(path), {}

@@ -65,8 +65,8 @@ class WinogradConvolution:
 
         Args:
             x: [batch, channels, height, width], contiguous, no wider than `MAX_WIDTH`.
-            out: the result, contiguous; not `x`.
-            addend: what is added before the ReLU, shaped as `out` and contiguous; may be `out`.
+            out: the result, contiguous; neither `x` nor `addend`.
+            addend: what is added before the ReLU, shaped as `out`, contiguous.
         """
         tiles_across, tiles_down = -(-x.shape[3] // 4), -(-x.shape[2] // 4)
         strip_rows = min(STRIP // tiles_across, tiles_down)

@@ -16,8 +16,8 @@ from simulation.errors import UsageError
 class ResidualNetwork(nn.Module):
     """Any network from two channels to one as a network for metal artifact reduction.
 
-    ``output = li + 255 net(cat(image, li) / 255)``: the network learns what LI leaves to be corrected, in numbers
-    around 1.
+    ``output = li + net(cat(image, li) / 255)``: the network reads numbers around 1 and answers what LI leaves to be
+    corrected, a few network units.
 
     Args:
         net: Float["batch 2 H W"] -> Float["batch 1 H W"].
@@ -35,8 +35,7 @@ class ResidualNetwork(nn.Module):
             li: as ``image``, corrected by linear interpolation.
             metal_mask: as ``image``, 1 where metal is.
         """
-        correction = self.net(torch.cat([image, li], 1) / UNITS_PER_MU)
-        return NetworkOutput(li + UNITS_PER_MU * correction.float(), (), ())
+        return NetworkOutput(li + self.net(torch.cat([image, li], 1) / UNITS_PER_MU).float())
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -214,7 +214,11 @@ def test_missing_option_is_named():
         (UsageError("unknown preset 'x'"), 2, "unknown preset 'x'"),
         (PermissionError(13, "Permission denied", "/x/out"), 1, "/x/out: Permission denied"),
         (OSError("Unable to open file (truncated)"), 1, "Unable to open file (truncated)"),
-        (KeyboardInterrupt(), 130, "interrupted; mar simulate goes on where it stopped, other commands start anew"),
+        (
+            KeyboardInterrupt(),
+            130,
+            "interrupted; mar simulate and mar train go on where they stopped, other commands start anew",
+        ),
     ],
 )
 def test_what_the_user_can_mend_is_one_line(command, capsys, error, exit_code, line):
