@@ -56,6 +56,7 @@ class EquivarianceTraining:
         enabled: whether the loss has the terms below.
         weight: of the mean penalty of the layers.
         output_weight: of the penalty of the whole network's output.
+        weight_space: of the penalty of the filters themselves, which rotates no batch and costs next to nothing.
         mode: relative (0 equivariant, 2 uncorrelated, whatever the patch), mse, or paper (norms summed over layers,
             whose weight depends on batch and patch).
         group_order: t, the rotations are multiples of 360 / t degrees; 4 and 2 are exact, others interpolate.
@@ -68,6 +69,7 @@ class EquivarianceTraining:
     enabled: bool = False
     weight: float = 1.0
     output_weight: float = 0.0
+    weight_space: float = 0.0
     mode: Literal["relative", "mse", "paper"] = "relative"
     group_order: int = 4
     layers: tuple[str, ...] | None = None
@@ -163,6 +165,7 @@ def check_settings(settings: TrainSettings) -> None:
         ("--optimizer.weight_decay", optimizer.weight_decay, 0),
         ("--equivariance.weight", equivariance.weight, 0),
         ("--equivariance.output_weight", equivariance.output_weight, 0),
+        ("--equivariance.weight_space", equivariance.weight_space, 0),
         ("--equivariance.every_k", equivariance.every_k, 1),
         ("--equivariance.group_order", equivariance.group_order, 2),
     )
@@ -181,6 +184,8 @@ def check_settings(settings: TrainSettings) -> None:
             raise UsageError(f"{name}: got {share:g}, expected a number from 0 to below 1")
     if not 0 < equivariance.batch_fraction <= 1:
         raise UsageError(f"--equivariance.batch_fraction: got {equivariance.batch_fraction:g}, expected 0 to 1")
+    if equivariance.enabled and not (equivariance.weight or equivariance.output_weight or equivariance.weight_space):
+        raise UsageError("--equivariance.enabled: all of its weights are 0; give one, or leave it off")
     if equivariance.enabled and settings.data.batch_size * equivariance.batch_fraction < 1:
         raise UsageError(
             f"--data.batch_size: got {settings.data.batch_size} with --equivariance.batch_fraction "

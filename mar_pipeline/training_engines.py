@@ -16,7 +16,7 @@ from monai.utils import set_determinism
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.equivariance.regularizer import OUTPUT
 from mar_pipeline.networks.build import plain
 from mar_pipeline.tasks.task import Task
@@ -74,7 +74,7 @@ class AutocastInferer(Inferer):
 
 
 def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
-    """EQ-Reg as the settings ask for it, its hooks off; None where they do not.
+    """EQ-Reg as the settings ask for it, its hooks off; None where no batch has to be rotated.
 
     Args:
         network: what is trained.
@@ -83,7 +83,7 @@ def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> Equiva
     Raises:
         UsageError: it does not fit the network.
     """
-    if not wanted.enabled:
+    if not wanted.enabled or not (wanted.weight or wanted.output_weight):
         return None
     try:
         regularizer = EquivarianceRegularizer(
@@ -209,6 +209,10 @@ class Engines:
         loss = self.task.loss(output, batch)
         if self.regularizer is not None:
             loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
+        wanted = self.settings.equivariance
+        if wanted.enabled and wanted.weight_space > 0:
+            penalty = weight_penalty(plain(self.state.network), wanted.group_order, wanted.layers)
+            loss = loss + wanted.weight_space * penalty
         return loss
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:

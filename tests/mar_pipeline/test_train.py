@@ -12,6 +12,7 @@ from training_set import SETTINGS, write_settings, write_training_set
 
 from mar_pipeline import train as training
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, make_loaders
+from mar_pipeline.equivariance import weight_penalty
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
@@ -151,6 +152,16 @@ def test_training_lowers_the_loss_with_and_without_eq_reg(run):
     assert float(rows[-1]["equivariance_layers"]) < 0.8 * float(rows[0]["equivariance_layers"])
 
 
+def test_penalty_of_the_weights_makes_filters_equivariant(run):
+    found = []
+    for name, weight in (("free", 1e-9), ("held", 100.0)):
+        section = {"weight": 0.0, "weight_space": weight}
+        folder, _ = run(name, epochs=3, equivariance=section, data={"batches_per_epoch": 10}, optimizer={"lr": 1e-2})
+        found.append(weight_penalty(load_trained(folder).network).item())
+        assert "equivariance_layers" not in metrics(folder)[0]
+    assert found[1] < 0.5 * found[0]
+
+
 def test_validation_is_the_score_of_the_kept_weights(run, data):
     folder, report = run()
     trained = load_trained(folder)
@@ -280,6 +291,7 @@ def test_out_of_memory_names_the_knobs(run, monkeypatch):
     ("changes", "words"),
     [
         ({"data": {"batch_size": 1}}, ["--data.batch_size", "got 1", "batch_fraction"]),
+        ({"equivariance": {"weight": 0.0}}, ["--equivariance.enabled", "weights are 0"]),
         ({"equivariance": {"group_order": 99}}, ["--equivariance", "99"]),
         ({"equivariance": {"layers": ["encoder.*"]}}, ["--equivariance", "encoder.*"]),
         ({"equivariance": {"batch_fraction": 0.0}}, ["--equivariance.batch_fraction"]),
