@@ -14,7 +14,7 @@ T. S. Cohen, M. Welling, "Group equivariant convolutional networks", ICML 2016, 
 import logging
 import math
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import TypeAlias
 
 import torch
@@ -152,8 +152,29 @@ def act(x: Tensor, n: int, fields: Fields, group_order: int = 4) -> Tensor:
     kinds = {kind for kind, _ in fields}
     if turns is not None and turns % 2 and x.shape[-1] != x.shape[-2] and "free" in kinds and kinds != {"free"}:
         raise ValueError(f"an odd quarter turn of {x.shape[-2]} x {x.shape[-1]} maps: free channels need square maps")
+    if turns is not None and kinds <= {"regular", "trivial"}:
+        return torch.rot90(_reordered(x, n, fields, group_order), turns, (-2, -1))
     parts = [_act_on_field(part, n, kind, group_order) for kind, part in split(x, fields, group_order)]
     return parts[0] if len(parts) == 1 else torch.cat(parts, dim=-3)
+
+
+def _reordered(x: Tensor, n: int, fields: Fields, group_order: int) -> Tensor:
+    """The channels with the orientations of every regular group rolled by +n: one copy, whatever the fields."""
+    if n % group_order == 0 or all(kind == "trivial" for kind, _ in fields):
+        return x
+    return x.index_select(-3, _order(tuple(map(tuple, fields)), n % group_order, group_order).to(x.device))
+
+
+@lru_cache(maxsize=256)
+def _order(fields: Fields, n: int, group_order: int) -> Tensor:
+    """Number of the channel that comes to each place."""
+    numbers = torch.arange(sum(width(kind, count, group_order) for kind, count in fields))
+    parts = []
+    for kind, part in zip(
+        (kind for kind, _ in fields), numbers.split([width(*f, group_order) for f in fields]), strict=True
+    ):
+        parts.append(part.view(-1, group_order).roll(n, dims=1).flatten() if kind == "regular" else part)
+    return torch.cat(parts)
 
 
 def _act_on_field(x: Tensor, n: int, kind: str, group_order: int) -> Tensor:
