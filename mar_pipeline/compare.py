@@ -93,11 +93,13 @@ def compare(settings: CompareSettings) -> CompareReport:
     out = Path(settings.out)
     make_folder(out)
     (out / "logs").mkdir(exist_ok=True)
-    failed = []
+    failed, finished = [], []
     for run, reason in with_progress(_train_all(runs, settings, out / "logs"), len(runs), "compare", "training"):
         if reason:
             failed.append(f"{run.arm}, seed {run.seed}: {reason}")
-    finished = [run for run in runs if (run.folder / "DONE").is_file()]
+        else:
+            finished.append(run)
+    finished.sort(key=runs.index)
     if not finished:
         raise InputError(f"no training came through; the first one: {failed[0]}")
     evaluation = evaluate(
@@ -142,11 +144,22 @@ def plan(settings: CompareSettings) -> list[Run]:
             words = [f"--{key}={_word(value)}" for key, value in {**(changes or {}), **fixed}.items()]
             arguments = (f"--settings={settings.base}", *words)
             try:
-                check_settings(read_train_settings(list(arguments)))
+                training = read_train_settings(list(arguments))
+                check_settings(training)
+                _refuse_training_pairs(settings, training)
             except UsageError as error:
                 raise UsageError(f"arm {arm}: {error}") from error
             runs.append(Run(arm, seed, folder, arguments))
     return runs
+
+
+def _refuse_training_pairs(settings: CompareSettings, training: TrainSettings) -> None:
+    folder = training.data.folder
+    if folder and Path(folder).resolve() == Path(settings.data).resolve() and settings.split != "test":
+        raise UsageError(
+            f"--data: {settings.data} is what the runs are trained on; score them on another folder, or with --split "
+            "test on its test pairs"
+        )
 
 
 def _word(value: Any) -> str:

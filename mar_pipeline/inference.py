@@ -8,26 +8,29 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from mar_pipeline.networks.blocks import NetworkOutput, ResBlock
+from mar_pipeline.networks.blocks import NetworkOutput, ProxNet, ResBlock, SparseProxNet
 from mar_pipeline.winograd import MAX_WIDTH, WinogradConvolution
 
 Precision = Literal["float32", "bfloat16"]
 FastNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]
+_VECTOR = 16
+"""Rounded convolutions are faster than compiled ones where the channels fill the processor's vectors."""
 
 
 def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNetwork:
-    """An inference copy: batch norms folded into convolutions, no autograd, residual blocks compiled.
+    """An inference copy: batch norms folded into convolutions, no autograd, compiled proximal networks.
 
-    In bfloat16 the convolutions of the network work on rounded numbers; what residual blocks add to, and with it the
-    image from stage to stage, stays in float32, and so do dictionaries and image steps.
+    In bfloat16 the proximal networks of feature maps work on rounded numbers; the image, the proximal networks that it
+    runs through and the dictionaries stay in float32. A network without proximal networks runs under autocast.
 
     Args:
         network: called with (image, li, metal_mask), each [batch, 1, height, width] in network units; it stays as it
             is, and later changes of it do not reach the copy.
-        precision: of the convolutions, "float32" or "bfloat16".
+        precision: "float32" or "bfloat16".
 
     Returns:
-        Function of (image, li, metal_mask) that returns the final image, float32, [batch, 1, height, width].
+        Function of (image, li, metal_mask) that returns the final image, float32, [batch, 1, height, width]. Its first
+        call ever on a machine compiles for some seconds.
 
     Raises:
         ValueError: unknown precision.
@@ -36,48 +39,35 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
         raise ValueError(f"precision: expected float32 or bfloat16, got {precision!r}")
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     fast = copy.deepcopy(network).eval().requires_grad_(False)
-    _replace_blocks(fast, dtype)
+    unfolded = _make_fast(fast, dtype)
+    if not unfolded:
+        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
+    autocast = not unfolded and dtype != torch.float32
 
     def run(image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
-        rounded = torch.autocast(image.device.type, dtype, enabled=dtype != torch.float32)
-        with torch.inference_mode(), rounded:
+        with torch.inference_mode(), torch.autocast(image.device.type, dtype, enabled=autocast):
             output = cast(NetworkOutput, fast(image, li, metal_mask))
             return output.image.float().contiguous()
 
     return run
 
 
-class _FastChain(nn.Module):
-    def __init__(self, blocks) -> None:
-        super().__init__()
-        self.blocks = [
-            (
-                WinogradConvolution(fuse_conv_bn_eval(b.conv1, b.norm1)),
-                WinogradConvolution(fuse_conv_bn_eval(b.conv2, b.norm2)),
-            )
-            for b in blocks
-        ]
+def _make_fast(module: nn.Module, dtype: torch.dtype) -> bool:
+    """Replaces proximal networks, and convolutions before a batch norm in a sequence, at any depth.
 
-    def forward(self, x: Tensor) -> Tensor:
-        x = x.contiguous()
-        inner = torch.empty_like(x)
-        targets = [torch.empty_like(x) for _ in self.blocks[:2]]
-        for i, (first, second) in enumerate(self.blocks):
-            first(x, inner)
-            second(inner, targets[i % 2], x)
-            x = targets[i % 2]
-        return x
-
-
-def _replace_blocks(module: nn.Module, dtype: torch.dtype) -> None:
-    """Replaces residual blocks, and convolutions that are followed by a batch norm in a sequence, at any depth."""
+    Returns:
+        Whether there were proximal networks.
+    """
     if isinstance(module, nn.Sequential):
         _fold_sequence(module)
+    found = False
     for name, child in module.named_children():
-        if isinstance(child, nn.Sequential) and all(isinstance(b, ResBlock) for b in child):
-            setattr(module, name, _FastChain(child))
+        if isinstance(child, ProxNet):
+            setattr(module, name, _FastProxNet(child, dtype))
+            found = True
         else:
-            _replace_blocks(child, dtype)
+            found |= _make_fast(child, dtype)
+    return found
 
 
 def _fold_sequence(sequence: nn.Sequential) -> None:
@@ -86,3 +76,47 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
         if isinstance(convolution, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
             sequence[index] = fuse_conv_bn_eval(convolution, norm)
             sequence[index + 1] = nn.Identity()
+
+
+class _FastProxNet(nn.Module):
+    """`ProxNet` or `SparseProxNet` for inference.
+
+    Float32 on a CPU goes through `WinogradConvolution`, all else through PyTorch's convolutions in place. Only maps are
+    ever rounded: a network that is not sparse has the image among its channels.
+    """
+
+    def __init__(self, prox: ProxNet, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.threshold = prox.threshold if isinstance(prox, SparseProxNet) else None
+        blocks = [cast(ResBlock, block) for block in prox.blocks]
+        pairs = [pair for block in blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
+        self.convolutions = nn.ModuleList(fuse_conv_bn_eval(convolution, norm) for convolution, norm in pairs)
+        self.compiled: list[WinogradConvolution] = []
+        channels = blocks[0].conv1.in_channels
+        if self.threshold is not None and dtype != torch.float32 and channels % _VECTOR == 0:
+            self.convolutions.to(dtype)
+        elif all(parameter.device.type == "cpu" for parameter in self.convolutions.parameters()):
+            self.compiled = [WinogradConvolution(cast(nn.Conv2d, convolution)) for convolution in self.convolutions]
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.compiled and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[3] <= MAX_WIDTH:
+            state = self._compiled_blocks(x.contiguous())
+        else:
+            state = self._blocks(x)
+        return state if self.threshold is None else state.sub_(self.threshold).relu_()
+
+    def _compiled_blocks(self, state: Tensor) -> Tensor:
+        inner, *results = (torch.empty_like(state) for _ in range(3))
+        for first, second in zip(self.compiled[::2], self.compiled[1::2], strict=True):
+            first(state, inner)
+            second(inner, results[0], state)
+            state = results[0]
+            results.reverse()  # a result that is its own addend would not be vectorised
+        return state
+
+    def _blocks(self, x: Tensor) -> Tensor:
+        weight = cast(Tensor, self.convolutions[0].weight)
+        state = x.to(weight.dtype).contiguous(memory_format=torch.channels_last)  # rounded first: half to move
+        for first, second in zip(self.convolutions[::2], self.convolutions[1::2], strict=True):
+            state = second(first(state).relu_()).add_(state).relu_()
+        return state.contiguous().to(x.dtype)

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 import yaml
@@ -14,6 +15,8 @@ from simulation.units import MU_WATER_PER_CM
 
 _OF_THE_MACHINE = ("run", "label", "device", "threads", "sample_pictures", "allow_changed_settings")
 """Settings that say where and under which name a run took place, not what it learnt."""
+_PATHS = ("folder", "source", "masks", "val_folder")
+"""Settings of the data that may hold paths; of those the last part is what others can know the data by."""
 
 
 def model_card(trained: Trained, hashes: Mapping[str, str], onnx: OnnxFacts | None) -> str:
@@ -123,4 +126,6 @@ def _training(trained: Trained) -> str:
     if not settings:
         return "Not recorded."
     kept = {key: value for key, value in settings.items() if key not in _OF_THE_MACHINE}
-    return f"All settings of `mar train`, data included:\n\n```yaml\n{yaml.safe_dump(kept, sort_keys=False)}```"
+    if isinstance(data := kept.get("data"), dict):
+        kept["data"] = {key: PurePath(value).name if key in _PATHS and value else value for key, value in data.items()}
+    return f"All settings of `mar train`, data included (paths: their last part):\n\n```yaml\n{yaml.safe_dump(kept, sort_keys=False)}```"

@@ -5,6 +5,7 @@ import io
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
 
 logger = logging.getLogger(__name__)
+
+_LOCK = ".lock"
 
 
 class RunFolder:
@@ -39,7 +42,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self, settings: TrainSettings) -> Iterator[None]:
-        """Makes the folder, writes the settings or compares them with those it was started with, and holds it.
+        """Makes the folder, holds it, and compares the settings with those it was started with.
 
         Args:
             settings: of this run.
@@ -48,34 +51,45 @@ class RunFolder:
             InputError: the folder cannot be written, or holds something else.
             UsageError: other settings started it, or another process is training in it.
         """
-        self._make()
-        lock = filelock.FileLock(self.root / ".lock")
+        self._claim()
+        lock = filelock.FileLock(self.root / _LOCK)
         try:
             lock.acquire(timeout=0)
         except filelock.Timeout as error:
             raise UsageError(f"{self.root}: another process is training there; wait for it or name another") from error
         try:
-            self._settle(settings)
+            self._compare(settings)
             yield
         finally:
             lock.release()
 
-    def _make(self) -> None:
-        foreign = self.root.is_dir() and not self.settings.is_file() and any(self.root.iterdir())
-        if foreign and any(path.name not in (".lock",) for path in self.root.iterdir()):
+    def keep(self, settings: TrainSettings) -> None:
+        """Writes the settings down, once they are known to fit the folder's checkpoint.
+
+        The permission to change them holds for one call and is not kept.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        with whole_file(self.settings) as partial:
+            plain = as_plain(replace(settings, allow_changed_settings=False))
+            partial.write_text(yaml.safe_dump(plain, sort_keys=False))
+        for folder in (self.last.parent, self.samples):
+            folder.mkdir(exist_ok=True)
+
+    def _claim(self) -> None:
+        if self.root.is_dir() and not self.settings.is_file() and {path.name for path in self.root.iterdir()} - {_LOCK}:
             raise UsageError(f"{self.root}: is not empty and no training run; name another folder with --run")
         try:
-            for folder in (self.last.parent, self.samples):
-                folder.mkdir(parents=True, exist_ok=True)
-            (self.root / ".lock").touch()
+            self.root.mkdir(parents=True, exist_ok=True)
+            (self.root / _LOCK).touch()
         except OSError as error:
             raise InputError(f"{self.root}: cannot be written to ({error.strerror}); name another --run") from error
 
-    def _settle(self, settings: TrainSettings) -> None:
-        wanted = as_plain(settings)
+    def _compare(self, settings: TrainSettings) -> None:
         changes = []
         if self.settings.is_file():
-            before, now = flat(self.read_settings()), flat(wanted)
+            before, now = flat(self.read_settings()), flat(as_plain(settings))
             changes = [
                 f"{key} was {before.get(key)}, now {now.get(key)}"
                 for key in dict.fromkeys([*before, *now])
@@ -88,8 +102,6 @@ class RunFolder:
             )
         for change in changes:
             logger.warning("train: settings changed: %s", change)
-        with whole_file(self.settings) as partial:
-            partial.write_text(yaml.safe_dump(wanted, sort_keys=False))
 
     def read_settings(self) -> dict[str, Any]:
         """The settings the run was started with.
@@ -111,8 +123,10 @@ class RunFolder:
         Raises:
             OSError: it cannot be written; the former checkpoint stays.
         """
+        content = io.BytesIO()  # torch.save tells a full disk as a RuntimeError
+        torch.save(state, content)
         with whole_file(self.last) as partial:
-            torch.save(state, partial)
+            partial.write_bytes(content.getbuffer())
 
     def load_state(self) -> dict[str, Any] | None:
         """The last checkpoint, None where there is none yet.

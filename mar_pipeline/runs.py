@@ -1,6 +1,7 @@
 """Trained networks: from a run folder, or from a weights file alone."""
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import build_network, plain
 from mar_pipeline.weights import SAFETENSORS, load_into, load_weights
 from simulation.errors import InputError
@@ -46,6 +48,29 @@ class Trained:
     metadata: dict[str, str]
 
 
+TRUSTED_PACKAGES = ("mar_pipeline", "monai", "torch")
+TRUST_VARIABLE = "MAR_TRUST_PACKAGES"
+"""Further packages, separated by commas, whose classes weights files may name."""
+
+
+def refuse_unknown_import(name: str, weights: Path) -> None:
+    """Refuses weights of a class whose import would run code that the user did not ask for.
+
+    Args:
+        name: key of `NETWORKS`, or import path.
+        weights: the file that says so.
+
+    Raises:
+        InputError: the class is of a package that is not trusted.
+    """
+    trusted = (*TRUSTED_PACKAGES, *os.environ.get(TRUST_VARIABLE, "").split(","))
+    if name not in NETWORKS and name.partition(".")[0] not in trusted:
+        raise InputError(
+            f"{weights}: names the class {name}, which would be imported and run; if you trust it, set "
+            f"{TRUST_VARIABLE}={name.partition('.')[0]}"
+        )
+
+
 def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
     """The best weights of a run, in their network.
 
@@ -68,22 +93,27 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         arguments = json.loads(metadata.get("arguments", "{}"))
     except json.JSONDecodeError as error:
         raise InputError(f"{weights}: its network arguments are not JSON ({error})") from error
+    refuse_unknown_import(metadata["network"], weights)
     network = build_network(metadata["network"], arguments)
     try:
         load_into(plain(network), state)
     except InputError as error:
         raise InputError(f"{weights}: {error}") from error
-    seed, psnr = metadata.get("seed"), metadata.get("psnr")
+    try:
+        seed = int(metadata["seed"]) if "seed" in metadata else None
+        psnr = float(metadata["psnr"]) if "psnr" in metadata else None
+    except ValueError as error:
+        raise InputError(f"{weights}: its seed or PSNR is no number ({error})") from error
     return Trained(
         name=metadata["network"],
         label=metadata.get("label") or path.name.removesuffix(SAFETENSORS),
         network=network.to(device).eval(),
         arguments=arguments,
-        seed=None if seed is None else int(seed),
+        seed=seed,
         group=metadata.get("group", str(path)),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
         preset=metadata.get("preset", "syndeeplesion"),
-        best_psnr=None if psnr is None else float(psnr),
+        best_psnr=psnr,
         source=weights,
         metadata=metadata,
     )

@@ -22,6 +22,8 @@ from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.projector_cpu import usable_cores
 from simulation.provenance import library_versions
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class TrainReport:
@@ -30,21 +32,23 @@ class TrainReport:
     Args:
         epochs: that the run has now.
         resumed_from: epochs it had before.
-        best_psnr: of the validation, dB.
+        best_psnr: of the validation, dB; None if there was none.
         best_epoch: where it was reached.
         run: the folder.
     """
 
     epochs: int
     resumed_from: int
-    best_psnr: float
+    best_psnr: float | None
     best_epoch: int
     run: Path
 
     @property
     def summary(self) -> str:
         """One line for people."""
-        best = f"best validation PSNR {self.best_psnr:.2f} dB in epoch {self.best_epoch}"
+        best = "not validated yet"
+        if self.best_psnr is not None:
+            best = f"best validation PSNR {self.best_psnr:.2f} dB in epoch {self.best_epoch}"
         return f"{self.run}: {self.epochs} epochs ({self.epochs - self.resumed_from} now), {best}"
 
 
@@ -73,12 +77,17 @@ def train(settings: TrainSettings) -> TrainReport:
     folder = RunFolder(Path(settings.run))
     with folder.opened(settings):
         state = TrainingState(task.network.to(device), settings, folder, task.facts)
+        folder.keep(settings)
         before = state.epoch
+        if before > settings.epochs:
+            logger.warning("train: %s has %d epochs already, --epochs is %d", folder.root, before, settings.epochs)
         dtype = autocast_dtype(settings.precision, device)
         if before < settings.epochs:
             folder.done.unlink(missing_ok=True)
             _run(task, state, regularizer, dtype)
-        report = TrainReport(state.epoch, before, state.best_psnr, state.best_epoch, folder.root)
+        report = TrainReport(
+            state.epoch, before, state.best_psnr if state.best_epoch else None, state.best_epoch, folder.root
+        )
         _write_report(report, state, task, dtype, time.monotonic() - started)
         with whole_file(folder.done) as partial:
             partial.write_text(f"{state.epoch} epochs\n")
@@ -97,17 +106,29 @@ def _run(
     settings, length = state.settings, len(task.loaders.train)
     try:
         with (
-            SummaryWriter(str(state.folder.tensorboard), purge_step=state.epoch * length) as writer,
+            SummaryWriter(str(state.folder.tensorboard), purge_step=state.epoch * length + 1) as writer,
             TrainingProgress(settings.epochs, length, state.epoch) as progress,
         ):
             Engines(task, state, regularizer, dtype, progress, writer).run()
-    except RuntimeError as error:  # torch's CPU allocator has no class of its own
-        if not isinstance(error, torch.OutOfMemoryError) and "not enough memory" not in str(error):
+    except (MemoryError, RuntimeError) as error:
+        remedy = _memory_remedy(error, settings)
+        if not remedy:
             raise
-        raise InputError(
-            f"train: out of memory with --data.batch_size {settings.data.batch_size} and --data.patch "
-            f"{settings.data.patch}; lower one of them and start again with --allow-changed-settings"
-        ) from error
+        raise InputError(f"train: out of memory: {remedy}") from error
+
+
+def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
+    """What to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
+    data = settings.data
+    if "DataLoader worker" in str(error):
+        return f"a loader was killed; lower --data.workers ({data.workers}) or --data.cache_mb ({data.cache_mb})"
+    kinds = (MemoryError, torch.OutOfMemoryError)
+    if not isinstance(error, kinds) and "allocate memory" not in str(error) and "enough memory" not in str(error):
+        return ""
+    return (
+        f"lower --data.batch_size ({data.batch_size}) or --data.patch ({data.patch}), or, where a validation's whole "
+        "image was too much, make the network smaller; then start again with --allow-changed-settings"
+    )
 
 
 def _write_report(
@@ -131,7 +152,13 @@ def _write_report(
             "counts": {"epochs": report.epochs, "resumed_from": report.resumed_from},
             "data": task.loaders.facts(),
             "seconds": round(seconds, 1),
-            "best": {"psnr": report.best_psnr, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)},
+            "best": _best(report, folder),
             "outputs": [str(path.relative_to(folder.root)) for path in written],
         },
     )
+
+
+def _best(report: TrainReport, folder: RunFolder) -> dict[str, float | int | str] | None:
+    if report.best_psnr is None:
+        return None
+    return {"psnr": report.best_psnr, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)}

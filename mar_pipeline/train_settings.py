@@ -14,7 +14,8 @@ class NetworkSettings:
     """The network.
 
     Args:
-        name: a name that mar info lists, or the import path of any torch class from two channels to one.
+        name: unet, dicdnet, oscnet, oscnet_plus, acdnet, or the import path of any torch class from two channels to
+            one, which is trained with the mean square error.
         arguments: keyword arguments of its class; empty is the published configuration.
     """
 
@@ -91,7 +92,8 @@ class TrainSettings:
             device computes in it.
         threads: CPU threads; null takes the usable cores.
         sample_pictures: validation pairs drawn at each validation.
-        validate_every: epochs between validations; the last epoch is always validated.
+        validate_every: epochs between validations; the last epoch is always validated (so a run in two halves may
+            have validated one epoch more than a straight one; the weights learnt are the same).
         allow_changed_settings: go on in a folder whose settings were others.
         network: see `NetworkSettings`.
         data: see `DataSettings`.
@@ -172,7 +174,11 @@ def check_settings(settings: TrainSettings) -> None:
     for name, value, lowest in least:
         if value is not None and not value >= lowest:
             raise UsageError(f"{name}: got {value:g}, expected {lowest:g} or more")
-    for name, value in (("--optimizer.lr", optimizer.lr), ("--optimizer.clip_norm", optimizer.clip_norm)):
+    for name, value in (
+        ("--optimizer.lr", optimizer.lr),
+        ("--optimizer.gamma", optimizer.gamma),
+        ("--optimizer.clip_norm", optimizer.clip_norm),
+    ):
         if value is not None and not value > 0:
             raise UsageError(f"{name}: got {value:g}, expected more than 0")
     for name, share in (

@@ -1,8 +1,9 @@
 """MONAI's supervised trainer and evaluator for one task, EQ-Reg entering through the batch and the loss."""
 
+import statistics
 import time
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -27,8 +28,8 @@ from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of_text, whole_file
 
 SCORES = ("psnr", "ssim", "rmse_hu")
-_DIVERGED = 10.0
-"""A mean loss of this many times the best epoch's is taken for divergence."""
+_DIVERGED, _RECENT_EPOCHS = 10.0, 5
+"""A mean loss of so many times the median of so many epochs before is taken for divergence."""
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -39,7 +40,9 @@ def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
         device: of the network.
     """
     if precision == "auto":
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else torch.cpu._is_avx512_bf16_supported()
+        native = torch.cpu._is_avx512_bf16_supported()
+        if device.type == "cuda":
+            native = torch.cuda.is_bf16_supported(including_emulation=False)
         precision = "bfloat16" if native else "float32"
     return torch.bfloat16 if precision == "bfloat16" else None
 
@@ -71,6 +74,17 @@ class AutocastInferer(Inferer):
         """The network's output for inputs."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return network(inputs, *args, **kwargs)
+
+
+@contextmanager
+def _settings_errors() -> Iterator[None]:
+    """What the regulariser refuses is the settings' fault."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise UsageError(f"--equivariance: {error}") from error
 
 
 def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
@@ -198,30 +212,31 @@ class Engines:
     def _prepare(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
         """Pairs samples with their rotated copies, on steps with EQ-Reg."""
         if self.regularizer is not None:
-            try:
+            with _settings_errors():
                 turned = self.regularizer.prepare(*(batch[key].to(device) for key in self.task.images))
-            except ValueError as error:
-                raise UsageError(f"--equivariance: {error}") from error
             batch = dict(zip(self.task.images, turned, strict=True))
         return self._move(batch, device, non_blocking)
 
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = self.task.loss(output, batch)
-        if self.regularizer is not None:
-            loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
-        wanted = self.settings.equivariance
-        if wanted.enabled and wanted.weight_space > 0:
-            penalty = weight_penalty(plain(self.state.network), wanted.group_order, wanted.layers)
-            loss = loss + wanted.weight_space * penalty
+        self.task_losses.append(loss.detach())
+        with _settings_errors():
+            if self.regularizer is not None:
+                loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
+            wanted = self.settings.equivariance
+            if wanted.enabled and wanted.weight_space > 0:
+                penalty = weight_penalty(plain(self.state.network), wanted.group_order, wanted.layers)
+                loss = loss + wanted.weight_space * penalty
         return loss
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
-        seed = seed_epoch(self.settings.seed, engine.state.epoch)
+        seed_epoch(self.settings.seed, engine.state.epoch)
         self.state.set_learning_rate(engine.state.epoch)
         self.task.loaders.train.set_epoch(engine.state.epoch)
         if self.regularizer is not None:
-            self.regularizer.reseed(seed)
+            self.regularizer.reseed(self.settings.seed, engine.state.iteration)
         self.losses: list[float] = []
+        self.task_losses: list[torch.Tensor] = []
         self.started = time.monotonic()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
@@ -255,26 +270,35 @@ class Engines:
             "seconds": round(time.monotonic() - self.started, 1),
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(self.losses) / len(self.losses),
+            "task_loss": torch.stack(self.task_losses).mean().item(),
         }
         if self.regularizer is not None:
             row |= _penalties(self.regularizer.values)
         if self._validates(epoch):
             row |= {name: float(self.evaluator.state.metrics[name]) for name in SCORES}
         self._refuse_divergence(row)
+        self._refuse_broken_weights(epoch)
         self.state.end_epoch(row)
         for name, value in row.items():
             self.writer.add_scalar(f"epoch/{name}", value, epoch)
         self.progress.epoch(row)
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
-        least = min((before["loss"] for before in self.state.rows), default=row["loss"])
-        if row["loss"] > _DIVERGED * abs(least) > 0:
+        recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
+        usual = statistics.median(recent) if recent else row["task_loss"]
+        if row["task_loss"] > _DIVERGED * abs(usual) > 0:
             raise InputError(
-                f"train: the loss diverges, {row['loss']:.4g} in epoch {row['epoch']} after {least:.4g} before; "
+                f"train: the loss diverges, {row['task_loss']:.4g} in epoch {row['epoch']} after {usual:.4g} before; "
                 f"{self._remedy()}"
             )
         if row.get("psnr", 0.0) != row.get("psnr", 0.0):
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
+
+    def _refuse_broken_weights(self, epoch: int) -> None:
+        """A gradient that is not finite shows in the loss of the next step only, after the checkpoint."""
+        for module in (self.state.network, self.state.kept):
+            if not all(torch.isfinite(own).all() for own in module.state_dict().values() if own.is_floating_point()):
+                raise InputError(f"train: the weights are no longer finite after epoch {epoch}; {self._remedy()}")
 
 
 def _loss_of(output: dict[str, Any]) -> float:

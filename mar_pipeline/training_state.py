@@ -10,15 +10,15 @@ from torch import nn
 
 from mar_pipeline.networks.build import plain
 from mar_pipeline.run_folder import RunFolder
-from mar_pipeline.train_settings import OptimizerSettings, TrainSettings, as_plain
+from mar_pipeline.train_settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
 from mar_pipeline.weights import save_weights
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
 
 logger = logging.getLogger(__name__)
 
-_NOT_LEARNT = ("run", "seed", "device", "threads", "sample_pictures", "allow_changed_settings")
-"""Keys in which runs of one group may differ: where they ran, and the seed."""
+_NOT_LEARNT = ({*FREE} - {"label"}) | {"seed"}
+"""Keys in which runs of one group may differ: where and how long they ran, and the seed."""
 
 
 class TrainingState:
@@ -63,7 +63,7 @@ class TrainingState:
             self.network.load_state_dict(state["network"])
             _load_moments(self.optimizer, state["optimizer"])
             if self.ema is not None:
-                self.ema.ema_model.load_state_dict(state["ema"])
+                self.ema.ema_model.load_state_dict(state["ema"] or state["network"])
             self.rows = list(state["rows"])
             self.best_psnr, self.best_epoch = state["best_psnr"], state["best_epoch"]
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
@@ -72,6 +72,7 @@ class TrainingState:
                 f"{self.folder.last}: is not a checkpoint of this network and optimiser ({reason}); take the settings "
                 "it was made with, or another --run"
             ) from error
+        self.folder.write_metrics(self.rows)
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
 
     def set_learning_rate(self, epoch: int) -> None:
@@ -114,7 +115,7 @@ class TrainingState:
 
     def _metadata(self) -> dict[str, str]:
         settings = as_plain(self.settings)
-        group = {key: value for key, value in settings.items() if key not in _NOT_LEARNT}
+        group = {key: value for key, value in flat(settings).items() if key not in _NOT_LEARNT}
         return {
             "network": self.settings.network.name,
             "arguments": json.dumps(self.settings.network.arguments),

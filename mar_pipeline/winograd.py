@@ -53,7 +53,7 @@ class WinogradConvolution:
     def __init__(self, convolution: nn.Conv2d) -> None:
         weight, bias = convolution.weight.detach().double().numpy(), convolution.bias
         self.channels_out, self.channels_in = weight.shape[:2]
-        self.bias = (torch.zeros(self.channels_out) if bias is None else bias.detach().clone()).numpy()
+        self.bias = (torch.zeros(self.channels_out) if bias is None else bias.detach().clone()).float().numpy()
         blocks_out, blocks_in = -(-self.channels_out // 3), -(-self.channels_in // 3)
         padded = np.zeros((36, 3 * blocks_out, 3 * blocks_in), np.float32)
         transformed = np.einsum("ia,ocab,jb->ijoc", _WEIGHTS, weight, _WEIGHTS)

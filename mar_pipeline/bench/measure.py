@@ -6,12 +6,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET
+from mar_pipeline.network_units import to_network
 from simulation.phantoms import phantom
+from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
 
 PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)
 """Metal pixels of SynDeepLesion's ten test masks."""
+_LARGE = 1
+"""The mask with which networks are measured."""
 
 
 def say(line: str) -> None:
@@ -59,3 +66,23 @@ def workload() -> tuple[np.ndarray, list[np.ndarray]]:
         row, column = rng.uniform(170, 246, 2)
         masks.append((rows - row) ** 2 + (columns - column) ** 2 <= size / np.pi)
     return image_mu, masks
+
+
+def network_sample() -> dict[str, Tensor]:
+    """A pair of the slice, [1, 1, 416, 416] each: corrupted image, LI, truth in network units, and the metal mask."""
+    image_mu, masks = workload()
+    mask = masks[_LARGE]
+    sample = Simulator("syndeeplesion", device="cpu", threads=1).simulate(image_mu, mask, np.random.default_rng(0))
+    images = {IMAGE: sample.ma_CT, LI: sample.LI_CT, TARGET: image_mu}
+    arrays = {name: to_network(image) for name, image in images.items()} | {METAL_MASK: mask}
+    return {name: torch.from_numpy(np.asarray(array, np.float32))[None, None] for name, array in arrays.items()}
+
+
+def crops(sample: dict[str, Tensor], count: int, side: int) -> dict[str, Tensor]:
+    """A batch of square crops at random places within the body, all tensors of the sample at the same ones."""
+    rng = np.random.default_rng(0)
+    corners = rng.integers(100, 316 - side, (count, 2))
+    return {
+        name: torch.cat([image[..., row : row + side, column : column + side] for row, column in corners])
+        for name, image in sample.items()
+    }

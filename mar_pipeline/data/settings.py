@@ -11,7 +11,7 @@ from simulation.protocols import protocol
 class DataSettings:
     """Where the pairs for training and validation come from, and how they are cropped and batched.
 
-    A pair is trained on if neither its slice nor its mask is one of validation's.
+    Validation holds out what it is told to: slices, masks, or both; what is held out is never trained on.
 
     Args:
         kind: community (a data set on disk, as mar simulate or SynDeepLesion has it) or simulate (new implants and

@@ -35,7 +35,14 @@ class ResidualNetwork(nn.Module):
             li: as ``image``, corrected by linear interpolation.
             metal_mask: as ``image``, 1 where metal is.
         """
-        return NetworkOutput(li + self.net(torch.cat([image, li], 1) / UNITS_PER_MU).float())
+        correction = self.net(torch.cat([image, li], 1) / UNITS_PER_MU)
+        if not isinstance(correction, torch.Tensor) or correction.shape != li.shape:
+            got = tuple(correction.shape) if isinstance(correction, torch.Tensor) else type(correction).__name__
+            raise UsageError(
+                f"network {type(self.net).__name__}: answers {got} to two channels, expected {tuple(li.shape)}; give "
+                "it two input channels and one output channel"
+            )
+        return NetworkOutput(li + correction.float())
 
 
 def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:

@@ -20,9 +20,10 @@ ARMS = {"base": {}, "with EQ": {"equivariance.enabled": True, "data.batch_size":
 @pytest.fixture
 def settings(small_scanner, tmp_path):
     data = write_training_set(tmp_path / "data")
+    held_out = write_training_set(tmp_path / "held_out")
     base = write_settings(tmp_path / "base.yaml", data, epochs=1, equivariance={"enabled": False})
     return CompareSettings(
-        str(base), str(tmp_path / "out"), str(data), arms=ARMS, seeds=(0, 3), methods=("li",), figures=1
+        str(base), str(tmp_path / "out"), str(held_out), arms=ARMS, seeds=(0, 3), methods=("li",), figures=1
     )
 
 
@@ -77,6 +78,20 @@ def test_an_arm_that_fails_is_told_and_the_others_are_scored(settings, in_proces
     assert len(report.failed) == 1
     assert report.failed[0].startswith("hot, seed 0: ")
     assert "with EQ" in report.table
+
+
+def test_a_run_that_is_refused_is_not_scored_with_its_old_weights(settings, in_process):
+    first = CompareSettings(**{**vars(settings), "seeds": (0,), "arms": {"base": {}, "hot": {"optimizer.lr": 0.01}}})
+    assert "hot" in compare(first).table
+    changed = CompareSettings(**{**vars(first), "arms": {"base": {}, "hot": {"optimizer.lr": 0.1}}})
+    report = compare(changed)
+    assert "hot" not in report.table
+    assert "optimizer.lr was 0.01, now 0.1" in report.failed[0]
+
+
+def test_scoring_on_the_training_pairs_is_refused(settings, in_process, tmp_path):
+    with pytest.raises(UsageError, match="is what the runs are trained on"):
+        compare(CompareSettings(**{**vars(settings), "data": str(tmp_path / "data")}))
 
 
 def test_the_process_of_a_training_that_fails_is_quoted(settings, tmp_path):

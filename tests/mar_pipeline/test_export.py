@@ -25,7 +25,7 @@ from simulation.files import sha256_of
 FILES = ["MODEL_CARD.md", "SHA256SUMS", "model.safetensors", "report.json"]
 
 
-def write_run(folder: Path, name: str = "unet", seed: int = 3) -> Path:
+def write_run(folder: Path, name: str = "unet", seed: int = 3, **data: str) -> Path:
     """A run folder as training leaves it."""
     best = folder / "checkpoints" / "best.safetensors"
     best.parent.mkdir(parents=True)
@@ -33,7 +33,7 @@ def write_run(folder: Path, name: str = "unet", seed: int = 3) -> Path:
         "run": str(folder),
         "threads": 2,
         "seed": seed,
-        "data": {"kind": "simulate", "source": "phantom:pelvis"},
+        "data": {"kind": "simulate", "source": "phantom:pelvis"} | data,
     }
     metadata = {
         "network": name,
@@ -114,8 +114,19 @@ def test_the_card_says_what_it_is_made_of_and_not_for(run: Path, tmp_path: Path)
         "Apache-2.0",
     ):
         assert words in card
-    assert str(tmp_path) not in card
     assert "model.onnx" not in card
+
+
+def test_the_card_names_data_without_the_folders_of_the_machine_it_was_on(tmp_path: Path) -> None:
+    private = tmp_path / "home" / "jane"
+    places = {"source": "SLICES", "masks": "MASKS.npy", "folder": "TRAIN", "val_folder": "HELD_OUT/"}
+    run = write_run(private / "runs" / "first", **{key: f"{private}/{name}" for key, name in places.items()})
+    exported(run, tmp_path / "out")
+    card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    for key, name in places.items():
+        assert f" {key}: {name.rstrip('/')}\n" in card
+    for word in (str(private), str(tmp_path), "jane"):
+        assert word not in card
 
 
 def test_the_same_export_again_changes_nothing_and_another_is_refused(run: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from training_set import SETTINGS, write_settings, write_training_set
 
 from mar_pipeline import train as training
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, make_loaders
-from mar_pipeline.equivariance import weight_penalty
+from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
@@ -22,7 +22,7 @@ from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.train import train
 from mar_pipeline.train_settings import read_train_settings
 from mar_pipeline.training_engines import AutocastInferer, autocast_dtype, make_regularizer
-from mar_pipeline.weights import load_weights
+from mar_pipeline.weights import load_weights, save_weights
 from simulation.errors import InputError, UsageError
 
 
@@ -228,6 +228,7 @@ def test_checkpoint_of_another_network_is_refused(run):
     before = (folder / "checkpoints" / "last.pt").read_bytes()
     with pytest.raises(InputError, match="is not a checkpoint of this network"):
         run(epochs=2, network={"arguments": {"width": 6, "poolings": 2}}, allow_changed_settings=True)
+    assert run(epochs=1)[1].epochs == 1  # the folder's own settings are still there
     assert (folder / "checkpoints" / "last.pt").read_bytes() == before
 
 
@@ -278,13 +279,110 @@ def test_divergence_stops(run):
     assert last(folder)["rows"]
 
 
-def test_out_of_memory_names_the_knobs(run, monkeypatch):
-    def forward(self, image, li, metal_mask):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
+def gpu_is_full():
+    raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
-    monkeypatch.setattr("mar_pipeline.networks.unet.ResidualUNet.forward", forward)
-    with pytest.raises(InputError, match=r"out of memory with --data\.batch_size 4 and --data\.patch 32; lower"):
+
+@pytest.mark.parametrize(
+    ("allocate", "words"),
+    [
+        (gpu_is_full, ["--data.batch_size (4)", "--data.patch (32)"]),
+        (lambda: torch.empty(10**15), ["--data.batch_size (4)"]),
+        (lambda: np.empty(10**15), ["--data.batch_size (4)"]),
+    ],
+    ids=["CUDA", "torch", "numpy"],
+)
+def test_out_of_memory_names_the_knobs(run, monkeypatch, allocate, words):
+    monkeypatch.setattr("mar_pipeline.networks.unet.ResidualUNet.forward", lambda *_: allocate())
+    with pytest.raises(InputError, match="out of memory") as caught:
         run()
+    assert all(word in str(caught.value) for word in words), caught.value
+
+
+def test_weights_that_are_not_finite_never_reach_the_checkpoint(run, monkeypatch):
+    """A broken gradient in the last step of an epoch without validation shows in no loss of that epoch."""
+    folder, _ = run(epochs=1, validate_every=9)
+    good = (folder / "checkpoints" / "last.pt").read_bytes()
+    step = torch.optim.Adam.step
+
+    def breaking(self, *arguments):
+        step(self, *arguments)
+        self.param_groups[0]["params"][0].data.fill_(math.nan)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", breaking)
+    with pytest.raises(InputError, match=r"weights are no longer finite after epoch 2|loss became nan"):
+        run(epochs=3, validate_every=9, data={"batches_per_epoch": 1}, allow_changed_settings=True)
+    assert (folder / "checkpoints" / "last.pt").read_bytes() == good
+
+
+def test_every_kth_step_counts_through_the_epochs(run, monkeypatch):
+    turned = []
+    prepare = EquivarianceRegularizer.prepare
+
+    def watched(self, *images):
+        answer = prepare(self, *images)
+        turned.append(self.n)
+        return answer
+
+    monkeypatch.setattr(EquivarianceRegularizer, "prepare", watched)
+    run("straight", epochs=4, equivariance={"every_k": 4, "batch_fraction": 1.0})
+    assert [n > 0 for n in turned] == [step % 4 == 0 for step in range(12)]
+    straight = list(turned)
+    turned.clear()
+    run("halves", epochs=2, equivariance={"every_k": 4, "batch_fraction": 1.0})
+    run("halves", epochs=4, equivariance={"every_k": 4, "batch_fraction": 1.0})
+    assert turned == straight
+
+
+def test_killed_while_the_folder_is_made(run, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(RunFolder, "keep", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(epochs=1)
+    assert run(epochs=1)[1].epochs == 1
+
+
+def test_permission_to_change_holds_once(run):
+    folder, _ = run(epochs=1)
+    run(epochs=2, optimizer={"lr": 1e-4}, allow_changed_settings=True)
+    with pytest.raises(UsageError, match="seed was 0, now 9"):
+        train(read_train_settings(["--run", str(folder), "--epochs", "3", "--seed", "9"]))
+
+
+def test_lost_metrics_are_written_again(run):
+    folder, _ = run(epochs=2)
+    before = (folder / "metrics.csv").read_text()
+    (folder / "metrics.csv").write_text("")
+    run(epochs=2)
+    assert (folder / "metrics.csv").read_text() == before
+
+
+def test_longer_runs_and_other_workers_stay_in_their_group(run):
+    first, second = run("a", epochs=1)[0], run("b", epochs=2, data={"cache_mb": 64})[0]
+    third = run("c", epochs=1, optimizer={"lr": 0.01})[0]
+    groups = [load_trained(folder).group for folder in (first, second, third)]
+    assert groups[0] == groups[1] != groups[2]
+
+
+def test_moving_average_can_be_turned_on_later(run):
+    run(epochs=1)
+    folder, _ = run(epochs=2, optimizer={"ema_decay": 0.9}, allow_changed_settings=True)
+    assert last(folder)["ema"] is not None
+
+
+def test_weights_cannot_make_python_import_anything(run, tmp_path, monkeypatch):
+    folder, _ = run(epochs=1)
+    weights, metadata = load_weights(folder / "checkpoints" / "best.safetensors")
+    (tmp_path / "evil.py").write_text(f"import pathlib\npathlib.Path({str(tmp_path / 'ran')!r}).touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    save_weights(tmp_path / "w.safetensors", weights, {**metadata, "network": "evil.Net"})
+    with pytest.raises(InputError, match="MAR_TRUST_PACKAGES=evil"):
+        load_trained(tmp_path / "w.safetensors")
+    assert not (tmp_path / "ran").exists()
+    monkeypatch.setenv("MAR_TRUST_PACKAGES", "other,evil")
+    with pytest.raises(UsageError, match=r"evil\.Net"):
+        load_trained(tmp_path / "w.safetensors")
+    assert (tmp_path / "ran").exists()
 
 
 @pytest.mark.parametrize(
@@ -300,6 +398,7 @@ def test_out_of_memory_names_the_knobs(run, monkeypatch):
         ({"network": {"name": "json.JSONDecoder"}}, ["json.JSONDecoder", "nn.Module"]),
         ({"network": {"arguments": {"depth": 3}}}, ["network unet", "depth", "width"]),
         ({"optimizer": {"lr": 0.0}}, ["--optimizer.lr", "got 0"]),
+        ({"optimizer": {"gamma": -1.0}}, ["--optimizer.gamma"]),
         ({"optimizer": {"betas": [0.9, 1.0]}}, ["--optimizer.betas"]),
         ({"epochs": 0}, ["--epochs", "got 0"]),
         ({"data": {"patch": 200}}, ["patch", "200"]),
@@ -360,6 +459,12 @@ def test_networks_of_others_train_and_their_weights_are_their_own(run, name, arg
     ours = load_trained(folder).network
     assert isinstance(ours, ResidualNetwork)
     assert same(ours.net.state_dict(), theirs.state_dict())
+
+
+def test_network_with_other_channels_is_refused(run):
+    arguments = {"in_channels": 2, "out_channels": 5, "kernel_size": 3, "padding": 1}
+    with pytest.raises(UsageError, match=r"Conv2d: answers .*5, 32, 32.* expected .*1, 32, 32"):
+        run(network={"name": "torch.nn.Conv2d", "arguments": arguments}, equivariance={"enabled": False})
 
 
 def test_plain_takes_the_wrapper_off():

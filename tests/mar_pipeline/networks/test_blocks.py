@@ -1,12 +1,23 @@
 """Laws of the convolutional dictionary and of the steps that the networks share."""
 
+import itertools
+
 import pytest
 import torch
 import torch.nn.functional as functional
 from small_networks import inputs, small_batch, small_network
-from torch import Tensor
+from torch import Tensor, nn
 
-from mar_pipeline.networks.blocks import SparseProxNet, analyse, correlate, image_step, oriented_kernels, synthesise
+from mar_pipeline.networks.blocks import (
+    ProxNet,
+    ResBlock,
+    SparseProxNet,
+    analyse,
+    correlate,
+    image_step,
+    oriented_kernels,
+    synthesise,
+)
 
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
@@ -64,6 +75,60 @@ def test_explained_image_is_a_fixed_point_of_the_image_step() -> None:
     state, artifact = normal(2, 4, 8, 8), normal(2, 1, 8, 8, seed=2)
     moved = image_step(state, state[:, :1] + artifact, artifact, torch.ones_like(artifact), torch.tensor(5.0))
     torch.testing.assert_close(moved, state)
+
+
+def convolved(x: Tensor, layer: nn.Conv2d) -> Tensor:
+    """A 3x3 convolution as a sum over its taps of shifted images."""
+    height, width = x.shape[-2:]
+    padded = functional.pad(x, (1, 1, 1, 1))
+    total = layer.bias[None, :, None, None].expand(len(x), -1, height, width)
+    for i, j in itertools.product(range(3), repeat=2):
+        shifted = padded[..., i : i + height, j : j + width]
+        total = total + torch.einsum("oc,bchw->bohw", layer.weight[..., i, j], shifted)
+    return total
+
+
+def normalised(x: Tensor, norm: nn.BatchNorm2d) -> Tensor:
+    """Batch norm: with the batch's own statistics in training, with the running ones in evaluation."""
+    mean, variance = norm.running_mean, norm.running_var
+    if norm.training:
+        mean, variance = x.mean((0, 2, 3)), x.var((0, 2, 3), correction=0)
+    mean, variance, gain, offset = (v[:, None, None] for v in (mean, variance, norm.weight, norm.bias))
+    return gain * (x - mean) / (variance + norm.eps) ** 0.5 + offset
+
+
+def block_formula(x: Tensor, block: ResBlock) -> Tensor:
+    inner = normalised(convolved(x, block.conv1), block.norm1).clamp(min=0)
+    return (x + normalised(convolved(inner, block.conv2), block.norm2)).clamp(min=0)
+
+
+def unlike(network: nn.Module) -> nn.Module:
+    """In double precision, norms and thresholds away from their starting values."""
+    network.double()
+    random = torch.Generator().manual_seed(4)
+    with torch.no_grad():
+        for value in itertools.chain(network.parameters(), network.buffers()):
+            if value.is_floating_point() and value.dim() != 4:
+                value += 0.5 * torch.rand(value.shape, generator=random, dtype=value.dtype)
+    return network
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_residual_block_is_its_formula(training: bool) -> None:
+    block = unlike(ResBlock(3)).train(training)
+    x = normal(2, 3, 9, 11)
+    expected = block_formula(x, block)  # first: in training the call moves the running statistics
+    torch.testing.assert_close(block(x), expected)
+    assert (expected == 0).any()
+
+
+def test_proximal_networks_are_chains_of_blocks_and_the_sparse_one_ends_with_its_threshold() -> None:
+    x = normal(2, 3, 9, 11)
+    for network in (unlike(ProxNet(3, 2)).eval(), unlike(SparseProxNet(3, 2)).eval()):
+        expected = block_formula(block_formula(x, network.blocks[0]), network.blocks[1])
+        if isinstance(network, SparseProxNet):
+            expected = (expected - torch.stack([network.threshold[0, c] for c in range(3)])).clamp(min=0)
+        torch.testing.assert_close(network(x), expected)
 
 
 def test_maps_below_their_threshold_vanish() -> None:

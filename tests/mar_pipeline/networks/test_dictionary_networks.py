@@ -1,5 +1,6 @@
 """DICDNet, OSCNet(+) and ACDNet against their formulas, written out with torch's own convolutions."""
 
+import fnmatch
 from collections.abc import Callable
 
 import pytest
@@ -8,7 +9,7 @@ import torch.nn.functional as functional
 from small_networks import inputs, small_batch, small_network
 from torch import Tensor, nn
 
-from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.networks import NETWORKS, NetworkOutput
 from mar_pipeline.networks.blocks import analyse
 
 
@@ -127,6 +128,38 @@ def test_acdnet_starts_with_two_stages_of_a_dictionary_network() -> None:
         torch.testing.assert_close(network.last_prox(unfolded.state)[:, :1], expected)
 
 
+STAGES = {"dual.weight": 1 / 9, "threshold": 1.0, "map_steps": 1.0, "image_steps": 5.0, "map_proxes.*.threshold": 0.5}
+"""Starting values of what all dictionary networks share: box filters, tau, eta_M, eta_x, tau of ProxM."""
+STARTING_VALUES = {
+    "dicdnet": STAGES,
+    "oscnet": STAGES | {"bias": 0.0},
+    "oscnet_plus": STAGES | {"bias": 0.0},
+    "acdnet": STAGES
+    | {
+        "adaptive_stages.*.kernel_step": 5.0,
+        "adaptive_stages.*.map_step": 1.0,
+        "adaptive_stages.*.image_step": 5.0,
+        "adaptive_stages.*.map_prox.threshold": 0.5,
+        "adaptive_stages.*.kernel_prox.threshold": 0.0,
+    },
+}
+
+
+@pytest.mark.parametrize("name", STARTING_VALUES)
+def test_networks_start_from_the_published_values(name: str) -> None:
+    parameters = dict(NETWORKS[name]().named_parameters())
+    for pattern, value in STARTING_VALUES[name].items():
+        found = [parameters[key] for key in fnmatch.filter(parameters, pattern)]
+        assert found, pattern
+        for parameter in found:
+            torch.testing.assert_close(parameter.detach(), torch.full_like(parameter, value), msg=pattern)
+
+
+def test_maps_of_acdnet_are_not_mixed_at_first() -> None:
+    maps = torch.randn(2, 6, 8, 9)
+    assert torch.equal(NETWORKS["acdnet"]().mixing(maps), maps)
+
+
 def first_kernel_step(paper_scaling: bool, repeats: int) -> Tensor:
     stage = small_network("acdnet", paper_scaling=paper_scaling).adaptive_stages[0].double()
     random = torch.Generator().manual_seed(0)
@@ -154,6 +187,20 @@ def test_kernels_of_acdnet_are_non_negative_combinations_of_norm_one() -> None:
     assert (rows >= 0).all()
     norms = rows.norm(dim=2)
     torch.testing.assert_close(norms[norms > 0], torch.ones_like(norms[norms > 0]))
+
+
+def test_proximal_network_of_the_kernels_is_its_formula() -> None:
+    prox = disturbed(small_network("acdnet", maps=3, kernels=4)).adaptive_stages[0].kernel_prox
+    coefficients = torch.randn(5, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    coefficients[0, 0] = -100  # a row in which nothing is left
+    with torch.no_grad():
+        for given, result in zip(coefficients, prox(coefficients), strict=True):
+            hidden = (prox.hidden.weight @ given.flatten() + prox.hidden.bias).clamp(min=0)
+            moved = given + (prox.output.weight @ hidden + prox.output.bias).reshape(3, 4)
+            for row, threshold, got in zip(moved, prox.threshold, result, strict=True):
+                rest = (row - threshold).clamp(min=0)
+                norm = (rest**2).sum() ** 0.5
+                torch.testing.assert_close(got, rest / norm if norm > 0 else rest)
 
 
 @pytest.mark.parametrize("name", ["oscnet", "oscnet_plus"])
