@@ -16,6 +16,7 @@ from torch import Tensor
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
 from mar_pipeline.equivariance import equivariance_report
 from mar_pipeline.equivariance.feature_maps import find_layer
+from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
 from mar_pipeline.equivariance_tables import summary, to_markdown
 from mar_pipeline.evaluation_files import make_folder
@@ -23,6 +24,7 @@ from mar_pipeline.evaluation_pairs import find_pairs, load_masks, load_pair, why
 from mar_pipeline.method_facts import machine
 from mar_pipeline.metrics import MU_RANGE_PER_CM
 from mar_pipeline.network_units import UNITS_PER_MU, to_network
+from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
 from mar_pipeline.runs import Trained, load_trained
 from mar_pipeline.score_tables import plain_table
@@ -207,9 +209,20 @@ def _check_layer(settings: EquivarianceSettings, trained: Mapping[str, Trained])
     """Refuses a layer that the figures could not show, before anything is measured."""
     for label, run in trained.items():
         try:
-            find_layer(run.network, settings.layer, settings.group_order)
+            _shown_fields(run, settings)
         except ValueError as error:
             raise UsageError(f"--layer, for {label}: {error}") from error
+
+
+def _shown_fields(run: Trained, settings: EquivarianceSettings) -> Fields | None:
+    """Fields of the layer in the figures; None leaves them to the layer itself."""
+    typed = typed_layers(run.network, settings.group_order)
+    name, _ = find_layer(run.network, settings.layer, settings.group_order)
+    if any(name.startswith(f"{module}.") for module in typed.exclude):
+        raise ValueError(
+            f"how the channels of {name!r} turn is not known at the group order {settings.group_order}; name another"
+        )
+    return typed.outputs.get(name)
 
 
 def _warn_of_other_presets(trained: Mapping[str, Trained], preset: str) -> None:
@@ -250,15 +263,18 @@ def _inputs(settings: EquivarianceSettings, trained_preset: str) -> tuple[str, l
 
 
 def _measure(run: Trained, inputs: tuple[Tensor, ...], settings: EquivarianceSettings) -> EquivarianceReport:
-    """One pair at a time; the output counts outside the metal, which networks leave undefined."""
+    """One pair at a time; the correction of LI counts, outside the metal, which networks leave undefined."""
+    typed = typed_layers(run.network, settings.group_order)
     try:
         return equivariance_report(
             run.network,
             inputs,
+            typed.outputs,
             group_order=settings.group_order,
             angles_deg=settings.angles,
             data_range=_RANGE,
-            output=lambda answer, image, li, metal_mask: answer[0] * (1 - metal_mask),
+            exclude=typed.exclude,
+            output=lambda answer, image, li, metal_mask: (answer[0] - li) * (1 - metal_mask),
             batch_size=1,
         )
     except (ValueError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left
@@ -271,6 +287,7 @@ def _draw(
     from mar_pipeline.equivariance.figures import feature_figure
 
     networks = {label: run.network for label, run in trained.items()}
+    shown = {label: _shown_fields(run, settings) for label, run in trained.items()}
     limits = tuple(float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
     for name, angle in FIGURES_DEG.items():
         figure = feature_figure(
@@ -278,6 +295,7 @@ def _draw(
             [image[:1] for image in inputs],
             angle,
             settings.layer,
+            fields={label: own for label, own in shown.items() if own is not None},
             group_order=settings.group_order,
             maps=settings.maps,
             image_limits=(limits[0], limits[1]),

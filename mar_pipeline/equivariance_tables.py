@@ -43,10 +43,12 @@ def to_markdown(reports: Mapping[str, EquivarianceReport], names: Sequence[str])
     """
     words = (
         f"Turned pairs: {', '.join(names)}. Relative error ||a - b|| / sqrt((||a||² + ||b||²) / 2), a the turned "
-        "output, b the output of the turned input: 0 for an equivariant network; the image counts outside the metal. "
+        "output, b the output of the turned input: 0 for an equivariant network. The output is the correction: the "
+        "network's image less the LI image, which itself turns exactly and would hide the network; it counts outside "
+        "the metal. "
         "Centred: with the means taken off below; 1.41 for unrelated maps. Floor: what interpolation alone may make, "
         f"centred. EQ-R: 10 log10(R² / mean (a - b)²), R = {MU_RANGE_PER_CM:g}/cm as for PSNR. Mean layer: of the "
-        "centred errors of all convolutions."
+        "centred errors of the convolutions whose turning is known."
     )
     parts = [f"# Rotation equivariance\n\n{words}\n\n{markdown_table(summary(reports))}\n"]
     parts += [f"## {label}\n\n{report.to_markdown()}" for label, report in reports.items()]

@@ -127,5 +127,6 @@ def _training(trained: Trained) -> str:
         return "Not recorded."
     kept = {key: value for key, value in settings.items() if key not in _OF_THE_MACHINE}
     if isinstance(data := kept.get("data"), dict):
-        kept["data"] = {key: PurePath(value).name if key in _PATHS and value else value for key, value in data.items()}
-    return f"All settings of `mar train`, data included (paths: their last part):\n\n```yaml\n{yaml.safe_dump(kept, sort_keys=False)}```"
+        kept["data"] = data | {key: PurePath(data[key]).name or data[key] for key in _PATHS if data.get(key)}
+    text = yaml.safe_dump(kept, sort_keys=False)
+    return f"All settings of `mar train`, data included; paths by their last part:\n\n```yaml\n{text}```"

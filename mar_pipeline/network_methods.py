@@ -60,9 +60,10 @@ class NetworkMethod:
         return to_mu(self._run(*self._inputs(pair, metal_mask)))[0, 0].cpu().numpy()
 
     def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray) -> dict[int, float]:
-        """How far the image of a turned slice is from the turned image of the slice, outside the metal.
+        """How far the correction of a turned slice is from the turned correction of the slice, outside the metal.
 
-        r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
+        The correction f(x) is what the network adds to the LI image, which itself turns exactly and would hide the
+        network. r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
         ||r|| / sqrt((||pi_n f(x)||^2 + ||f(pi_n x)||^2) / 2), not centred: 0 for an equivariant network.
 
         Args:
@@ -76,12 +77,13 @@ class NetworkMethod:
             InputError: as calling it.
         """
         inputs, image_field = self._inputs(pair, metal_mask), [("trivial", 1)]
-        straight = self._run(*inputs)
+        straight = self._run(*inputs) - inputs[1]
         errors = {}
         for n in (1, 2, 3) if metal_mask.shape[0] == metal_mask.shape[1] else (2,):
             turned = [act(image, n, image_field) for image in inputs]
             outside = 1 - turned[2]
-            errors[90 * n] = _relative_error(act(straight, n, image_field) * outside, self._run(*turned) * outside)
+            of_turned = self._run(*turned) - turned[1]
+            errors[90 * n] = _relative_error(act(straight, n, image_field) * outside, of_turned * outside)
         return errors
 
     def _inputs(self, pair: Pair, metal_mask: np.ndarray) -> list[Tensor]:

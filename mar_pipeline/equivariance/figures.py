@@ -38,7 +38,7 @@ def feature_figure(
     angle_deg: float = 90.0,
     layers: str | Mapping[str, str] | None = None,
     *,
-    fields: Fields | None = None,
+    fields: Fields | Mapping[str, Fields] | None = None,
     group_order: int = 4,
     maps: int = 2,
     image_limits: tuple[float, float] | None = None,
@@ -57,7 +57,8 @@ def feature_figure(
         angle_deg: of the rotation; 120 is the paper's 2 pi / 3, at which groups of 4 orientations show their mean.
         layers: name of the layer, for all networks or by label; None takes the last one with t channels
             or more.
-        fields: of the layer's output; None takes those of a strict layer, else the automatic ones.
+        fields: of the layer's output, for all networks or by label; where there are none, those of a strict layer, else
+            the automatic ones.
         group_order: t of regular fields.
         maps: number of maps of each network.
         image_limits: black and white of the image; None takes its 1st and 99th percentile.
@@ -78,7 +79,7 @@ def feature_figure(
             x,
             angle_deg,
             layers if layers is None or isinstance(layers, str) else layers.get(label),
-            fields=fields,
+            fields=fields.get(label) if isinstance(fields, Mapping) else fields,
             group_order=group_order,
             count=maps,
             disk_margin=disk_margin,

@@ -259,29 +259,35 @@ class StrictImageNetwork(nn.Module):
         depth: number of group convolutions, each after a norm and a ReLU.
         group_order: t; 2 and 4 use `StrictConv2d`, others `FourierConv2d`.
         kernel_size: odd.
-        image_channels: of input and output.
+        in_channels: of the input images.
+        out_channels: of the output images.
     """
 
     def __init__(
-        self, groups: int = 8, depth: int = 2, group_order: int = 4, kernel_size: int = 3, image_channels: int = 1
+        self,
+        groups: int = 8,
+        depth: int = 2,
+        group_order: int = 4,
+        kernel_size: int = 3,
+        in_channels: int = 1,
+        out_channels: int = 1,
     ) -> None:
         super().__init__()
         convolution = StrictConv2d if group_order in (2, 4) else FourierConv2d
-        image: StrictField = ("trivial", image_channels)
         hidden: StrictField = ("regular", groups)
-        layers: list[nn.Module] = [convolution(image, hidden, kernel_size, group_order)]
+        layers: list[nn.Module] = [convolution(("trivial", in_channels), hidden, kernel_size, group_order)]
         for _ in range(depth):
             layers += [GroupBatchNorm2d(groups, group_order), nn.ReLU()]
             layers.append(convolution(hidden, hidden, kernel_size, group_order))
         layers += [
             GroupBatchNorm2d(groups, group_order),
             nn.ReLU(),
-            convolution(hidden, image, kernel_size, group_order),
+            convolution(hidden, ("trivial", out_channels), kernel_size, group_order),
         ]
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Float[Tensor, "batch image_channels H W"] to the same shape."""
+        """Float[Tensor, "batch in_channels H W"] to Float[Tensor, "batch out_channels H W"]."""
         return self.layers(image)
 
 

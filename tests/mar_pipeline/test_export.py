@@ -25,12 +25,12 @@ from simulation.files import sha256_of
 FILES = ["MODEL_CARD.md", "SHA256SUMS", "model.safetensors", "report.json"]
 
 
-def write_run(folder: Path, name: str = "unet", seed: int = 3, **data: str) -> Path:
+def write_run(run: Path, name: str = "unet", seed: int = 3, **data: str) -> Path:
     """A run folder as training leaves it."""
-    best = folder / "checkpoints" / "best.safetensors"
+    best = run / "checkpoints" / "best.safetensors"
     best.parent.mkdir(parents=True)
     settings = {
-        "run": str(folder),
+        "run": str(run),
         "threads": 2,
         "seed": seed,
         "data": {"kind": "simulate", "source": "phantom:pelvis"} | data,
@@ -47,7 +47,7 @@ def write_run(folder: Path, name: str = "unet", seed: int = 3, **data: str) -> P
         "settings": json.dumps(settings),
     }
     save_weights(best, small_network(name, seed).state_dict(), metadata)
-    return folder
+    return run
 
 
 @pytest.fixture
@@ -120,7 +120,8 @@ def test_the_card_says_what_it_is_made_of_and_not_for(run: Path, tmp_path: Path)
 def test_the_card_names_data_without_the_folders_of_the_machine_it_was_on(tmp_path: Path) -> None:
     private = tmp_path / "home" / "jane"
     places = {"source": "SLICES", "masks": "MASKS.npy", "folder": "TRAIN", "val_folder": "HELD_OUT/"}
-    run = write_run(private / "runs" / "first", **{key: f"{private}/{name}" for key, name in places.items()})
+    settings = {key: f"{private}/{name}" for key, name in places.items()}
+    run = write_run(private / "runs" / "first", "unet", 3, **settings)
     exported(run, tmp_path / "out")
     card = (tmp_path / "out" / "MODEL_CARD.md").read_text()
     for key, name in places.items():

@@ -232,7 +232,7 @@ def test_output_term_sees_what_the_network_adds_to_li(data: Path, tmp_path: Path
     assert not task.turning_output(NetworkOutput(batch[LI], (), ()), batch).any()
 
 
-def convolution() -> nn.Module:
+def convolutions() -> nn.Sequential:
     torch.manual_seed(0)
     return nn.Sequential(nn.Conv2d(1, 4, 3, bias=False), nn.Conv2d(4, 4, 3, bias=False))
 
@@ -253,13 +253,13 @@ def step_of(regularizer: EquivarianceRegularizer, network: nn.Module, samples: i
 
 @pytest.mark.parametrize(("fraction", "samples"), [(0.25, 4), (0.5, 8), (1.0, 16)])
 def test_share_of_the_batch_that_is_turned(fraction: float, samples: int) -> None:
-    network = convolution()
+    network = convolutions()
     prepared, _ = step_of(regularizer_of(network, batch_fraction=fraction), network)
     assert len(prepared) == samples
 
 
 def test_only_every_kth_step_is_regularised_with_k_times_the_weight() -> None:
-    network = convolution()
+    network = convolutions()
     single, every = step_of(regularizer_of(network), network)[1], regularizer_of(network, every_k=3)
     losses = [step_of(every, network)[1] for _ in range(6)]
     assert [loss > 0 for loss in losses] == [True, False, False] * 2
@@ -268,17 +268,17 @@ def test_only_every_kth_step_is_regularised_with_k_times_the_weight() -> None:
 
 @pytest.mark.parametrize(("mode", "factor"), [("relative", 1), ("mse", 9), ("paper", 3)])
 def test_modes_differ_in_what_the_scale_of_the_output_does(mode: str, factor: float) -> None:
-    network = convolution()
+    network = convolutions()
     regularizer = regularizer_of(network, mode=mode, layers=("1",))
     before = step_of(regularizer, network)[1]
     with torch.no_grad():
-        network[1].weight *= 3  # type: ignore[index, operator]
+        network[1].weight *= 3
     regularizer.reseed(0)
     assert step_of(regularizer, network)[1] == pytest.approx(factor * before, rel=1e-4)
 
 
 def test_layers_are_those_asked_for_and_weights_multiply_their_terms() -> None:
-    network = convolution()
+    network = convolutions()
     regularizer = regularizer_of(network, layers=("0",), weight=2.0, output_weight=5.0)
     _, loss = step_of(regularizer, network)
     assert set(regularizer.values) == {"0", "output"}
@@ -286,7 +286,7 @@ def test_layers_are_those_asked_for_and_weights_multiply_their_terms() -> None:
 
 
 def test_group_of_half_turns_turns_by_them_alone() -> None:
-    network = convolution()
+    network = convolutions()
     regularizer = regularizer_of(network, group_order=2)
     for _ in range(4):
         first, second = step_of(regularizer, network)[0].chunk(2)

@@ -1,0 +1,108 @@
+"""What a rotation does to the channels of the networks here: the typed fields of their convolutions.
+
+Without them EQ-Reg would take the image, channel 0 of ProxX, for the first orientation of a group.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import nn
+
+from mar_pipeline.equivariance import automatic_fields
+from mar_pipeline.equivariance.fields import Fields
+from mar_pipeline.equivariance.selection import Selector, lookup, select_layers
+from mar_pipeline.equivariance.weight_space import Ends
+from mar_pipeline.networks.acdnet import ACDNet
+from mar_pipeline.networks.dicdnet import DICDNet, DictionaryNetwork
+from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
+from mar_pipeline.networks.unet import ResidualUNet
+
+
+class TypedLayers(NamedTuple):
+    """Fields of a network's layers, and the layers that have none.
+
+    Attributes:
+        ends: name of a layer -> (fields of its input, fields of its output); layers that are missing are automatic.
+        exclude: names of modules of which no equivariance can be asked, with everything inside.
+    """
+
+    ends: dict[str, Ends]
+    exclude: tuple[str, ...]
+
+    @property
+    def outputs(self) -> dict[str, Fields]:
+        """Name of a layer -> fields of its output."""
+        return {name: after for name, (_, after) in self.ends.items()}
+
+
+def typed_layers(
+    network: nn.Module, group_order: int = 4, layers: Selector | Sequence[Selector] | None = None
+) -> TypedLayers:
+    """Fields of the convolutions of one of `NETWORKS`; nothing for other networks, whose layers stay automatic.
+
+    Images are trivial. The dual channels are regular groups, and so are DICDNet's maps: its kernels are free, so they
+    can learn to be rotated copies. OSCNet's maps are regular groups of its own number of rotations, so they are left
+    out under any other group order: a quarter turn rolls 8 rotations by 2, which no field of 4 orientations says.
+    Left out are also ACDNet's maps, whose kernels are other ones for every image, and the features of OSCNet+'s
+    predictor, whose mean over the image hardly changes when it is turned.
+
+    Args:
+        network: any.
+        group_order: t.
+        layers: the layers that are meant, see `selection.select_layers`; None takes every Conv2d.
+
+    Raises:
+        ValueError: a name or pattern in ``layers`` that fits no module.
+    """
+    if isinstance(network, DictionaryNetwork):
+        patterns, exclude = _dictionary_fields(network, group_order)
+    elif isinstance(network, ResidualUNet):
+        patterns, exclude = _unet_fields(network, group_order), ()
+    else:
+        return TypedLayers({}, ())
+    found = {name: lookup(patterns, name) for name in select_layers(network, layers, exclude)}
+    return TypedLayers({name: ends for name, ends in found.items() if ends is not None}, exclude)
+
+
+def _dictionary_fields(network: DictionaryNetwork, group_order: int) -> tuple[dict[str, Ends], tuple[str, ...]]:
+    image: Fields = (("trivial", 1),)
+    dual = tuple(automatic_fields(network.dual.out_channels, group_order))
+    state = (*image, *dual)
+    patterns: dict[str, Ends] = {"dual": (image, dual)}
+    patterns |= {f"{name}.*": (state, state) for name in ("first_prox", "image_proxes", "last_prox")}
+    exclude: tuple[str, ...] = ()
+    if isinstance(network, ACDNet):
+        stages = range(len(network.adaptive_stages))
+        patterns |= {f"adaptive_stages.{stage}.image_prox.*": (state, state) for stage in stages}
+        exclude = ("map_proxes", "mixing", *(f"adaptive_stages.{stage}.map_prox" for stage in stages))
+    elif _has_oriented_maps(network, group_order):
+        maps = automatic_fields(len(network.initial_kernels), group_order)
+        patterns["map_proxes.*"] = (maps, maps)
+    else:
+        exclude = ("map_proxes",)
+    return patterns, (*exclude, "predictor") if isinstance(network, OSCNetPlus) else exclude
+
+
+def _has_oriented_maps(network: DictionaryNetwork, group_order: int) -> bool:
+    """Whether consecutive maps can be the t orientations of one kernel."""
+    if isinstance(network, OSCNet | OSCNetPlus):
+        return network.basis.shape[2] == group_order
+    return isinstance(network, DICDNet)
+
+
+def _unet_fields(network: ResidualUNet, group_order: int) -> dict[str, Ends]:
+    """Automatic ones, but the two input images, and the decoder's inputs: a skip, and as many channels from below."""
+
+    def of(channels: int) -> Fields:
+        return tuple(automatic_fields(channels, group_order))
+
+    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+    ends: dict[str, Ends] = {name: (of(layer.in_channels), of(layer.out_channels)) for name, layer in layers.items()}
+    for number in range(len(network.unet.up)):
+        name = f"unet.up.{number}.0"
+        half = of(layers[name].in_channels // 2)
+        ends[name] = ((*half, *half), ends[name][1])
+    first, last = "unet.first.0", "unet.last"
+    ends[first] = ((("trivial", layers[first].in_channels),), ends[first][1])
+    ends[last] = (ends[last][0], (("trivial", layers[last].out_channels),))
+    return ends
