@@ -15,9 +15,8 @@ from torch import Tensor
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
 from mar_pipeline.equivariance import equivariance_report
-from mar_pipeline.equivariance.feature_maps import find_layer
-from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
+from mar_pipeline.equivariance_figures import draw_figures, shown_fields
 from mar_pipeline.equivariance_tables import summary, to_markdown
 from mar_pipeline.evaluation_files import make_folder
 from mar_pipeline.evaluation_pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
@@ -38,13 +37,9 @@ from simulation.provenance import library_versions
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced
 from simulation.store import read_manifest
-from simulation.units import hu_to_mu
 
 logger = logging.getLogger(__name__)
 
-FIGURES_DEG = {"figure_1.png": 90.0, "figure_2.png": 120.0}
-"""The published figures: a quarter turn, and 2 pi / 3."""
-_WINDOW_HU = (-175.0, 275.0)
 _RANGE = MU_RANGE_PER_CM * UNITS_PER_MU
 _PHANTOM_SEED = 0
 
@@ -144,7 +139,9 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     for name, text in texts.items():
         with whole_file(out / name) as partial:
             partial.write_text(text)
-    outputs = [*texts, *_draw({label: trained[label] for label in reports}, inputs, settings, out), "report.json"]
+    networks = {label: trained[label].network for label in reports}
+    figures = draw_figures(networks, inputs, settings.layer, settings.group_order, settings.maps, out)
+    outputs = [*texts, *figures, "report.json"]
     plain = asdict(settings)
     write_json(
         out / "report.json",
@@ -209,20 +206,9 @@ def _check_layer(settings: EquivarianceSettings, trained: Mapping[str, Trained])
     """Refuses a layer that the figures could not show, before anything is measured."""
     for label, run in trained.items():
         try:
-            _shown_fields(run, settings)
+            shown_fields(run.network, settings.layer, settings.group_order)
         except ValueError as error:
             raise UsageError(f"--layer, for {label}: {error}") from error
-
-
-def _shown_fields(run: Trained, settings: EquivarianceSettings) -> Fields | None:
-    """Fields of the layer in the figures; None leaves them to the layer itself."""
-    typed = typed_layers(run.network, settings.group_order)
-    name, _ = find_layer(run.network, settings.layer, settings.group_order)
-    if any(name.startswith(f"{module}.") for module in typed.exclude):
-        raise ValueError(
-            f"how the channels of {name!r} turn is not known at the group order {settings.group_order}; name another"
-        )
-    return typed.outputs.get(name)
 
 
 def _warn_of_other_presets(trained: Mapping[str, Trained], preset: str) -> None:
@@ -279,30 +265,6 @@ def _measure(run: Trained, inputs: tuple[Tensor, ...], settings: EquivarianceSet
         )
     except (ValueError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left
         raise InputError(f"cannot be measured ({' '.join(str(error).split())[:300]})") from error
-
-
-def _draw(
-    trained: Mapping[str, Trained], inputs: Sequence[Tensor], settings: EquivarianceSettings, out: Path
-) -> list[str]:
-    from mar_pipeline.equivariance.figures import feature_figure
-
-    networks = {label: run.network for label, run in trained.items()}
-    shown = {label: _shown_fields(run, settings) for label, run in trained.items()}
-    limits = tuple(float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
-    for name, angle in FIGURES_DEG.items():
-        figure = feature_figure(
-            networks,
-            [image[:1] for image in inputs],
-            angle,
-            settings.layer,
-            fields={label: own for label, own in shown.items() if own is not None},
-            group_order=settings.group_order,
-            maps=settings.maps,
-            image_limits=(limits[0], limits[1]),
-        )
-        with whole_file(out / name) as partial:
-            figure.savefig(partial, format="png")
-    return list(FIGURES_DEG)
 
 
 def _facts(label: str, run: Trained) -> dict[str, Any]:

@@ -166,9 +166,9 @@ def _states(measured: Measurements, precision: str) -> str:
         clock = f"CPU seconds, all threads added up ({facts['threads']} of them)"
     pairs = measured.pairs
     errors = (
-        f" Equivariance error: ||a - b|| / sqrt((||a||^2 + ||b||^2) / 2) outside the metal, a the turned "
-        f"correction, b the correction of the turned input; correction: the output less the LI image, which itself turns "
-        f"exactly; mean over {pairs} pair{'s' * (pairs != 1)}."
+        f" Equivariance error: ||a - b|| / sqrt((||a||^2 + ||b||^2) / 2) outside the metal, a the turned correction, b "
+        "the correction of the turned input, each the output less the LI image, which itself turns exactly; mean over "
+        f"{pairs} pair{'s' * (pairs != 1)}."
         if pairs
         else ""
     )

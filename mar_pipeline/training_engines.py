@@ -20,6 +20,7 @@ from torch.utils.tensorboard import SummaryWriter
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.equivariance.regularizer import OUTPUT
 from mar_pipeline.networks.build import plain
+from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.train_settings import EquivarianceTraining
 from mar_pipeline.training_progress import TrainingProgress
@@ -100,11 +101,14 @@ def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> Equiva
     if not wanted.enabled or not (wanted.weight or wanted.output_weight):
         return None
     try:
+        typed = typed_layers(plain(network), wanted.group_order, wanted.layers)
         regularizer = EquivarianceRegularizer(
             plain(network),
             group_order=wanted.group_order,
             mode=wanted.mode,
             layers=wanted.layers,
+            fields=typed.outputs,
+            exclude=typed.exclude,
             weight=wanted.weight,
             output_weight=wanted.output_weight,
             batch_fraction=wanted.batch_fraction,
@@ -225,7 +229,9 @@ class Engines:
                 loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
             wanted = self.settings.equivariance
             if wanted.enabled and wanted.weight_space > 0:
-                penalty = weight_penalty(plain(self.state.network), wanted.group_order, wanted.layers)
+                network = plain(self.state.network)
+                typed = typed_layers(network, wanted.group_order, wanted.layers)
+                penalty = weight_penalty(network, wanted.group_order, wanted.layers, typed.ends, typed.exclude)
                 loss = loss + wanted.weight_space * penalty
         return loss
 

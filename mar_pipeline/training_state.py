@@ -2,6 +2,7 @@
 
 import json
 import logging
+from pathlib import PurePath
 from typing import Any
 
 import torch
@@ -19,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 _NOT_LEARNT = ({*FREE} - {"label"}) | {"seed"}
 """Keys in which runs of one group may differ: where and how long they ran, and the seed."""
+
+_PLACES = ("folder", "source", "masks", "val_folder")
+"""Keys of the data that may be paths."""
 
 
 class TrainingState:
@@ -114,7 +118,7 @@ class TrainingState:
         self.folder.write_metrics(self.rows)
 
     def _metadata(self) -> dict[str, str]:
-        settings = as_plain(self.settings)
+        settings = _without_places(as_plain(self.settings))
         group = {key: value for key, value in flat(settings).items() if key not in _NOT_LEARNT}
         return {
             "network": self.settings.network.name,
@@ -127,6 +131,12 @@ class TrainingState:
             "settings": json.dumps(settings),
             **self.facts,
         }
+
+
+def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings that may travel with the weights: folders of the machine shortened to their last part."""
+    data = {key: PurePath(value).name if key in _PLACES and value else value for key, value in settings["data"].items()}
+    return {**settings, "run": PurePath(settings["run"]).name, "data": data}
 
 
 def _optimizer(network: nn.Module, wanted: OptimizerSettings) -> torch.optim.Optimizer:

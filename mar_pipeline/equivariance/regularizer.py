@@ -101,7 +101,8 @@ class EquivarianceRegularizer:
         if not chosen and weight > 0 and not taps_only:
             raise ValueError("no layer is left to regularise; name layers, exclude fewer, or use weight=0")
         image_layers = select_layers(self.model, output_layers) if output_layers else {}
-        self._fields = LayerFields(chosen, fields or {}, image_layers, group_order, strict)
+        named = fields if fields and weight > 0 else {}
+        self._fields = LayerFields(chosen, named, image_layers, group_order, strict)
         self._capture = Capture(chosen)
         self.attach()
 

@@ -276,14 +276,10 @@ class StrictImageNetwork(nn.Module):
         convolution = StrictConv2d if group_order in (2, 4) else FourierConv2d
         hidden: StrictField = ("regular", groups)
         layers: list[nn.Module] = [convolution(("trivial", in_channels), hidden, kernel_size, group_order)]
-        for _ in range(depth):
+        outputs: list[StrictField] = [*[hidden] * depth, ("trivial", out_channels)]
+        for field in outputs:
             layers += [GroupBatchNorm2d(groups, group_order), nn.ReLU()]
-            layers.append(convolution(hidden, hidden, kernel_size, group_order))
-        layers += [
-            GroupBatchNorm2d(groups, group_order),
-            nn.ReLU(),
-            convolution(hidden, ("trivial", out_channels), kernel_size, group_order),
-        ]
+            layers.append(convolution(hidden, field, kernel_size, group_order))
         self.layers = nn.Sequential(*layers)
 
     def forward(self, image: Tensor) -> Tensor:

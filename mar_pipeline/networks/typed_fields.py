@@ -52,7 +52,7 @@ def typed_layers(
         layers: the layers that are meant, see `selection.select_layers`; None takes every Conv2d.
 
     Raises:
-        ValueError: a name or pattern in ``layers`` that fits no module.
+        ValueError: a name or pattern in ``layers`` that fits no module, or no layer with t channels.
     """
     if isinstance(network, DictionaryNetwork):
         patterns, exclude = _dictionary_fields(network, group_order)
@@ -60,7 +60,13 @@ def typed_layers(
         patterns, exclude = _unet_fields(network, group_order), ()
     else:
         return TypedLayers({}, ())
-    found = {name: lookup(patterns, name) for name in select_layers(network, layers, exclude)}
+    chosen = select_layers(network, layers, exclude)
+    found = {name: lookup(patterns, name) for name in chosen}
+    if chosen and all(getattr(layer, "out_channels", group_order) < group_order for layer in chosen.values()):
+        raise ValueError(
+            f"group_order {group_order} fits no layer: all {len(chosen)} have fewer channels; use a smaller group "
+            "order, more channels or other layers"
+        )
     return TypedLayers({name: ends for name, ends in found.items() if ends is not None}, exclude)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib.image import imread
+from small_networks import small_network
 from small_pairs import masks, tiny_protocol, write_pairs
 from torch import Tensor, nn
 
@@ -45,6 +46,11 @@ class Strict(Plain):
         return StrictConv2d(("trivial", 2), ("regular", 2), 3), StrictConv2d(("regular", 2), ("trivial", 1), 3)
 
 
+class Faint(Plain):
+    def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
+        return NetworkOutput(li + 0.01 * (super().forward(image, li, metal_mask).image - li), (), ())
+
+
 class Picky(Plain):
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
         raise RuntimeError("expected sides\nthat are multiples of 1024")
@@ -63,7 +69,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
             raise InputError(f"{path}: no such file; expected a run folder or a weights file")
         return runs[Path(path)]
 
-    def run(name: str, network: type[Plain], **facts: object) -> str:
+    def run(name: str, network: Callable[[], nn.Module], **facts: object) -> str:
         path = tmp_path / f"{name}.safetensors"
         path.write_text(name)
         torch.manual_seed(5)
@@ -136,6 +142,25 @@ def test_what_is_inside_the_metal_does_not_count(settings: EquivarianceSettings,
     """Both networks put anything there, which does not turn."""
     result = equivariance(replace(settings, runs=(add("strict", Strict),), angles=(90.0, 180.0)))
     assert max(row.error for row in result.reports["strict"].network) < 1e-5
+
+
+def test_li_does_not_hide_the_network(settings: EquivarianceSettings, add: Add) -> None:
+    """What the network adds is compared, so its strength is no matter."""
+    runs = (add("plain", Plain), add("faint", Faint))
+    reports = equivariance(replace(settings, runs=runs, angles=(90.0,))).reports
+    plain, faint = (reports[label].network[0].error for label in ("plain", "faint"))
+    assert faint == pytest.approx(plain, rel=1e-3)
+    assert "less the LI image" in (Path(settings.out) / "equivariance.md").read_text()
+
+
+def test_layers_have_the_fields_of_their_network(settings: EquivarianceSettings, add: Add) -> None:
+    run = add("oscnet", lambda: small_network("oscnet", rotations=8))
+    settings = replace(settings, runs=(run,), angles=(90.0,))
+    layers = {row.layer: row.fields for row in equivariance(settings).reports["oscnet"].layers}
+    assert layers["last_prox.blocks.0.conv1"] == (("trivial", 1), ("trivial", 3))
+    assert not any(name.startswith("map_proxes") for name in layers)
+    with pytest.raises(UsageError, match="--layer, for oscnet: how the channels of 'map_proxes"):
+        equivariance(replace(settings, layer="map_proxes.0.blocks.0.conv1"))
 
 
 def test_pairs_are_simulated_where_no_data_is_given(add: Add, tmp_path: Path, small_scanner: None) -> None:

@@ -229,11 +229,23 @@ def test_the_equivariance_error_is_the_stated_formula(settings: EvaluateSettings
     pair, metal_mask = first_pair(settings)
     doubled = method_of(add("ramp", lambda image, li, mask: li * torch.arange(SIDE)))
     ramp, li = np.arange(SIDE), np.asarray(pair.LI_CT, np.float64)
-    a, b = np.rot90(li * ramp), np.rot90(li) * ramp
+    a, b = np.rot90(li * ramp - li), np.rot90(li) * ramp - np.rot90(li)
     outside = ~np.rot90(metal_mask)
     size = math.sqrt((np.sum(a[outside] ** 2) + np.sum(b[outside] ** 2)) / 2)
     expected = np.linalg.norm((a - b)[outside]) / size
     assert doubled.equivariance_errors(pair, metal_mask)[90] == pytest.approx(expected, rel=1e-5)
+
+
+def test_li_does_not_hide_the_network(settings: EvaluateSettings, add: Add) -> None:
+    """A faint correction that does not turn is as far from equivariant as a strong one."""
+    pair, metal_mask = first_pair(settings)
+    faint, strong = (
+        method_of(add(f"gain_{gain}", lambda image, li, mask, gain=gain: li + gain * torch.arange(SIDE)))
+        for gain in (0.05, 5.0)
+    )
+    errors = [method.equivariance_errors(pair, metal_mask)[90] for method in (faint, strong)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-3)
+    assert errors[0] > 0.5
 
 
 def test_errors_are_measured_on_as_many_pairs_as_asked(settings: EvaluateSettings, add: Add) -> None:

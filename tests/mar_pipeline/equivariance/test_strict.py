@@ -87,15 +87,15 @@ def test_fourier_layers_follow_45_degrees_as_far_as_sampling_allows() -> None:
 
 @pytest.mark.parametrize(("t", "turns"), [(4, (1, 2, 3)), (2, (1,)), (8, (2, 4, 6))])
 def test_a_network_of_strict_layers_is_equivariant(t: int, turns: tuple[int, ...]) -> None:
-    network = randomise(StrictImageNetwork(groups=3, depth=3, group_order=t, kernel_size=5, image_channels=2))
+    network = randomise(StrictImageNetwork(3, 3, t, kernel_size=5, in_channels=2, out_channels=1))
     x = torch.randn(2, 2, 16, 16, dtype=torch.float64)
     for _ in range(2):
         network(x)  # running statistics that differ from 0 and 1
     for mode in (True, False):
         network.train(mode)
         for n in turns:
-            image = [("trivial", 2)]
-            assert relative(act(network(x), n, image, t), network(act(x, n, image, t))) < 1e-10
+            expected = act(network(x), n, [("trivial", 1)], t)
+            assert relative(expected, network(act(x, n, [("trivial", 2)], t))) < 1e-10
     network.train()
 
 

@@ -1,0 +1,86 @@
+"""The figures that `mar equivariance` draws: one layer of every network for an image and for the turned image."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from mar_pipeline.equivariance.feature_maps import find_layer
+from mar_pipeline.equivariance.fields import Fields
+from mar_pipeline.network_units import to_network
+from mar_pipeline.networks.typed_fields import typed_layers
+from simulation.files import whole_file
+from simulation.units import hu_to_mu
+
+FIGURES_DEG = {"figure_1.png": 90.0, "figure_2.png": 120.0}
+"""The published figures: a quarter turn, and 2 pi / 3."""
+_WINDOW_HU = (-175.0, 275.0)
+
+
+def shown_fields(network: nn.Module, layer: str | None, group_order: int) -> Fields | None:
+    """Fields of the layer in the figures.
+
+    Args:
+        network: any.
+        layer: its name; None takes the last convolution with a group of channels.
+        group_order: t.
+
+    Returns:
+        (kind, count) in channel order; None leaves them to the layer itself.
+
+    Raises:
+        ValueError: no such layer, or one that is left out of the typed layers.
+    """
+    typed = typed_layers(network, group_order)
+    name, _ = find_layer(network, layer, group_order)
+    if any(name.startswith(f"{module}.") for module in typed.exclude):
+        raise ValueError(
+            f"how the channels of {name!r} turn is not known under the group order {group_order}; name another one"
+        )
+    return typed.outputs.get(name)
+
+
+def draw_figures(
+    networks: Mapping[str, nn.Module],
+    inputs: Sequence[Tensor],
+    layer: str | None,
+    group_order: int,
+    maps: int,
+    folder: Path,
+) -> list[str]:
+    """Writes the figures of `FIGURES_DEG`.
+
+    Args:
+        networks: by label.
+        inputs: of the networks, each Float["batch 1 H W"]; the first sample is shown.
+        layer: see `shown_fields`.
+        group_order: t.
+        maps: number of maps of each network.
+        folder: where to.
+
+    Returns:
+        Names of the files.
+
+    Raises:
+        ValueError: as `shown_fields`.
+        OSError: a file cannot be written.
+    """
+    from mar_pipeline.equivariance.figures import feature_figure
+
+    shown = {label: shown_fields(network, layer, group_order) for label, network in networks.items()}
+    low, high = (float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
+    for name, angle in FIGURES_DEG.items():
+        figure = feature_figure(
+            networks,
+            [image[:1] for image in inputs],
+            angle,
+            layer,
+            fields={label: fields for label, fields in shown.items() if fields is not None},
+            group_order=group_order,
+            maps=maps,
+            image_limits=(low, high),
+        )
+        with whole_file(folder / name) as partial:
+            figure.savefig(partial, format="png")
+    return list(FIGURES_DEG)
