@@ -41,7 +41,9 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
     fast = copy.deepcopy(network).eval().requires_grad_(False)
     unfolded = _make_fast(fast, dtype)
     if not unfolded:
-        fast.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # PyTorch's stubs lack it
+        for module in fast.modules():
+            if isinstance(module, nn.Conv2d):  # other modules may hold tensors of any rank
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from the stubs
     autocast = not unfolded and dtype != torch.float32
 
     def run(image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from mar_pipeline.inference import fast_network
 from mar_pipeline.network_units import to_mu, to_network
 from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.networks.build import build_network
 from mar_pipeline.winograd import MAX_WIDTH
 from simulation.units import hu_to_mu, mu_to_hu
 
@@ -147,6 +148,17 @@ def test_a_network_it_does_not_know() -> None:
     images = inputs(small_batch(2, 19, 26))
     assert relative_error(fast_network(network)(*images), plain(network, *images)) < TOLERANCE
     assert not fast_network(network)(*images).requires_grad
+
+
+def test_strictly_equivariant_network() -> None:
+    """Its filters are tensors of five dimensions."""
+    name = "mar_pipeline.equivariance.strict.StrictImageNetwork"
+    network = build_network(name, {"in_channels": 2, "groups": 2, "depth": 1}).eval()
+    images = [torch.rand(1, 1, 24, 24) * 50 for _ in range(2)]
+    mask = torch.zeros(1, 1, 24, 24)
+    with torch.no_grad():
+        expected = network(*images, mask).image
+    torch.testing.assert_close(fast_network(network)(*images, mask), expected, rtol=1e-5, atol=1e-4)
 
 
 def test_unknown_precision_is_named() -> None:
