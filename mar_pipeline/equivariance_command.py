@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
+from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import equivariance_report
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
 from mar_pipeline.equivariance_figures import draw_figures, shown_fields
@@ -120,7 +121,7 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     """
     _check(settings)
     started, out = time.monotonic(), Path(settings.out)
-    device = _device(settings.device)
+    device = str(torch_device(settings.device))
     trained, failed = _load(settings.runs, device)
     _check_layer(settings, trained)
     preset, names, inputs = _inputs(settings, next(iter(trained.values())).preset)
@@ -175,12 +176,6 @@ def _check(settings: EquivarianceSettings) -> None:
     wrong = [angle for angle in settings.angles if not math.isfinite(angle) or round(angle, 1) % 360 == 0]
     if wrong or not settings.angles:
         raise UsageError(f"--angles: got {wrong[0] if wrong else 'none'}, expected degrees other than 0 and 360")
-
-
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device cuda: torch sees no CUDA device; use cpu or auto")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name
 
 
 def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[str]]:

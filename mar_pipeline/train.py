@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.run_folder import RunFolder
 from mar_pipeline.tasks.mar import mar_task
@@ -17,7 +18,7 @@ from mar_pipeline.train_settings import TrainSettings, as_plain, check_settings
 from mar_pipeline.training_engines import Engines, autocast_dtype, make_regularizer, seed_epoch
 from mar_pipeline.training_progress import TrainingProgress
 from mar_pipeline.training_state import TrainingState
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.projector_cpu import usable_cores
 from simulation.provenance import library_versions
@@ -68,7 +69,7 @@ def train(settings: TrainSettings) -> TrainReport:
     """
     check_settings(settings)
     started = time.monotonic()
-    device = _device(settings.device)
+    device = torch_device(settings.device)
     torch.set_num_threads(settings.threads or usable_cores())
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error reaches the user as one line of our own
     seed_epoch(settings.seed, 0)
@@ -92,12 +93,6 @@ def train(settings: TrainSettings) -> TrainReport:
         with whole_file(folder.done) as partial:
             partial.write_text(f"{state.epoch} epochs\n")
     return report
-
-
-def _device(name: str) -> torch.device:
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UsageError("--device: got cuda, but torch finds no CUDA device; take cpu, or see mar info")
-    return torch.device("cuda" if name == "auto" and torch.cuda.is_available() else name.replace("auto", "cpu"))
 
 
 def _run(
