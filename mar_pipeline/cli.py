@@ -124,7 +124,7 @@ def _evaluate(arguments: list[str]) -> int:
 
 def _train(arguments: list[str]) -> int:
     from mar_pipeline.train import train
-    from mar_pipeline.train_settings import read_train_settings
+    from mar_pipeline.training.settings import read_train_settings
 
     return _tell(train(read_train_settings(arguments)).summary, [])
 
@@ -137,7 +137,7 @@ def _compare(arguments: list[str]) -> int:
 
 
 def _equivariance(arguments: list[str]) -> int:
-    from mar_pipeline.equivariance_command import equivariance, read_equivariance_settings
+    from mar_pipeline.equivariance_report.command import equivariance, read_equivariance_settings
 
     report = equivariance(read_equivariance_settings(arguments))
     return _tell(report.table, list(report.failed))

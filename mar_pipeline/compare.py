@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.evaluation_files import make_folder
-from mar_pipeline.train_settings import TrainSettings, as_plain, check_settings, flat, read_train_settings
+from mar_pipeline.evaluation.files import make_folder
+from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings, flat, read_train_settings
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of_text, whole_file, write_json
 from simulation.progress import with_progress

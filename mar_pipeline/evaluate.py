@@ -11,8 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mar_pipeline.evaluation_files import make_folder, write_report, write_tables
-from mar_pipeline.evaluation_pairs import (
+from mar_pipeline.data.pairs import (
     PairFile,
     Skipped,
     find_pairs,
@@ -21,11 +20,12 @@ from mar_pipeline.evaluation_pairs import (
     why_no_mask,
     why_other_mask,
 )
-from mar_pipeline.evaluation_settings import EvaluateSettings, check_settings
-from mar_pipeline.method_facts import Measurements, collect_facts, facts_to_text, machine
-from mar_pipeline.methods import LABELS, METHODS, Candidate, Scanner
+from mar_pipeline.evaluation.files import make_folder, write_report, write_tables
+from mar_pipeline.evaluation.method_facts import Measurements, collect_facts, facts_to_text, machine
+from mar_pipeline.evaluation.methods import LABELS, METHODS, Candidate, Scanner
+from mar_pipeline.evaluation.score_tables import ScoreRow, size_group, to_text
+from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.metrics import score
-from mar_pipeline.score_tables import ScoreRow, size_group, to_text
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
 from simulation.progress import with_progress
@@ -131,7 +131,7 @@ def _candidates(settings: EvaluateSettings, scanners: Mapping[str, Scanner], dev
     paths = [word for word in settings.methods if word not in METHODS]
     networks: dict[str, Candidate] = {}
     if paths:
-        from mar_pipeline.network_methods import load_networks, refuse_other_preset
+        from mar_pipeline.evaluation.network_methods import load_networks, refuse_other_preset
 
         loaded = load_networks(paths, device, settings.precision)
         if not settings.any_preset:

@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline.evaluation_files import make_folder
-from mar_pipeline.model_card import model_card
-from mar_pipeline.onnx_export import OnnxFacts, export_onnx, require_onnx
-from mar_pipeline.runs import BEST, Trained, load_trained
+from mar_pipeline.evaluation.files import make_folder
+from mar_pipeline.weights.model_card import model_card
+from mar_pipeline.weights.onnx import OnnxFacts, export_onnx, require_onnx
+from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.provenance import library_versions

@@ -11,13 +11,13 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import EquivarianceRegularizer
-from mar_pipeline.run_folder import RunFolder
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.tasks.task import Task
-from mar_pipeline.train_settings import TrainSettings, as_plain, check_settings
-from mar_pipeline.training_engines import Engines, autocast_dtype, make_regularizer, seed_epoch
-from mar_pipeline.training_progress import TrainingProgress
-from mar_pipeline.training_state import TrainingState
+from mar_pipeline.training.engines import Engines, autocast_dtype, make_regularizer, seed_epoch
+from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.run_folder import RunFolder
+from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings
+from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.projector_cpu import usable_cores

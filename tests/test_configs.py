@@ -10,11 +10,11 @@ import yaml
 from training_set import write_training_set
 
 from mar_pipeline.compare import CompareSettings, plan
-from mar_pipeline.evaluation_settings import EvaluateSettings, check_settings
+from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.options import read_settings
 from mar_pipeline.train import train
-from mar_pipeline.train_settings import TrainSettings, as_plain, read_train_settings
+from mar_pipeline.training.settings import TrainSettings, as_plain, read_train_settings
 from simulation.generate import SimulateSettings
 from simulation.implants import KINDS
 

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mar_pipeline.bench.measure import crops, fastest_cpu_seconds, network_sample, say
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET
-from mar_pipeline.inference import fast_network
+from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NETWORKS, acdnet, dicdnet, oscnet
 from simulation.units import mu_to_hu

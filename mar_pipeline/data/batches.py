@@ -8,8 +8,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mar_pipeline.data.crops import check_patch, random_crop
+from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import CROP, ORDER, Sample, generator, to_sample
-from mar_pipeline.evaluation_pairs import Skipped
 from simulation.errors import InputError
 
 Key = tuple[int, int, int]

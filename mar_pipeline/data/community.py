@@ -9,9 +9,9 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
 from mar_pipeline.data.sample import KEYS, Sample, to_sample
 from mar_pipeline.data.selection import by_reason, spread_pairs
-from mar_pipeline.evaluation_pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
 from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from fnmatch import fnmatchcase
 
-from mar_pipeline.evaluation_pairs import PairFile, Skipped
+from mar_pipeline.data.pairs import PairFile, Skipped
 from simulation.errors import UsageError
 from simulation.sources.slices import evenly_spaced
 

@@ -9,8 +9,8 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import KEYS, PAIR, VALIDATION_PAIR, Sample, generator, to_sample
-from mar_pipeline.evaluation_pairs import Skipped
 from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
 from simulation.grid import to_grid

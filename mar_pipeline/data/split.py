@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs, slice_name
+from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs
 from mar_pipeline.data.selection import choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.simulated import SimulatedPairs
-from mar_pipeline.evaluation_pairs import PairFile, Skipped, find_pairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import ImplantLibrary, MaskStack
 from simulation.protocols import protocol

@@ -11,7 +11,7 @@ from mar_pipeline import compare as comparing
 from mar_pipeline.compare import CompareSettings, compare
 from mar_pipeline.options import read_settings
 from mar_pipeline.train import train
-from mar_pipeline.train_settings import read_train_settings
+from mar_pipeline.training.settings import read_train_settings
 from simulation.errors import InputError, UsageError
 
 ARMS = {"base": {}, "with EQ": {"equivariance.enabled": True, "data.batch_size": 2, "equivariance.batch_fraction": 1.0}}

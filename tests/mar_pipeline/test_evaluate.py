@@ -15,9 +15,9 @@ from small_pairs import SIDE, TINY, masks, tiny_protocol, write_pairs
 
 from mar_pipeline import evaluate as evaluation
 from mar_pipeline.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_text
 from mar_pipeline.figures import case_figure
 from mar_pipeline.metrics import score
-from mar_pipeline.score_tables import size_group, to_markdown, to_text
 from simulation.correction import nmar, nmar_prior
 from simulation.errors import InputError, UsageError
 from simulation.projector import Projector

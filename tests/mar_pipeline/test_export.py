@@ -12,13 +12,13 @@ import torch.nn.functional as functional
 from small_networks import SMALL, small_network
 from torch import Tensor, nn
 
-from mar_pipeline import onnx_export
 from mar_pipeline.export import ExportReport, ExportSettings, export
 from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.onnx_export import INPUTS, OUTPUT, export_onnx
-from mar_pipeline.runs import load_trained
-from mar_pipeline.weights import save_weights
+from mar_pipeline.weights import onnx as onnx_export
+from mar_pipeline.weights.files import save_weights
+from mar_pipeline.weights.onnx import INPUTS, OUTPUT, export_onnx
+from mar_pipeline.weights.trained import load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 

@@ -16,13 +16,13 @@ from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
-from mar_pipeline.run_folder import RunFolder
-from mar_pipeline.runs import load_trained
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.train import train
-from mar_pipeline.train_settings import read_train_settings
-from mar_pipeline.training_engines import AutocastInferer, autocast_dtype, make_regularizer
-from mar_pipeline.weights import load_weights, save_weights
+from mar_pipeline.training.engines import AutocastInferer, autocast_dtype, make_regularizer
+from mar_pipeline.training.run_folder import RunFolder
+from mar_pipeline.training.settings import read_train_settings
+from mar_pipeline.weights.files import load_weights, save_weights
+from mar_pipeline.weights.trained import load_trained
 from simulation.errors import InputError, UsageError
 
 

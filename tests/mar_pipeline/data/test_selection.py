@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from mar_pipeline.data.pairs import PairFile
 from mar_pipeline.data.selection import choose_slices, held_out, spread_pairs
-from mar_pipeline.evaluation_pairs import PairFile
 from simulation.errors import UsageError
 
 NAMES = [f"{patient:06d}_{study:02d}_01/{number:03d}" for patient in range(5) for study in (1, 2) for number in (7, 9)]

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mar_pipeline.methods import STORED, Candidate
-from mar_pipeline.score_tables import deviation, markdown_table, plain_table, with_spread
+from mar_pipeline.evaluation.methods import STORED, Candidate
+from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
 from simulation.projector_cpu import usable_cores
 
 Result = TypeVar("Result")

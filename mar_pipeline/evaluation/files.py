@@ -8,9 +8,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline.evaluation_pairs import Skipped
-from mar_pipeline.method_facts import Measurements, MethodFacts, facts_to_markdown
-from mar_pipeline.score_tables import ScoreRow, averages, to_csv, to_markdown
+from mar_pipeline.data.pairs import Skipped
+from mar_pipeline.evaluation.method_facts import Measurements, MethodFacts, facts_to_markdown
+from mar_pipeline.evaluation.score_tables import ScoreRow, averages, to_csv, to_markdown
 from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file, write_json
 from simulation.provenance import library_versions

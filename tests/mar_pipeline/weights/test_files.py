@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from mar_pipeline.weights import load_into, load_weights, save_weights
+from mar_pipeline.weights.files import load_into, load_weights, save_weights
 from simulation.errors import InputError
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as functional
 from torch import nn
 
-from mar_pipeline.winograd import MAX_WIDTH, WinogradConvolution
+from mar_pipeline.inference.winograd import MAX_WIDTH, WinogradConvolution
 
 SHAPES = [
     (1, 1, 1, 1, 1),

@@ -9,8 +9,8 @@ import yaml
 
 from mar_pipeline import __version__
 from mar_pipeline.network_units import MAX_MU_PER_CM, UNITS_PER_MU
-from mar_pipeline.onnx_export import OPSET, TOLERANCE, OnnxFacts
-from mar_pipeline.runs import Trained
+from mar_pipeline.weights.onnx import OPSET, TOLERANCE, OnnxFacts
+from mar_pipeline.weights.trained import Trained
 from simulation.units import MU_WATER_PER_CM
 
 _OF_THE_MACHINE = ("run", "label", "device", "threads", "sample_pictures", "allow_changed_settings")
@@ -94,7 +94,7 @@ def _use(onnx: OnnxFacts | None) -> str:
         "mar evaluate --data DATA --methods input li nmar model.safetensors --out RESULTS\n"
         "```\n\n"
         "```python\n"
-        "from mar_pipeline.runs import load_trained\n\n"
+        "from mar_pipeline.weights.trained import load_trained\n\n"
         'network = load_trained("model.safetensors").network\n'
         "corrected = network(image, li, metal_mask).image\n"
         "```"

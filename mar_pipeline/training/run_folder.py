@@ -13,7 +13,7 @@ import filelock
 import torch
 import yaml
 
-from mar_pipeline.train_settings import FREE, SETTINGS_FILE, TrainSettings, as_plain, flat
+from mar_pipeline.training.settings import FREE, SETTINGS_FILE, TrainSettings, as_plain, flat
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
 

@@ -22,9 +22,9 @@ from mar_pipeline.equivariance.regularizer import OUTPUT
 from mar_pipeline.networks.build import plain
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.tasks.task import Task
-from mar_pipeline.train_settings import EquivarianceTraining
-from mar_pipeline.training_progress import TrainingProgress
-from mar_pipeline.training_state import TrainingState
+from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.settings import EquivarianceTraining
+from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of_text, whole_file
 

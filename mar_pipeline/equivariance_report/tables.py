@@ -4,8 +4,8 @@ import statistics
 from collections.abc import Mapping, Sequence
 
 from mar_pipeline.equivariance.report_tables import EquivarianceReport
+from mar_pipeline.evaluation.score_tables import markdown_table
 from mar_pipeline.metrics import MU_RANGE_PER_CM
-from mar_pipeline.score_tables import markdown_table
 
 
 def summary(reports: Mapping[str, EquivarianceReport]) -> list[list[str]]:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import build_network, plain
-from mar_pipeline.weights import SAFETENSORS, load_into, load_weights
+from mar_pipeline.weights.files import SAFETENSORS, load_into, load_weights
 from simulation.errors import InputError
 
 BEST = Path("checkpoints") / "best.safetensors"

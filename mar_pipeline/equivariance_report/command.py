@@ -14,20 +14,20 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
+from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
 from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import equivariance_report
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
-from mar_pipeline.equivariance_figures import draw_figures, shown_fields
-from mar_pipeline.equivariance_tables import summary, to_markdown
-from mar_pipeline.evaluation_files import make_folder
-from mar_pipeline.evaluation_pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
-from mar_pipeline.method_facts import machine
+from mar_pipeline.equivariance_report.figures import draw_figures, shown_fields
+from mar_pipeline.equivariance_report.tables import summary, to_markdown
+from mar_pipeline.evaluation.files import make_folder
+from mar_pipeline.evaluation.method_facts import machine
+from mar_pipeline.evaluation.score_tables import plain_table
 from mar_pipeline.metrics import MU_RANGE_PER_CM
 from mar_pipeline.network_units import UNITS_PER_MU, to_network
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
-from mar_pipeline.runs import Trained, load_trained
-from mar_pipeline.score_tables import plain_table
+from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants import ImplantLibrary

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from mar_pipeline.methods import METHODS
+from mar_pipeline.evaluation.methods import METHODS
 from mar_pipeline.metrics import PROTOCOLS
 from simulation.errors import UsageError
 

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
+from mar_pipeline.inference.winograd import MAX_WIDTH, WinogradConvolution
 from mar_pipeline.networks.blocks import NetworkOutput, ProxNet, ResBlock, SparseProxNet
-from mar_pipeline.winograd import MAX_WIDTH, WinogradConvolution
 
 Precision = Literal["float32", "bfloat16"]
 FastNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]

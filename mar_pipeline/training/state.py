@@ -10,9 +10,9 @@ from ignite.handlers import EMAHandler
 from torch import nn
 
 from mar_pipeline.networks.build import plain
-from mar_pipeline.run_folder import RunFolder
-from mar_pipeline.train_settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
-from mar_pipeline.weights import save_weights
+from mar_pipeline.training.run_folder import RunFolder
+from mar_pipeline.training.settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
+from mar_pipeline.weights.files import save_weights
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
 

@@ -14,11 +14,11 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.equivariance import act
-from mar_pipeline.evaluation_settings import unknown_method
-from mar_pipeline.inference import Precision, fast_network
-from mar_pipeline.methods import METHODS, Candidate, Scanner
+from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
+from mar_pipeline.evaluation.settings import unknown_method
+from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.network_units import to_mu, to_network
-from mar_pipeline.runs import BEST, Trained, load_trained
+from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.store import Pair

@@ -15,11 +15,11 @@ from small_networks import small_network
 from small_pairs import masks, tiny_protocol, write_pairs
 from torch import Tensor, nn
 
-from mar_pipeline import equivariance_command
 from mar_pipeline.equivariance import StrictConv2d
-from mar_pipeline.equivariance_command import EquivarianceSettings, equivariance, read_equivariance_settings
+from mar_pipeline.equivariance_report import command as equivariance_command
+from mar_pipeline.equivariance_report.command import EquivarianceSettings, equivariance, read_equivariance_settings
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.runs import Trained
+from mar_pipeline.weights.trained import Trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.protocols import PROTOCOLS

@@ -1,0 +1,1 @@
+"""`mar equivariance`: how far trained networks are from equivariant, as tables and figures."""

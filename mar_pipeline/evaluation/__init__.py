@@ -1,0 +1,1 @@
+"""Scoring methods side by side: settings, methods, facts about them, tables and files."""

@@ -1,0 +1,1 @@
+"""Trained networks made fast on a CPU."""

@@ -1,0 +1,1 @@
+"""A training run: its settings, its folder and state, and the MONAI engines that advance it."""
