@@ -13,8 +13,9 @@ from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.tasks.task import Task
-from mar_pipeline.training.engines import Engines, autocast_dtype, make_regularizer, seed_epoch
+from mar_pipeline.training.engines import Engines, autocast_dtype, seed_epoch
 from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings
 from mar_pipeline.training.state import TrainingState

@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -17,15 +17,13 @@ from monai.utils import set_determinism
 from torch import nn
 from torch.utils.tensorboard import SummaryWriter
 
-from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
+from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.equivariance.regularizer import OUTPUT
-from mar_pipeline.networks.build import plain
-from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.progress import TrainingProgress
-from mar_pipeline.training.settings import EquivarianceTraining
+from mar_pipeline.training.regularization import settings_errors, weights_term
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file
 
 SCORES = ("psnr", "ssim", "rmse_hu")
@@ -75,49 +73,6 @@ class AutocastInferer(Inferer):
         """The network's output for inputs."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return network(inputs, *args, **kwargs)
-
-
-@contextmanager
-def _settings_errors() -> Iterator[None]:
-    """What the regulariser refuses is the settings' fault."""
-    try:
-        yield
-    except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise UsageError(f"--equivariance: {error}") from error
-
-
-def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
-    """EQ-Reg as the settings ask for it, its hooks off; None where no batch has to be rotated.
-
-    Args:
-        network: what is trained.
-        wanted: the settings.
-
-    Raises:
-        UsageError: it does not fit the network.
-    """
-    if not wanted.enabled or not (wanted.weight or wanted.output_weight):
-        return None
-    try:
-        typed = typed_layers(plain(network), wanted.group_order, wanted.layers)
-        regularizer = EquivarianceRegularizer(
-            plain(network),
-            group_order=wanted.group_order,
-            mode=wanted.mode,
-            layers=wanted.layers,
-            fields=typed.outputs,
-            exclude=typed.exclude,
-            weight=wanted.weight,
-            output_weight=wanted.output_weight,
-            batch_fraction=wanted.batch_fraction,
-            every_k=wanted.every_k,
-        )
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"--equivariance: {error}") from error
-    regularizer.detach()
-    return regularizer
 
 
 class Engines:
@@ -216,7 +171,7 @@ class Engines:
     def _prepare(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
         """Pairs samples with their rotated copies, on steps with EQ-Reg."""
         if self.regularizer is not None:
-            with _settings_errors():
+            with settings_errors():
                 turned = self.regularizer.prepare(*(batch[key].to(device) for key in self.task.images))
             batch = dict(zip(self.task.images, turned, strict=True))
         return self._move(batch, device, non_blocking)
@@ -224,15 +179,10 @@ class Engines:
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = self.task.loss(output, batch)
         self.task_losses.append(loss.detach())
-        with _settings_errors():
+        with settings_errors():
             if self.regularizer is not None:
                 loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
-            wanted = self.settings.equivariance
-            if wanted.enabled and wanted.weight_space > 0:
-                network = plain(self.state.network)
-                typed = typed_layers(network, wanted.group_order, wanted.layers)
-                penalty = weight_penalty(network, wanted.group_order, wanted.layers, typed.ends, typed.exclude)
-                loss = loss + wanted.weight_space * penalty
+            loss = loss + weights_term(self.state.network, self.settings.equivariance)
         return loss
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:

@@ -18,7 +18,8 @@ from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.train import train
-from mar_pipeline.training.engines import AutocastInferer, autocast_dtype, make_regularizer
+from mar_pipeline.training.engines import AutocastInferer, autocast_dtype
+from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights, save_weights

@@ -15,7 +15,7 @@ from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.blocks import analyse
 from mar_pipeline.networks.build import build_network
 from mar_pipeline.networks.typed_fields import typed_layers
-from mar_pipeline.training.engines import make_regularizer
+from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
 
 EXCLUDED = {

@@ -21,7 +21,7 @@ from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.train import TrainReport, train
-from mar_pipeline.training.engines import make_regularizer
+from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining, read_train_settings
 from mar_pipeline.weights.files import load_weights
 from mar_pipeline.weights.trained import load_trained

@@ -1,0 +1,73 @@
+"""EQ-Reg of a training, as its settings ask for it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import nn
+
+from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
+from mar_pipeline.networks.build import plain
+from mar_pipeline.networks.typed_fields import typed_layers
+from mar_pipeline.training.settings import EquivarianceTraining
+from simulation.errors import InputError, UsageError
+
+
+@contextmanager
+def settings_errors() -> Iterator[None]:
+    """What the regulariser refuses is the settings' fault."""
+    try:
+        yield
+    except (TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise UsageError(f"--equivariance: {error}") from error
+
+
+def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
+    """EQ-Reg as the settings ask for it, its hooks off; None where no batch has to be rotated.
+
+    Args:
+        network: what is trained.
+        wanted: the settings.
+
+    Raises:
+        UsageError: it does not fit the network.
+    """
+    if not wanted.enabled or not (wanted.weight or wanted.output_weight):
+        return None
+    try:
+        typed = typed_layers(plain(network), wanted.group_order, wanted.layers)
+        regularizer = EquivarianceRegularizer(
+            plain(network),
+            group_order=wanted.group_order,
+            mode=wanted.mode,
+            layers=wanted.layers,
+            fields=typed.outputs,
+            exclude=typed.exclude,
+            weight=wanted.weight,
+            output_weight=wanted.output_weight,
+            batch_fraction=wanted.batch_fraction,
+            every_k=wanted.every_k,
+        )
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"--equivariance: {error}") from error
+    regularizer.detach()
+    return regularizer
+
+
+def weights_term(network: nn.Module, wanted: EquivarianceTraining) -> torch.Tensor | float:
+    """The penalty of the weights times its weight; 0 where the settings ask for none.
+
+    Args:
+        network: what is trained.
+        wanted: the settings.
+
+    Raises:
+        ValueError: it does not fit the network.
+    """
+    if not wanted.enabled or not wanted.weight_space:
+        return 0.0
+    network = plain(network)
+    typed = typed_layers(network, wanted.group_order, wanted.layers)
+    return wanted.weight_space * weight_penalty(network, wanted.group_order, wanted.layers, typed.ends, typed.exclude)
