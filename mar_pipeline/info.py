@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline import __version__
+from mar_pipeline.weights.shipped import SHIPPED
 from simulation.materials import METAL_CODES
 from simulation.projector_cpu import usable_cores
 from simulation.protocols import PROTOCOLS
@@ -23,6 +24,7 @@ def collect() -> dict[str, Any]:
         "libraries": library_versions(),
         "presets": list(PROTOCOLS),
         "metals": list(METAL_CODES),
+        "weights": list(SHIPPED),
     }
 
 
@@ -65,6 +67,7 @@ def as_text(facts: dict[str, Any]) -> str:
         f"GPU         {gpu}",
         f"presets     {', '.join(facts['presets'])}",
         f"metals      {', '.join(facts['metals'])}",
+        f"weights     {', '.join(facts['weights'])}",
         "libraries   " + ", ".join(f"{name} {version or 'absent'}" for name, version in facts["libraries"].items()),
     ]
     return "\n".join(lines)

@@ -18,6 +18,7 @@ from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.network_units import to_mu, to_network
+from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
@@ -133,10 +134,10 @@ def load_networks(paths: Sequence[str], device: str, precision: Precision) -> li
         UsageError: a path is not there, or two of them are the same weights.
         InputError: a run or file cannot be used.
     """
-    missing = [path for path in paths if not Path(path).exists()]
+    missing = [path for path in paths if not shipped_or_path(path).exists()]
     if missing:
         raise UsageError(unknown_method(missing[0]))
-    runs = [load_trained(Path(path), device) for path in paths]
+    runs = [load_trained(path, device) for path in paths]
     _refuse_twins(paths, runs)
     names = _distinct_names(runs)
     columns = _columns(runs, names)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from mar_pipeline.evaluation.methods import METHODS
 from mar_pipeline.metrics import PROTOCOLS
+from mar_pipeline.weights.shipped import SHIPPED
 from simulation.errors import UsageError
 
 
@@ -16,8 +17,9 @@ class EvaluateSettings:
     Args:
         data: folder with ``{train,test}_640geo_dir.txt`` and ``{train,test}_640geo/<case>/<slice>/{gt,N}.h5``.
         out: folder for results.csv, table.md, report.json and the pictures.
-        methods: input (uncorrected), li, nmar, and paths of trained networks: run folders or weights files. Runs that
-            differ in their seed only share a column, as mean and standard deviation over the seeds.
+        methods: input (uncorrected), li, nmar, unet_small (shipped), and paths of trained networks: run folders or
+            weights files. Runs that differ in their seed only share a column, as mean and standard deviation over the
+            seeds.
         protocol: how to score: float (nothing quantised), uint8, imsave (the published tables' PNGs), or all.
         split: only train or only test; if not given whatever the data lists.
         masks: mask stack (.npy, rows x columns x n) instead of the data's own.
@@ -81,9 +83,9 @@ def check_settings(settings: EvaluateSettings) -> None:
 
 
 def _check_methods(methods: tuple[str, ...]) -> None:
-    """A word is a method, or else a path; a path in another folder is looked for only when the data is there."""
+    """A word is a method, shipped weights, or else a path; a path in another folder is looked for with the data."""
     for word in methods:
-        if word not in METHODS and Path(word).name == word and not Path(word).exists():
+        if word not in (*METHODS, *SHIPPED) and Path(word).name == word and not Path(word).exists():
             raise UsageError(unknown_method(word))
     if not methods or len(set(methods)) < len(methods):
         raise UsageError(f"methods: got {' '.join(methods) or 'none'}; name each method once")
@@ -92,6 +94,6 @@ def _check_methods(methods: tuple[str, ...]) -> None:
 def unknown_method(word: str) -> str:
     """What to say of a word that is neither a method nor a file."""
     return (
-        f"unknown method {word!r}; expected one of {', '.join(METHODS)}, or the path of a run folder or weights file "
-        "(there is no such file)"
+        f"unknown method {word!r}; expected one of {', '.join((*METHODS, *SHIPPED))}, or the path of a run folder or "
+        "weights file (there is no such file)"
     )

@@ -12,6 +12,7 @@ from torch import nn
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import build_network, plain
 from mar_pipeline.weights.files import SAFETENSORS, load_into, load_weights
+from mar_pipeline.weights.shipped import shipped_or_path
 from simulation.errors import InputError
 
 BEST = Path("checkpoints") / "best.safetensors"
@@ -75,13 +76,13 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     """The best weights of a run, in their network.
 
     Args:
-        path: a run folder, or a weights file that `mar train` or `mar export` wrote.
+        path: a run folder, a weights file that `mar train` or `mar export` wrote, or a name of `shipped.SHIPPED`.
         device: where the network goes.
 
     Raises:
         InputError: nothing there, a broken file, or weights that do not say or do not fit their network.
     """
-    path = Path(path)
+    path = shipped_or_path(path)
     weights = path / BEST if path.is_dir() else path
     if not weights.is_file():
         hint = "has it validated once?" if path.is_dir() else "expected a run folder or a weights file"

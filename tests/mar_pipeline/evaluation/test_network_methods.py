@@ -340,7 +340,9 @@ def test_other_presets_are_refused_unless_allowed(settings: EvaluateSettings, ad
 
 def test_words_that_are_no_method_and_no_file_are_refused(settings: EvaluateSettings, add: Add, tmp_path: Path) -> None:
     for word in ("unet", str(tmp_path / "nowhere" / "run"), "runs/nowhere"):
-        with pytest.raises(UsageError, match=f"unknown method '{word}'; expected one of input, li, nmar, or the path"):
+        with pytest.raises(
+            UsageError, match=f"unknown method '{word}'; expected one of input, li, nmar, unet_small, or the path"
+        ):
             scored(settings, "li", word)
     first = add("first", offset(0))
     twin = add("twin", offset(0))
