@@ -114,9 +114,13 @@ def compare(settings: CompareSettings) -> CompareReport:
     )
     failed += [f"{item.pair}: {item.reason}" for item in evaluation.failed]
     cost = _cost_table(finished)
+    missing = "".join(f"- {reason}\n" for reason in failed)
+    missing = f"\n## Failed\n\n{missing}" if missing else ""
     with whole_file(out / "comparison.md") as partial:
         scores = (out / "evaluation" / "table.md").read_text()
-        partial.write_text(f"# Comparison of arms\n\n{_arms_text(settings)}\n{scores}\n## Training\n\n{cost}\n")
+        partial.write_text(
+            f"# Comparison of arms\n\n{_arms_text(settings)}\n{scores}\n## Training\n\n{cost}\n{missing}"
+        )
     _write_report(settings, out, failed, time.monotonic() - started)
     return CompareReport(f"{evaluation.table}\n\n{cost}", tuple(failed))
 
@@ -135,6 +139,13 @@ def plan(settings: CompareSettings) -> list[Run]:
             f"compare: got {len(settings.arms)} arms, {len(settings.seeds)} seeds and --jobs {settings.jobs}; expected "
             "at least one of each"
         )
+    if len(set(settings.seeds)) < len(settings.seeds):
+        raise UsageError(f"--seeds: got {' '.join(map(str, settings.seeds))}; name each seed once")
+    folders: dict[str, str] = {}
+    for arm in settings.arms:
+        other = folders.setdefault(safe_name(arm), arm)
+        if other != arm:
+            raise UsageError(f"--arms: {other!r} and {arm!r} would share the folder {safe_name(arm)}; rename one")
     threads = max(1, usable_cores() // settings.jobs)
     runs = []
     for seed in settings.seeds:

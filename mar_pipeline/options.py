@@ -23,7 +23,7 @@ _PLAINER = (
 
 
 def read_settings(command: str, settings_class: type[Settings], arguments: list[str]) -> Settings:
-    """A command's settings from `--settings FILE.yaml` and its options, the later one winning.
+    """A command's settings from `--settings FILE.yaml` and its options, which win wherever they stand.
 
     Fields become options: `masks_per_slice: int` is `--masks-per-slice N`, a bool is a switch, a tuple takes several
     words, a field of a nested dataclass is `--section.key`. Their help is the `Args:` section of the class's docstring.
@@ -51,9 +51,12 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
         parser.add_argument(_option(key), type=leaf.hint, help=leaf.help, **keywords)
     hints = {key: leaf.hint for key, leaf in leaves.items()}
     try:
-        values = parser.instantiate(parser.parse_args(_fold_words(arguments, hints)))
+        values = parser.instantiate(parser.parse_args(_files_first(_fold_words(arguments, hints))))
     except ArgumentError as error:
         raise UsageError(f"{_plain(str(error), hints)} (mar {command} --help lists the options)") from error
+    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        raise UsageError(f"--settings: expected lines of KEY: VALUE as configs/ has them ({reason})") from error
     return _build(settings_class, values)
 
 
@@ -81,11 +84,13 @@ def _leaves(settings_class: type, prefix: str = "") -> dict[str, _Leaf]:
     return leaves
 
 
-def _build(settings_class: type[Settings], values: Any) -> Settings:
+def _build(settings_class: type[Settings], values: Any, section: str = "") -> Settings:
     hints: dict[str, Any] = get_type_hints(settings_class)
+    if not hasattr(values, "keys"):
+        raise UsageError(f"--settings: {section}: got {values!r}, expected keys of its own below it")
     return settings_class(
         **{
-            name: _build(hint, values[name])
+            name: _build(hint, values[name], name)
             if isinstance(hint, type) and dataclasses.is_dataclass(hint)
             else values[name]
             for name, hint in hints.items()
@@ -134,6 +139,20 @@ def _fold_words(arguments: list[str], hints: dict[str, Any]) -> list[str]:
             words = [json.dumps(word) for word in words]
         folded.append(f"{option}={words[0] if is_list else '[' + ', '.join(words) + ']'}")
     return folded
+
+
+def _files_first(arguments: list[str]) -> list[str]:
+    """Settings files before the options that override them."""
+    files: list[str] = []
+    options: list[str] = []
+    rest = list(arguments)
+    while rest:
+        argument = rest.pop(0)
+        if argument == "--settings" and rest:
+            files += [argument, rest.pop(0)]
+        else:
+            (files if argument.startswith("--settings=") else options).append(argument)
+    return files + options
 
 
 def _item_type(hint: Any) -> Any:

@@ -35,7 +35,16 @@ class ResidualNetwork(nn.Module):
             li: as ``image``, corrected by linear interpolation.
             metal_mask: as ``image``, 1 where metal is.
         """
-        correction = self.net(torch.cat([image, li], 1) / UNITS_PER_MU)
+        try:
+            correction = self.net(torch.cat([image, li], 1) / UNITS_PER_MU)
+        except RuntimeError as error:
+            if "channels" not in str(error):
+                raise
+            reason = str(error).splitlines()[0]
+            raise UsageError(
+                f"network {type(self.net).__name__}: takes another input than two channels ({reason}); give it two "
+                "input channels and one output channel with --network.arguments"
+            ) from error
         if not isinstance(correction, torch.Tensor) or correction.shape != li.shape:
             got = tuple(correction.shape) if isinstance(correction, torch.Tensor) else type(correction).__name__
             raise UsageError(

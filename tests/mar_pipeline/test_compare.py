@@ -123,3 +123,12 @@ def test_settings_come_from_one_file(tmp_path):
     read = read_settings("compare", CompareSettings, [f"--settings={tmp_path / 'c.yaml'}", "--seeds", "1", "2"])
     assert read.arms == {"a": {}, "b": {"data.rotations": True}}
     assert read.seeds == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arms", "seeds", "message"),
+    [({"a b": {}, "a_b": {}}, (0,), "would share the folder a_b"), ({"a": {}}, (0, 0), "name each seed once")],
+)
+def test_arms_and_seeds_that_would_share_a_run_are_refused(arms, seeds, message):
+    with pytest.raises(UsageError, match=message):
+        comparing.plan(CompareSettings(base="base.yaml", data="data", out="out", arms=arms, seeds=seeds))

@@ -25,6 +25,7 @@ from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining, read_train_settings
 from mar_pipeline.weights.files import load_weights
 from mar_pipeline.weights.trained import load_trained
+from simulation.errors import UsageError
 from simulation.projector_cpu import usable_cores
 
 Run = Callable[..., tuple[Path, TrainReport]]
@@ -291,3 +292,18 @@ def test_group_of_half_turns_turns_by_them_alone() -> None:
     for _ in range(4):
         first, second = step_of(regularizer, network)[0].chunk(2)
         assert torch.equal(first.flip((-2, -1)), second)
+
+
+def test_options_win_wherever_they_stand(tmp_path):
+    file = tmp_path / "settings.yaml"
+    file.write_text("epochs: 3\noptimizer: {lr: 0.1}\n")
+    settings = read_train_settings(["--epochs", "7", f"--settings={file}", "--run", "run"])
+    assert (settings.epochs, settings.optimizer.lr) == (7, 0.1)
+
+
+@pytest.mark.parametrize("content", [b"optimizer: null\n", b"data: 5\n", b"optimizer: []\n", b"\xff\xfea\x00"])
+def test_files_that_are_no_settings_are_refused_in_one_line(tmp_path, content):
+    file = tmp_path / "settings.yaml"
+    file.write_bytes(content)
+    with pytest.raises(UsageError, match=r"^--settings"):
+        read_train_settings([f"--settings={file}", "--run", "run"])
