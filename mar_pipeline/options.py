@@ -54,7 +54,7 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
         values = parser.instantiate(parser.parse_args(_files_first(_fold_words(arguments, hints))))
     except ArgumentError as error:
         raise UsageError(f"{_plain(str(error), hints)} (mar {command} --help lists the options)") from error
-    except (AttributeError, KeyError, TypeError, UnicodeDecodeError, RecursionError) as error:
+    except (UnicodeDecodeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"--settings: expected lines of KEY: VALUE as configs/ has them ({reason})") from error
     return _build(settings_class, values)

@@ -28,7 +28,7 @@ from simulation.files import sha256_of_text, whole_file
 
 SCORES = ("psnr", "ssim", "rmse_hu")
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
-"""A mean loss of so many times the median of so many epochs before, or the first loss, is taken for divergence."""
+"""A mean loss of so many times the median of so many epochs before is taken for divergence."""
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -241,7 +241,7 @@ class Engines:
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
-        usual = statistics.median(recent) if recent else self.task_losses[0].item()
+        usual = statistics.median(recent) if recent else row["task_loss"]
         if row["task_loss"] > _DIVERGED * abs(usual) > 0:
             raise InputError(
                 f"train: the loss diverges, {row['task_loss']:.4g} in epoch {row['epoch']} after {usual:.4g} before; "
