@@ -1,6 +1,7 @@
 """A command's options: a frozen settings dataclass read from a YAML file and the command line."""
 
 import dataclasses
+import difflib
 import inspect
 import json
 import re
@@ -18,6 +19,8 @@ _PLAINER = (
     (r"Problems parsing config:(.*)", r"--settings: not YAML:\1"),
     (r'in "<unicode string>", ', ""),
     (r"Option '([\w.]+)' is not accepted", r"unknown key '\1'"),
+    (r"unrecognized arguments: (.*)", r"unknown option \1"),
+    (r'Parser key "settings": Path is not a file: (.*)', r"--settings: not a file: \1"),
 )
 """What jsonargparse says, and what a user of the program understands."""
 
@@ -171,6 +174,9 @@ def _plain(message: str, hints: dict[str, Any]) -> str:
     """The parser's report of a value of a wrong type, in terms of what the user can write."""
     for pattern, plain in _PLAINER:
         message = re.sub(pattern, plain, message, flags=re.DOTALL)
+    if unknown := re.match(r"unknown (?:key '|option --)([\w.-]+)", message):
+        near = difflib.get_close_matches(unknown[1].replace("-", "_"), hints, 1)
+        return f"{message}; did you mean {near[0]}?" if near else message
     found = re.match(r'Parser key "([\w.]+)".*?(?:Got value|Given value): ([^\n]*)', message, re.DOTALL)
     if found is None or found[1] not in hints:
         return message
@@ -182,7 +188,11 @@ def _describe(hint: Any) -> str:
         return " | ".join(map(str, get_args(hint)))
     if len(_members(hint)) > 1:
         return " or ".join(map(_describe, _members(hint)))
+    if get_origin(hint) is tuple and get_args(hint)[-1] is not Ellipsis:
+        return f"{len(get_args(hint))} values, each {_describe(_item_type(hint))}"
     if _item_type(hint):
         return f"a list, each item {_describe(_item_type(hint))}"
+    if get_origin(hint) is dict:
+        return "{key: value}"
     plain_names = {type(None): "null", str: "text", bool: "true or false", int: "a whole number", float: "a number"}
     return str(plain_names.get(hint) or getattr(hint, "__name__", hint))

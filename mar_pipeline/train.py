@@ -2,7 +2,10 @@
 
 import json
 import logging
+import signal
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +70,7 @@ def train(settings: TrainSettings) -> TrainReport:
         UsageError: impossible settings, or a folder that other settings started.
         InputError: the data cannot be used, the loss is not finite or diverges, memory does not suffice.
         OSError: the folder cannot be written.
+        StoppedError: SIGTERM came; the same call goes on.
     """
     check_settings(settings)
     started = time.monotonic()
@@ -102,15 +106,31 @@ def _run(
     settings, length = state.settings, len(task.loaders.train)
     try:
         with (
+            _termination() as asked_to_stop,
             SummaryWriter(str(state.folder.tensorboard), purge_step=state.epoch * length + 1) as writer,
             TrainingProgress(settings.epochs, length, state.epoch) as progress,
         ):
-            Engines(task, state, regularizer, dtype, progress, writer).run()
+            Engines(task, state, regularizer, dtype, progress, writer, asked_to_stop).run()
     except (MemoryError, RuntimeError) as error:
         remedy = _memory_remedy(error, settings)
         if not remedy:
             raise
         raise InputError(f"train: out of memory: {remedy}") from error
+
+
+@contextmanager
+def _termination() -> Iterator[Callable[[], str]]:
+    """Notes SIGTERM, which clusters send before they kill, and answers its name once it came."""
+    names: list[str] = []
+    try:
+        before = signal.signal(signal.SIGTERM, lambda number, frame: names.append(signal.Signals(number).name))
+    except ValueError:  # not the main thread: whoever started it decides
+        yield lambda: ""
+        return
+    try:
+        yield lambda: names[0] if names else ""
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _memory_remedy(error: Exception, settings: TrainSettings) -> str:

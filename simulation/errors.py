@@ -11,3 +11,9 @@ class UsageError(InputError):
     """A request that cannot be carried out as asked: an unknown name, a conflicting option."""
 
     exit_code = 2
+
+
+class StoppedError(InputError):
+    """Work that was asked to stop and goes on when the same command is started again."""
+
+    exit_code = 75

@@ -1,6 +1,5 @@
 """Pairs of a data set in the community layout, as `mar simulate` writes it and SynDeepLesion is distributed."""
 
-import logging
 from collections import Counter
 from collections.abc import Container, Iterable, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from torch.utils.data import Dataset
 from mar_pipeline.data.memory import SharedTable
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
 from mar_pipeline.data.sample import KEYS, Sample, to_sample
-from mar_pipeline.data.selection import by_reason, spread_pairs
+from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
@@ -19,8 +18,6 @@ from simulation.projector import Projector
 from simulation.protocols import protocol
 from simulation.store import manifest_file, read_h5, read_manifest
 from simulation.units import check_mu
-
-logger = logging.getLogger(__name__)
 
 _CHECKED_AT_START = 100
 """Pairs read before training begins, those of different masks first: 90 masks of the benchmark take 7 seconds."""
@@ -83,7 +80,6 @@ class CommunityPairs(Dataset[Sample]):
         self.files = spread_pairs(known, limit)
         self._planes = SharedTable(len(self.files), (len(KEYS), *self.shape), budget_mb=cache_mb)
         self._checked = SharedTable(len(self.files), (1,), np.bool_)
-        self._tell()
 
     @property
     def names(self) -> list[str]:
@@ -182,11 +178,6 @@ class CommunityPairs(Dataset[Sample]):
         reasons = {file: reason or wrong.get(file.mask, "") for file, reason in reasons.items()}
         known = [file for file in chosen if not reasons[file]]
         return known, [Skipped(file.name, reasons[file]) for file in chosen if reasons[file]]
-
-    def _tell(self) -> None:
-        logger.info("data: %s: %d pairs of %d slices", self.folder, len(self), self.slices)
-        for first, count in by_reason(self.left_out):
-            logger.warning("data: %s: %d left out; the first, %s: %s", self.folder, count, first.pair, first.reason)
 
 
 def slice_name(file: PairFile) -> str:

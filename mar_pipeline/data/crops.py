@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from simulation.errors import InputError
+from simulation.errors import UsageError
 
 
 def check_patch(patch: int, shape: tuple[int, int], rotations: bool = False) -> None:
@@ -14,15 +14,15 @@ def check_patch(patch: int, shape: tuple[int, int], rotations: bool = False) -> 
         rotations: whether crops are turned.
 
     Raises:
-        InputError: the crop is larger than the image, or not square where crops are turned.
+        UsageError: the crop is larger than the image, or not square where crops are turned.
     """
     if patch > min(shape):
-        raise InputError(
+        raise UsageError(
             f"--data.patch: {patch} pixels are more than the images' {shape[0]} x {shape[1]}; choose up to "
             f"{min(shape)}, or 0 for whole images"
         )
     if rotations and not patch and shape[0] != shape[1]:
-        raise InputError(
+        raise UsageError(
             f"images of {shape[0]} x {shape[1]} pixels cannot be turned by 90 degrees; choose a --data.patch, or no "
             "--data.rotations"
         )
@@ -44,7 +44,7 @@ def random_crop(
         A view, ["... patch patch"].
 
     Raises:
-        InputError: see `check_patch`.
+        UsageError: see `check_patch`.
     """
     rows, columns = planes.shape[-2:]
     check_patch(patch, (rows, columns), rotations)

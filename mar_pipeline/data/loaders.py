@@ -1,12 +1,15 @@
 """The loaders of a training."""
 
+import logging
 from typing import Any, NamedTuple
 
-from mar_pipeline.data.batches import Crops, EpochBatches, Key, PairLoader, loader_of
+from mar_pipeline.data.batches import Crops, EpochBatches, Key, PairLoader, Pairs, loader_of
 from mar_pipeline.data.selection import by_reason
 from mar_pipeline.data.settings import DataSettings, check_data_settings
 from mar_pipeline.data.split import train_and_validation_pairs
 from simulation.errors import UsageError
+
+logger = logging.getLogger(__name__)
 
 _VALIDATION_WORKERS = 2
 
@@ -52,6 +55,8 @@ def make_loaders(settings: DataSettings, seed: int, rank: int = 0, world: int = 
     """
     check_data_settings(settings)
     train, validation = train_and_validation_pairs(settings, seed)
+    _tell(train, "training")
+    _tell(validation, "validation")
     if len(validation) < world:
         raise UsageError(
             f"validation: got {len(validation)} pairs for {world} processes; hold out one for each or more"
@@ -65,3 +70,9 @@ def make_loaders(settings: DataSettings, seed: int, rank: int = 0, world: int = 
         loader_of(crops, batches, settings.workers),
         loader_of(Crops(validation), images, min(settings.workers, _VALIDATION_WORKERS)),
     )
+
+
+def _tell(pairs: Pairs, purpose: str) -> None:
+    logger.info("data: %s: %d pairs of %d slices", purpose, len(pairs), pairs.slices)
+    for first, count in by_reason(pairs.left_out):
+        logger.warning("data: %s: %d left out; the first, %s: %s", purpose, count, first.pair, first.reason)

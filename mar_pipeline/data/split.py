@@ -42,7 +42,10 @@ def _community(settings: DataSettings) -> tuple[Pairs, Pairs]:
     folder = Path(settings.folder or "")
     found = find_pairs(folder, "train")
     masks = sorted({file.mask for file in found[0]})
-    training, held = _choices(settings, _slice_names(folder, found), masks)
+    try:
+        training, held = _choices(settings, _slice_names(folder, found), masks)
+    except UsageError as error:
+        raise UsageError(f"{error}{_left_out(found[1])}") from error
     train = _open(settings, folder, "train", training, settings.masks, None, found)
     if held is None:
         return train, _other_set(settings)
@@ -78,6 +81,11 @@ def _slice_names(folder: Path, found: tuple[list[PairFile], list[Skipped]]) -> l
     if not pairs:
         raise InputError(f"{folder}: no pair is there; {missing[0].pair}: {missing[0].reason}")
     return list(dict.fromkeys(map(slice_name, pairs)))
+
+
+def _left_out(missing: Sequence[Skipped]) -> str:
+    """What may be the true reason why a choice leaves nothing."""
+    return f" ({len(missing)} listed left out; the first, {missing[0].pair}: {missing[0].reason})" if missing else ""
 
 
 def _simulated(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:

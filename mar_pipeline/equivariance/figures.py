@@ -22,7 +22,7 @@ from mar_pipeline.equivariance.report_tables import short
 from mar_pipeline.equivariance.residuals import Turn
 
 _PANEL_INCH, _GAP_INCH, _BLOCK_GAP_INCH = 1.75, 0.05, 0.22
-_LEFT_INCH, _TOP_INCH, _EDGE_INCH = 0.42, 0.98, 0.1
+_LEFT_INCH, _TOP_INCH, _EDGE_INCH = 0.42, 1.15, 0.1
 _MAPS, _DIFFERENCES, _IMAGE = "viridis", "RdBu_r", "gray"
 _LETTERS_PER_INCH = 14
 """That fit above a block, in the small size."""
@@ -158,8 +158,9 @@ def _draw_image(
 
 def _draw_network(layout: _Layout, block: int, label: str, one: TurnedMaps) -> tuple[AxesImage, AxesImage]:
     """The block of a network: its maps, those rotated back, and their difference."""
-    error = f"relative error {short(one.centred_error)}" + (f" (floor {short(one.floor)})" if one.floor else "")
-    layout.head(block, [(label, 9, "bold"), (f"layer {one.layer}", 7.5, "normal"), (error, 7.5, "normal")])
+    lines = [f"layer {one.layer}", f"relative error {short(one.centred_error)}"]
+    lines += [f"floor {short(one.floor)}"] if one.floor else []
+    layout.head(block, [(label, 9, "bold"), *((line, 7.5, "normal") for line in lines)])
     outside = None if one.compared is None else ~_plain(one.compared)
     for column, name in enumerate(one.names):
         before, after = _plain(one.maps[column]), _plain(one.turned_back[column])

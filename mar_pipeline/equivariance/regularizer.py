@@ -99,7 +99,7 @@ class EquivarianceRegularizer:
         taps_only = layers is not None and not isinstance(layers, str | type) and not len(layers)
         chosen = select_layers(self.model, layers, exclude) if weight > 0 else {}
         if not chosen and weight > 0 and not taps_only:
-            raise ValueError("no layer is left to regularise; name layers, exclude fewer, or use weight=0")
+            raise ValueError("no 2-D convolution to regularise; name layers, exclude fewer, or weigh the layers with 0")
         image_layers = select_layers(self.model, output_layers) if output_layers else {}
         named = fields if fields and weight > 0 else {}
         self._fields = LayerFields(chosen, named, image_layers, group_order, strict)

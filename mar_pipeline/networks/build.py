@@ -70,7 +70,8 @@ def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
         network = network_class(**arguments)
     except (TypeError, ValueError) as error:
         accepted = ", ".join(list(inspect.signature(network_class).parameters))
-        raise UsageError(f"network {name}: {error}; it takes {accepted}") from error
+        given = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
+        raise UsageError(f"network {name}: got {{{given}}} ({error}); it takes {accepted}") from error
     return network if name in NETWORKS else ResidualNetwork(network)
 
 

@@ -15,6 +15,7 @@ from monai.handlers import TensorBoardStatsHandler, ValidationHandler
 from monai.inferers import Inferer
 from monai.utils import set_determinism
 from torch import nn
+from torch.utils._pytree import tree_map
 from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
@@ -23,12 +24,13 @@ from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.progress import TrainingProgress
 from mar_pipeline.training.regularization import settings_errors, weights_term
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError
+from simulation.errors import InputError, StoppedError
 from simulation.files import sha256_of_text, whole_file
 
 SCORES = ("psnr", "ssim", "rmse_hu")
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
-"""A mean loss of so many times the median of so many epochs before is taken for divergence."""
+"""A mean loss of so many times the median of so many epochs before is taken for divergence; in the first epoch, of so
+many times what an output of zeros would have had."""
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
@@ -85,6 +87,7 @@ class Engines:
         dtype: of the autocast in training; validation is in float32.
         progress: told of each step and epoch.
         writer: TensorBoard's.
+        asked_to_stop: looked at after each step; a name of what asked, empty to go on.
     """
 
     def __init__(
@@ -95,9 +98,10 @@ class Engines:
         dtype: torch.dtype | None,
         progress: TrainingProgress,
         writer: SummaryWriter,
+        asked_to_stop: Callable[[], str],
     ) -> None:
         self.task, self.state, self.settings = task, state, state.settings
-        self.progress, self.writer = progress, writer
+        self.progress, self.writer, self.asked_to_stop = progress, writer, asked_to_stop
         self.regularizer = regularizer
         self.device = next(state.network.parameters()).device
         self.evaluator = self._make_evaluator()
@@ -108,6 +112,7 @@ class Engines:
 
         Raises:
             InputError: the loss is not finite or diverges.
+            StoppedError: something asked to stop.
         """
         trainer, length = self.trainer, len(self.task.loaders.train)
         trainer.state.epoch, trainer.state.iteration = self.state.epoch, self.state.epoch * length
@@ -179,6 +184,9 @@ class Engines:
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         loss = self.task.loss(output, batch)
         self.task_losses.append(loss.detach())
+        if not self.state.rows:
+            with torch.no_grad():
+                self.empty_losses.append(self.task.loss(tree_map(torch.zeros_like, output), batch))
         with settings_errors():
             if self.regularizer is not None:
                 loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
@@ -193,6 +201,7 @@ class Engines:
             self.regularizer.reseed(self.settings.seed, engine.state.iteration)
         self.losses: list[float] = []
         self.task_losses: list[torch.Tensor] = []
+        self.empty_losses: list[torch.Tensor] = []
         self.started = time.monotonic()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
@@ -201,6 +210,9 @@ class Engines:
             raise InputError(f"train: the loss became {loss:g} in epoch {engine.state.epoch}; {self._remedy()}")
         self.losses.append(loss)
         self.progress.step(loss)
+        if what := self.asked_to_stop():
+            kept = f"after epoch {self.state.epoch}" if self.state.rows else "without a checkpoint yet"
+            raise StoppedError(f"train: stopped by {what} {kept}; the same command goes on from there")
 
     def _remedy(self) -> str:
         last = f"the last good checkpoint is {self.state.folder.last}" if self.state.rows else "no checkpoint yet"
@@ -241,11 +253,11 @@ class Engines:
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
-        usual = statistics.median(recent) if recent else row["task_loss"]
+        usual = statistics.median(recent) if recent else torch.stack(self.empty_losses).mean().item()
         if row["task_loss"] > _DIVERGED * abs(usual) > 0:
+            words = f"after {usual:.4g} before" if recent else f"where an empty image has {usual:.4g}"
             raise InputError(
-                f"train: the loss diverges, {row['task_loss']:.4g} in epoch {row['epoch']} after {usual:.4g} before; "
-                f"{self._remedy()}"
+                f"train: the loss diverges, {row['task_loss']:.4g} in epoch {row['epoch']} {words}; {self._remedy()}"
             )
         if row.get("psnr", 0.0) != row.get("psnr", 0.0):
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")

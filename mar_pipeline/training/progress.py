@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 from tqdm import tqdm
@@ -68,7 +69,15 @@ class TrainingProgress:
         if not self.terminal:
             self.told = time.monotonic()
             loss = row["loss"]
-            logger.info("train: epoch %d of %d, loss %.4g%s%s", row["epoch"], self.epochs, loss, psnr, self._left())
+            logger.info(
+                "train: epoch %d of %d, loss %.4g%s%s%s",
+                row["epoch"],
+                self.epochs,
+                loss,
+                _penalties(row),
+                psnr,
+                self._left(),
+            )
 
     @property
     def bar_total(self) -> int:
@@ -77,4 +86,11 @@ class TrainingProgress:
 
     def _left(self) -> str:
         left = (time.monotonic() - self.began) / max(1, self.steps_here) * (self.bar_total - self.steps)
-        return f", {int(left) // 60} min {int(left) % 60} s left" if left >= 1 else ""
+        return f", {timedelta(seconds=int(left))} left" if left >= 1 else ""
+
+
+def _penalties(row: dict[str, Any]) -> str:
+    """EQ-Reg's penalties, where the epoch had any."""
+    names = {"equivariance_layers": "layers", "equivariance_output": "output"}
+    told = [f"{name} {row[key]:.3g}" for key, name in names.items() if key in row]
+    return f" (EQ-Reg: {', '.join(told)})" if told else ""

@@ -146,6 +146,11 @@ def read_train_settings(arguments: list[str]) -> TrainSettings:
         place = given.index("--run")
         run = arguments[place].partition("=")[2] or "".join(arguments[place + 1 : place + 2])
         stored = Path(run) / SETTINGS_FILE
+        if len(arguments) <= 2 and not stored.is_file():
+            raise UsageError(
+                f"--run: {run or 'no folder'} is no training run (there is no {stored}); name one, or start a new one "
+                "with --settings FILE.yaml"
+            )
         if stored.is_file():
             arguments = [f"--settings={stored}", *arguments]
     return read_settings("train", TrainSettings, arguments)
@@ -189,7 +194,9 @@ def check_settings(settings: TrainSettings) -> None:
         if share is not None and not 0 <= share < 1:
             raise UsageError(f"{name}: got {share:g}, expected a number from 0 to below 1")
     if not 0 < equivariance.batch_fraction <= 1:
-        raise UsageError(f"--equivariance.batch_fraction: got {equivariance.batch_fraction:g}, expected 0 to 1")
+        raise UsageError(
+            f"--equivariance.batch_fraction: got {equivariance.batch_fraction:g}, expected more than 0, at most 1"
+        )
     if equivariance.enabled and not (equivariance.weight or equivariance.output_weight or equivariance.weight_space):
         raise UsageError("--equivariance.enabled: all of its weights are 0; give one, or leave it off")
     if equivariance.enabled and settings.data.batch_size * equivariance.batch_fraction < 1:

@@ -62,8 +62,10 @@ def refuse_unknown_import(name: str, weights: Path) -> None:
         weights: the file that says so.
 
     Raises:
-        InputError: the class is of a package that is not trusted.
+        InputError: no such network, or the class is of a package that is not trusted.
     """
+    if "." not in name and name not in NETWORKS:
+        raise InputError(f"{weights}: is of a network {name!r}, which this version does not have; update the package")
     trusted = (*TRUSTED_PACKAGES, *os.environ.get(TRUST_VARIABLE, "").split(","))
     if name not in NETWORKS and name.partition(".")[0] not in trusted:
         raise InputError(
@@ -85,7 +87,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     path = shipped_or_path(path)
     weights = path / BEST if path.is_dir() else path
     if not weights.is_file():
-        hint = "has it validated once?" if path.is_dir() else "expected a run folder or a weights file"
+        hint = "expected a run folder that has validated once, or a weights file"
         raise InputError(f"{weights}: no such file; {hint}")
     state, metadata = load_weights(weights)
     if "network" not in metadata:

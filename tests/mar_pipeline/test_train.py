@@ -1,8 +1,11 @@
 """A run: what it learns, keeps, resumes and refuses."""
 
 import csv
+import dataclasses
 import json
 import math
+import os
+import signal
 
 import numpy as np
 import pytest
@@ -24,7 +27,7 @@ from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights, save_weights
 from mar_pipeline.weights.trained import load_trained
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, StoppedError, UsageError
 
 
 @pytest.fixture
@@ -90,7 +93,7 @@ def test_killed_in_an_epoch_loses_that_epoch_only(run, monkeypatch):
         made = task(*arguments)
 
         def loss(output, batch):
-            seen.append(1)
+            seen.extend([1] * torch.is_grad_enabled())  # the first epoch also asks what an empty image would cost
             if len(seen) == 8:  # the second step of the third epoch
                 raise KeyboardInterrupt
             return made.loss(output, batch)
@@ -278,6 +281,36 @@ def test_divergence_stops(run):
     with pytest.raises(InputError, match="the loss diverges"):
         run(epochs=9, optimizer={"lr": 30.0}, equivariance={"enabled": False}, allow_changed_settings=True)
     assert last(folder)["rows"]
+
+
+def test_divergence_in_the_first_epoch_stops(run):
+    with pytest.raises(InputError, match=r"diverges, \S+ in epoch 1 where an empty image has .* no checkpoint yet"):
+        run(epochs=1, optimizer={"lr": 1e6}, equivariance={"enabled": False})
+
+
+def test_sigterm_stops_and_the_same_command_goes_on(run, monkeypatch):
+    straight, _ = run("straight")
+    make_task, steps = training.mar_task, []
+
+    def terminated(*arguments):
+        task = make_task(*arguments)
+
+        def preempted(output, batch):
+            steps.extend([1] * torch.is_grad_enabled())
+            if len(steps) == 5:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return task.loss(output, batch)
+
+        return dataclasses.replace(task, loss=preempted)
+
+    monkeypatch.setattr(training, "mar_task", terminated)
+    with pytest.raises(StoppedError, match=r"stopped by SIGTERM after epoch \d+; the same command goes on") as caught:
+        run("stopped")
+    assert caught.value.exit_code == 75
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    folder, report = run("stopped")
+    assert 0 < report.resumed_from < report.epochs
+    assert same(last(folder)["network"], last(straight)["network"])
 
 
 def gpu_is_full():

@@ -5,7 +5,7 @@ import pytest
 
 from mar_pipeline.data.crops import random_crop
 from mar_pipeline.data.sample import KEYS, generator, to_sample
-from simulation.errors import InputError
+from simulation.errors import UsageError
 
 ROWS, COLUMNS = 12, 10
 
@@ -53,12 +53,12 @@ def test_zero_is_the_whole_image():
 
 
 def test_a_patch_larger_than_the_image_is_refused():
-    with pytest.raises(InputError, match="11 pixels are more than the images' 12 x 10; choose up to 10"):
+    with pytest.raises(UsageError, match="11 pixels are more than the images' 12 x 10; choose up to 10"):
         random_crop(planes(), 11, generator(0))
 
 
 def test_whole_images_that_are_not_square_cannot_turn():
-    with pytest.raises(InputError, match="12 x 10 pixels cannot be turned"):
+    with pytest.raises(UsageError, match="12 x 10 pixels cannot be turned"):
         random_crop(planes(), 0, generator(0), rotations=True)
 
 

@@ -216,3 +216,21 @@ def test_damage_found_while_training_is_one_line(settings, written, tmp_path, wo
         path.write_bytes(path.read_bytes()[:-3000])
     with pytest.raises(InputError, match=r"^[^\n]*cannot be read as h5, missing or truncated[^\n]*$"):
         next(iter(loaders.train))
+
+
+def test_what_is_left_out_is_told_once_a_reason(tmp_path, caplog):
+    folder = write_training_set(tmp_path / "set")
+    np.save(folder / "trainmask.npy", np.load(folder / "trainmask.npy")[..., :1])
+    (folder / "train_640geo" / "000000_01_01" / "001" / "gt.h5").unlink()
+    make_loaders(DataSettings(folder=str(folder), patch=16, batch_size=4, workers=0), seed=0)
+    told = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert any("training: 1 left out; the first, train/000000_01_01/001: listed, but" in line for line in told)
+    assert any("the mask stack ends at mask 0" in line for line in told)
+
+
+def test_a_choice_that_leaves_nothing_names_what_is_missing(tmp_path):
+    folder = write_training_set(tmp_path / "set")
+    for number in range(1, SLICES):
+        (folder / "train_640geo" / f"{number:06d}_01_01" / "001" / "gt.h5").unlink()
+    with pytest.raises(UsageError, match=rf"none can be held out.*\({SLICES - 1} listed left out.*gt\.h5 is missing"):
+        make_loaders(DataSettings(folder=str(folder), patch=16, batch_size=4, workers=0), seed=0)

@@ -197,8 +197,8 @@ CONV = nn.Conv2d(4, 4, 3, padding=1)
 @pytest.mark.parametrize(
     ("network", "options", "words"),
     [
-        (nn.Sequential(nn.ReLU()), {}, "no layer is left"),
-        (nn.Sequential(CONV), {"exclude": "0"}, "no layer is left"),
+        (nn.Sequential(nn.ReLU()), {}, "no 2-D convolution"),
+        (nn.Sequential(CONV), {"exclude": "0"}, "no 2-D convolution"),
         (nn.Sequential(CONV), {"layers": "body"}, "'body' fits no module"),
         (nn.Sequential(CONV), {"layers": [3]}, "module type, a name"),
         (nn.Sequential(CONV), {"exclude": "body.*"}, "'body.[*]' fits no module"),

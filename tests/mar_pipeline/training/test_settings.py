@@ -178,7 +178,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Seen]:
 
     def silenced(*arguments: Any) -> Any:
         def loss(output: NetworkOutput, batch: dict[str, Tensor]) -> Tensor:
-            steps.append(Seen(output, batch))
+            steps.extend([Seen(output, batch)] * torch.is_grad_enabled())  # without: what an empty image would cost
             return 0 * output.image.sum()
 
         return replace(mar_task(*arguments), loss=loss)

@@ -32,7 +32,7 @@ def test_altered_weights_are_refused(monkeypatch, tmp_path):
 def test_a_file_of_the_name_goes_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "unet_small").mkdir()
-    with pytest.raises(InputError, match="no such file; has it validated once"):
+    with pytest.raises(InputError, match="no such file; expected a run folder"):
         load_trained("unet_small")
 
 
