@@ -176,7 +176,7 @@ def _plain(message: str, hints: dict[str, Any]) -> str:
         message = re.sub(pattern, plain, message, flags=re.DOTALL)
     if unknown := re.match(r"unknown (?:key '|option --)([\w.-]+)", message):
         near = difflib.get_close_matches(unknown[1].replace("-", "_"), hints, 1)
-        return f"{message}; did you mean {near[0]}?" if near else message
+        return f"{message}; did you mean {_option(near[0])}?" if near else message
     found = re.match(r'Parser key "([\w.]+)".*?(?:Got value|Given value): ([^\n]*)', message, re.DOTALL)
     if found is None or found[1] not in hints:
         return message

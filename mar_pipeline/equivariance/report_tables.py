@@ -108,9 +108,9 @@ class EquivarianceReport:
             body.append((layer, own, *(_cell(row) for row in found)))
         head = ("Layer", "Fields", *map(_degrees, angles))
         return (
-            "Layers: relative error, centred (0: equivariant, 1.41: unrelated, 2: opposite); in brackets the floor, what "
-            f"interpolation may make. Between multiples of {360 / self.group_order:g}° regular groups count as the "
-            f"mean of their orientations:\n\n{_table(head, body)}"
+            "Layers: relative error, centred (0: equivariant, 1.41: unrelated, 2: opposite); in brackets the floor, "
+            f"what interpolation may make. Between multiples of {360 / self.group_order:g}° regular groups count as "
+            f"the mean of their orientations:\n\n{_table(head, body)}"
         )
 
 
