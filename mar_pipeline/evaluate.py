@@ -189,7 +189,7 @@ class _Scoring:
                     scores = score(image_mu, pair.image, metal_mask, protocol)
                     rows.append(ScoreRow(*where, candidate.seed, protocol, **scores))
                 if candidate.equivariance and self.measured.pairs < self.settings.equivariance_pairs:
-                    errors[candidate.name] = candidate.equivariance(pair, metal_mask)
+                    errors[candidate.name] = candidate.equivariance(pair, metal_mask, scanner)
         self.measured.keep(seconds, errors)
         return rows, ""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.evaluation.files import make_folder
+from mar_pipeline.networks.build import has_projector
 from mar_pipeline.weights.model_card import model_card
 from mar_pipeline.weights.onnx import OnnxFacts, export_onnx, require_onnx
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
@@ -65,6 +66,10 @@ def export(settings: ExportSettings) -> ExportReport:
     if settings.onnx:
         require_onnx()
     trained, out = load_trained(settings.run), Path(settings.out)
+    if settings.onnx and has_projector(trained.network):
+        raise UsageError(
+            f"--onnx: {trained.name} projects inside the network, which ONNX has no operator for; take --no-onnx"
+        )
     _refuse_other_content(trained, out, settings.overwrite)
     make_folder(out)
     onnx = export_onnx(trained.network, out / ONNX) if settings.onnx else None

@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.data import IMAGE, METAL_MASK, TARGET
+from mar_pipeline.data.sample import TARGET_SINOGRAM
 
 if TYPE_CHECKING:
     from mar_pipeline.networks import NetworkOutput
 
 _PUBLISHED_L1 = 5e-4
 _PUBLISHED_PATCH_PIXELS = 64 * 64
-_STAGE_WEIGHT = 0.1
+_STAGE_WEIGHT = _SINOGRAM_WEIGHT = 0.1
 
 
 def image_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
@@ -83,6 +84,49 @@ def acdnet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
     )
 
 
+def dual_domain_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
+    """Loss of InDuDoNet and InDuDoNet+, every stage supervised in both domains.
+
+        mean(x_N^2) + 0.1 sum over n < N of mean(x_n^2) + 0.1 [mean(s_N^2) + 0.1 sum over n < N of mean(s_n^2)]
+
+    with x_n = I (X_n - Xgt) and s_n = Ybar S_n - P Xgt. H. Wang et al., MICCAI 2021.
+
+    Args:
+        output: of the network.
+        batch: `target` and `metal_mask`, [batch, 1, height, width], `target_sinogram`, [batch, 1, views, bins].
+
+    Returns:
+        A scalar.
+    """
+    images = (*output.images, output.image)
+    image_errors = [((1 - batch[METAL_MASK]) * (image - batch[TARGET])).square().mean() for image in images]
+    sinogram_errors = [(sinogram - batch[TARGET_SINOGRAM]).square().mean() for sinogram in output.sinograms]
+    return _last_first(image_errors) + _SINOGRAM_WEIGHT * _last_first(sinogram_errors)
+
+
+def dudonet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
+    """Loss of DuDoNet: mean|S - Sgt| + mean|I (Xhat - Xgt)| + mean|I (X - Xgt)|.
+
+    W.-A. Lin et al., CVPR 2019.
+
+    Args:
+        output: of the network: filled sinogram S, its reconstruction Xhat, the final image X.
+        batch: as for `dual_domain_loss`.
+
+    Returns:
+        A scalar.
+    """
+    images = (*output.images, output.image)
+    errors = [((1 - batch[METAL_MASK]) * (image - batch[TARGET])).abs().mean() for image in images]
+    errors += [(sinogram - batch[TARGET_SINOGRAM]).abs().mean() for sinogram in output.sinograms]
+    return torch.stack(errors).sum()
+
+
+def _last_first(errors: Sequence[Tensor]) -> Tensor:
+    """The last stage counts whole, the others a tenth."""
+    return errors[-1] + _STAGE_WEIGHT * sum(errors[:-1], torch.zeros_like(errors[-1]))
+
+
 def _mean_weight(published_batch: int) -> float:
     """The weight of a mean over the batch that does what 5e-4 does to the sum over the published one."""
     return _PUBLISHED_L1 * published_batch * _PUBLISHED_PATCH_PIXELS
@@ -118,4 +162,8 @@ LOSSES: dict[str, Callable[["NetworkOutput", Mapping[str, Tensor]], Tensor]] = {
     "oscnet": dictionary_loss,
     "oscnet_plus": dictionary_loss,
     "acdnet": acdnet_loss,
+    "indudonet": dual_domain_loss,
+    "indudonet_plus": dual_domain_loss,
+    "dudonet": dudonet_loss,
+    "cnnmar": image_loss,
 }

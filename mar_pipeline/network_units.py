@@ -1,4 +1,4 @@
-"""The units in which networks see images: 255 for 1/cm, as the published MAR networks were trained."""
+"""The units in which networks see images and sinograms, as the published MAR networks were trained: 255 for 1/cm."""
 
 from typing import TypeVar
 
@@ -10,6 +10,12 @@ UNITS_PER_MU = 255.0
 
 MAX_MU_PER_CM = 1.0
 """Attenuation from which on all is the same to a network; cortical bone has about 0.6."""
+
+MAX_LINE_INTEGRAL = 4.0
+"""Line integral from which on all is the same to a network."""
+
+UNITS_PER_LINE_INTEGRAL = UNITS_PER_MU / MAX_LINE_INTEGRAL
+"""Network units of a line integral of 1."""
 
 Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
@@ -39,3 +45,18 @@ def to_mu(image: Image) -> Image:
         The same shape and type, 1/cm.
     """
     return image / UNITS_PER_MU
+
+
+def sinogram_to_network(sinogram: Image) -> Image:
+    """Line integrals in network units: s = 255 clip(p, 0, 4) / 4.
+
+    H. Wang et al., "InDuDoNet: An Interpretable Dual Domain Network for CT Metal Artifact Reduction", MICCAI 2021,
+    whose public code scales sinograms so.
+
+    Args:
+        sinogram: any shape, line integrals.
+
+    Returns:
+        The same shape and type, 0 to 255.
+    """
+    return sinogram.clip(0.0, MAX_LINE_INTEGRAL) * UNITS_PER_LINE_INTEGRAL

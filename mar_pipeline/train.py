@@ -78,7 +78,7 @@ def train(settings: TrainSettings) -> TrainReport:
     torch.set_num_threads(settings.threads or usable_cores())
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error reaches the user as one line of our own
     seed_epoch(settings.seed, 0)
-    task = mar_task(settings.network.name, settings.network.arguments, settings.data, settings.seed)
+    task = mar_task(settings.network.name, settings.network.arguments, settings.data, settings.seed, device.type)
     regularizer = make_regularizer(task.network, settings.equivariance)
     folder = RunFolder(Path(settings.run))
     with folder.opened(settings):

@@ -4,6 +4,7 @@ One path for benchmark, training and clinic. numpy or torch; what comes in comes
 """
 
 import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -13,13 +14,14 @@ from scipy.cluster.vq import kmeans2
 from simulation.arrays import like, to_numpy
 from simulation.errors import InputError
 from simulation.projector import Projector, Weighting
-from simulation.units import MU_WATER_PER_CM
+from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 _EPSILON = 1e-6
 _PRIOR_BLUR_PIXELS = 0.7
 """Softens the stairs of the segmented edges, which no measured sinogram has: 0.2 dB on the benchmark's files."""
 _THINNEST_PRIOR = 0.02
 """Below this line integral (1 mm of water) a ray runs beside the body; its ratio to the prior would be noise."""
+_TISSUE_HU, _LEAST_BONE_HU = (-900.0, 0.0, 1000.0), 350.0
 
 
 def metal_trace(projector: Projector, metal_mask: Any) -> Any:
@@ -120,21 +122,136 @@ def nmar(
     return like(corrected, sinogram), like(projector.fbp(corrected, weighting), sinogram)
 
 
+def tissue_prior(image_mu: Any, metal_mask: Any) -> Any:
+    """Prior image of CNNMAR: air 0, soft tissue all water, bone as it is.
+
+    Metal is set to water and the pixels are clustered around -900, 0 and 1000 HU; bone is at least 350 HU. Y. Zhang,
+    H. Yu, IEEE TMI 37 (2018).
+
+    Args:
+        image_mu: Float["... rows columns"], 1/cm, nearly free of artifacts.
+        metal_mask: ["... rows columns"], true where metal is.
+
+    Returns:
+        Float["... rows columns"], 1/cm.
+
+    Raises:
+        InputError: shapes differ.
+    """
+    images, masks = to_numpy(image_mu).astype(np.float32), to_numpy(metal_mask) > 0
+    if images.shape != masks.shape:
+        raise InputError(f"tissue prior: image {images.shape} and metal mask {masks.shape} differ in shape")
+    flat = [_tissue_prior_of_one(i, m) for i, m in zip(_planes(images), _planes(masks), strict=True)]
+    return like(np.stack(flat).reshape(images.shape), image_mu)
+
+
+def replace_trace(
+    sinogram: Any, trace: Any, prior_mu: Any, projector: Projector, weighting: Weighting = "benchmark"
+) -> tuple[Any, Any]:
+    """The metal trace filled with the projection of a prior image, without a step at its border.
+
+    The difference between measurement and prior is interpolated linearly across the trace and added to the prior.
+
+    Args:
+        sinogram: Float["... views bins"], line integrals.
+        trace: Bool["... views bins"].
+        prior_mu: Float["... rows columns"], 1/cm.
+        projector: of the scan.
+        weighting: of the filtered back projection.
+
+    Returns:
+        The corrected sinogram and its image in 1/cm.
+
+    Raises:
+        InputError: shapes differ, or a view lies in the trace from end to end.
+    """
+    values, inside = to_numpy(sinogram).astype(np.float32), to_numpy(trace) > 0
+    prior = projector.forward(to_numpy(prior_mu))
+    corrected = np.where(inside, prior + linear_interpolation(values - prior, inside), values).astype(np.float32)
+    return like(corrected, sinogram), like(projector.fbp(corrected, weighting), sinogram)
+
+
+def hardening_corrected(
+    sinogram: Any, li_sinogram: Any, metal_mask: Any, projector: Projector, weighting: Weighting = "benchmark"
+) -> Any:
+    """The image after correction of the metal's beam hardening, of first order.
+
+    What the metal adds to a ray, p - p_LI, is fitted by a polynomial a L + b L^2 + c L^3 of the ray's length L in
+    metal, and the higher orders are taken off. J. M. Verburg, J. Seco, Physics in Medicine and Biology 57 (2012).
+
+    Args:
+        sinogram: Float["views bins"], line integrals.
+        li_sinogram: as ``sinogram``, after linear interpolation.
+        metal_mask: ["rows columns"], true where metal is.
+        projector: of the scan.
+        weighting: of the filtered back projection.
+
+    Returns:
+        Float["rows columns"], 1/cm.
+
+    Raises:
+        InputError: wrong shapes.
+    """
+    values = to_numpy(sinogram).astype(np.float32)
+    lengths = projector.forward((to_numpy(metal_mask) > 0).astype(np.float32))
+    inside = lengths > 0
+    powers = lengths[inside][:, None].astype(np.float64) ** [1, 2, 3]
+    added = (values - to_numpy(li_sinogram))[inside]
+    coefficients = np.linalg.lstsq(powers, added, rcond=None)[0]
+    corrected = values.copy()
+    corrected[inside] -= (powers[:, 1:] @ coefficients[1:]).astype(np.float32)
+    return like(projector.fbp(corrected, weighting), sinogram)
+
+
+def reprojected(image_mu: Any, metal_mask: Any, projector: Projector, weighting: Weighting = "benchmark") -> Any:
+    """The scan of an image whose raw data are gone: its projection, the metal's trace and LI.
+
+    Streaks are projected along with the body, so that what a network knows of measured sinograms holds approximately.
+
+    Args:
+        image_mu: Float["... rows columns"], 1/cm, with metal in it.
+        metal_mask: ["... rows columns"], true where metal is.
+        projector: of the scan that is assumed.
+        weighting: of the filtered back projection.
+
+    Returns:
+        (sinogram, LI sinogram, metal trace, LI image).
+
+    Raises:
+        InputError: wrong shapes, or a view lies in the trace from end to end.
+    """
+    sinogram, trace = projector.forward(image_mu), metal_trace(projector, metal_mask)
+    interpolated = linear_interpolation(sinogram, trace)
+    return sinogram, interpolated, trace, projector.fbp(interpolated, weighting)
+
+
 def _planes(array: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[-2:])
 
 
 def _prior_of_one(li_image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray:
     image = np.where(metal_mask, MU_WATER_PER_CM, li_image_mu).astype(np.float32)
-    start = np.array([[0.0], [MU_WATER_PER_CM], [2 * MU_WATER_PER_CM]])
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a slice without air or bone has an empty cluster
-        _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
-    labels = labels.reshape(image.shape)
-    water_from, bone_from = _border(image, labels < 1), _border(image, labels < 2)
+    water_from, bone_from = _tissue_borders(image, (0.0, MU_WATER_PER_CM, 2 * MU_WATER_PER_CM))
     smooth = ndimage.gaussian_filter(image, 1, truncate=2)
     prior = np.select([smooth < water_from, smooth < bone_from], [0, MU_WATER_PER_CM], smooth)
     return ndimage.gaussian_filter(prior, _PRIOR_BLUR_PIXELS).astype(np.float32)
+
+
+def _tissue_prior_of_one(image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray:
+    image = np.where(metal_mask, MU_WATER_PER_CM, image_mu).astype(np.float32)
+    water_from, bone_from = _tissue_borders(image, [hu_to_mu(hu) for hu in _TISSUE_HU])
+    bone_from = max(bone_from, hu_to_mu(_LEAST_BONE_HU))
+    return np.select([image < water_from, image < bone_from], [0, MU_WATER_PER_CM], image).astype(np.float32)
+
+
+def _tissue_borders(image: np.ndarray, centres: Sequence[float]) -> tuple[float, float]:
+    """Where water and bone begin, by clustering around the centres of air, water and bone."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a slice without air or bone has an empty cluster
+        start = np.array(centres, np.float64)[:, None]
+        _, labels = kmeans2(image.reshape(-1, 1).astype(np.float64), start, minit="matrix")
+    labels = labels.reshape(image.shape)
+    return _border(image, labels < 1), _border(image, labels < 2)
 
 
 def _border(image: np.ndarray, below: np.ndarray) -> float:

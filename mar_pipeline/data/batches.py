@@ -9,7 +9,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from mar_pipeline.data.crops import check_patch, random_crop
 from mar_pipeline.data.pairs import Skipped
-from mar_pipeline.data.sample import CROP, ORDER, Sample, generator, to_sample
+from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
 from simulation.errors import InputError
 
 Key = tuple[int, int, int]
@@ -21,6 +21,7 @@ class Pairs(Protocol):
 
     shape: tuple[int, int]
     preset: str
+    layout: Layout
 
     @property
     def names(self) -> list[str]:
@@ -36,8 +37,8 @@ class Pairs(Protocol):
 
     def __len__(self) -> int: ...
 
-    def planes(self, index: int, epoch: int = 0, draw: int = 0) -> np.ndarray:
-        """A pair as float32 [4, rows, columns], in the order of `KEYS`."""
+    def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
+        """A pair in the order of the layout."""
 
 
 class Crops(Dataset[Sample]):
@@ -68,7 +69,7 @@ class Crops(Dataset[Sample]):
         self.pairs = pairs
         self._patch, self._flips, self._rotations = patch, flips, rotations
         self._crops_per_pair, self._seed = crops_per_pair, seed
-        self._last: tuple[Key, np.ndarray] | None = None
+        self._last: tuple[Key, PairArrays] | None = None
 
     def __len__(self) -> int:
         return len(self.pairs) * self._crops_per_pair
@@ -77,9 +78,10 @@ class Crops(Dataset[Sample]):
         epoch, number, index = key
         pair = epoch, number // self._crops_per_pair, index
         if self._last is None or self._last[0] != pair:
-            self._last = pair, self.pairs.planes(index, epoch, pair[1])
+            self._last = pair, self.pairs.pair(index, epoch, pair[1])
         rng = generator(self._seed, epoch, number, CROP)
-        return to_sample(random_crop(self._last[1], self._patch, rng, self._flips, self._rotations))
+        cropped = random_crop(self._last[1], self._patch, rng, self._flips, self._rotations)
+        return to_sample(cropped, self.pairs.layout)
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
         """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""

@@ -7,16 +7,17 @@ from pathlib import Path
 import numpy as np
 from torch.utils.data import Dataset
 
-from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
-from mar_pipeline.data.sample import KEYS, Sample, to_sample
+from mar_pipeline.data.sample import HARDENING, IMAGES_ONLY, Layout, PairArrays, Sample, to_sample
 from mar_pipeline.data.selection import spread_pairs
-from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
 from simulation.projector import Projector
 from simulation.protocols import protocol
 from simulation.store import manifest_file, read_h5, read_manifest
+from simulation.synthesize import Sample as Scan
 from simulation.units import check_mu
 
 _CHECKED_AT_START = 100
@@ -43,6 +44,7 @@ class CommunityPairs(Dataset[Sample]):
         trust_masks: do not compare metal traces.
         limit: take so many pairs only, spread over slices and masks.
         found: what `find_pairs` answers for folder and split, if that is known already.
+        layout: which arrays a pair has.
 
     Raises:
         UsageError: the manifest names another preset.
@@ -61,12 +63,15 @@ class CommunityPairs(Dataset[Sample]):
         trust_masks: bool = False,
         limit: int | None = None,
         found: tuple[list[PairFile], list[Skipped]] | None = None,
+        layout: Layout = IMAGES_ONLY,
     ) -> None:
-        self.folder, self.preset, self._trusted = Path(folder), preset, trust_masks
+        self.folder, self.preset, self._trusted, self.layout = Path(folder), preset, trust_masks, layout
         _check_preset(self.folder, split, preset)
-        geometry = protocol(preset).geometry
+        scan = protocol(preset)
+        geometry, self._weighting = scan.geometry, scan.weighting
         self.shape = geometry.image_shape
         self._projector = Projector(geometry, "cpu", threads=1)
+        self._needs_sinograms = bool(layout.sinograms) or HARDENING in layout.images
         pairs, missing = find_pairs(self.folder, split) if found is None else found
         wanted = set(map(slice_name, pairs)) if slices is None else set(slices)
         chosen = [file for file in pairs if slice_name(file) in wanted and (masks is None or file.mask in masks)]
@@ -78,7 +83,7 @@ class CommunityPairs(Dataset[Sample]):
         if not known:
             raise InputError(_nothing_left(self.folder, split, pairs, chosen, no_mask))
         self.files = spread_pairs(known, limit)
-        self._planes = SharedTable(len(self.files), (len(KEYS), *self.shape), budget_mb=cache_mb)
+        self._pairs = SharedPairs(len(self.files), layout, geometry, cache_mb)
         self._checked = SharedTable(len(self.files), (1,), np.bool_)
 
     @property
@@ -95,15 +100,15 @@ class CommunityPairs(Dataset[Sample]):
         return len(self.files)
 
     def __getitem__(self, index: int) -> Sample:
-        return to_sample(self.planes(index))
+        return to_sample(self.pair(index), self.layout)
 
-    def planes(self, index: int, epoch: int = 0, draw: int = 0) -> np.ndarray:
-        """A pair as float32 [4, rows, columns] in the order of `KEYS`, not to be written to; always the same one.
+    def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
+        """A pair in the order of the layout, not to be written to; always the same one.
 
         Raises:
             InputError: a file is missing or damaged, or the mask is not the pair's.
         """
-        kept = self._planes.get(index)
+        kept = self._pairs.get(index)
         if kept is None:
             file = self.files[index]
             if self._checked.get(index) is None:
@@ -112,30 +117,33 @@ class CommunityPairs(Dataset[Sample]):
                     raise InputError(f"{file.name}: {reason}; name the stack of this set with --data.masks")
                 self._checked.put(index, True)
             kept = self._read(file)
-            self._planes.put(index, kept)
+            self._pairs.put(index, kept)
         return kept
 
-    def _read(self, file: PairFile) -> np.ndarray:
+    def _read(self, file: PairFile) -> PairArrays:
         truth_file = file.path.with_name("gt.h5")
         truth_mu = read_h5(truth_file, ("image",))["image"]
-        images_mu = read_h5(file.path, ("ma_CT", "LI_CT"))
+        sinograms = ("ma_sinogram", "LI_sinogram", "metal_trace") if self._needs_sinograms else ()
+        stored = read_h5(file.path, ("ma_CT", "LI_CT", *sinograms))
         self._check_image(truth_mu, f"{truth_file}: image")
         check_mu(truth_mu, f"{truth_file}: image")
-        for name, image_mu in images_mu.items():
-            self._check_image(image_mu, f"{file.path}: {name}")
-        planes = np.empty((len(KEYS), *self.shape), np.float32)
-        for place, image_mu in enumerate((images_mu["ma_CT"], images_mu["LI_CT"], truth_mu)):
-            planes[place] = to_network(image_mu)
-        planes[-1] = self._mask(file)
-        return planes
+        for name, array in stored.items():
+            self._check_image(array, f"{file.path}: {name}", name in sinograms)
+        scan = Scan(**dict.fromkeys(("ma_sinogram", "LI_sinogram", "metal_trace")) | stored)
+        try:
+            return pair_arrays(self.layout, scan, truth_mu, self._mask(file) > 0, self._projector, self._weighting)
+        except InputError as error:
+            raise InputError(f"{file.path}: {error}") from error
 
-    def _check_image(self, image_mu: np.ndarray, what: str) -> None:
-        if image_mu.shape != self.shape:
+    def _check_image(self, array: np.ndarray, what: str, is_sinogram: bool = False) -> None:
+        geometry = self._projector.geometry
+        expected = geometry.sinogram_shape if is_sinogram else geometry.image_shape
+        if array.shape != expected:
             raise InputError(
-                f"{what} has shape {image_mu.shape}, but images of the preset {self.preset} have {self.shape}; name "
-                "the preset that made the data with --data.preset"
+                f"{what} has shape {array.shape}, but {'sinograms' if is_sinogram else 'images'} of the preset "
+                f"{self.preset} have {expected}; name the preset that made the data with --data.preset"
             )
-        if image_mu.dtype.kind != "f" or not np.isfinite(image_mu).all():
+        if array.dtype.kind not in "fb" or not np.isfinite(array).all():
             raise InputError(f"{what} holds values that are not finite numbers{_REPAIR}")
 
     def _mask(self, file: PairFile) -> np.ndarray:

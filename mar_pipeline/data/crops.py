@@ -1,7 +1,8 @@
-"""Random crops of a pair, the same for all its planes."""
+"""Random crops of a pair, the same for all its images, and turns of its sinograms along with them."""
 
 import numpy as np
 
+from mar_pipeline.data.sample import PairArrays
 from simulation.errors import UsageError
 
 
@@ -29,23 +30,24 @@ def check_patch(patch: int, shape: tuple[int, int], rotations: bool = False) -> 
 
 
 def random_crop(
-    planes: np.ndarray, patch: int, rng: np.random.Generator, flips: bool = False, rotations: bool = False
-) -> np.ndarray:
-    """A square crop at a random place, mirrored and turned at random.
+    pair: PairArrays, patch: int, rng: np.random.Generator, flips: bool = False, rotations: bool = False
+) -> PairArrays:
+    """A square crop at a random place, mirrored and turned at random; sinograms go along with whole images.
 
     Args:
-        planes: ["... rows columns"].
+        pair: images and sinograms; none of the latter if there is a patch.
         patch: side of the crop in pixels; 0 is the whole image.
         rng: draws place, mirroring and turn.
         flips: mirror up-down and left-right, each with probability 1/2.
         rotations: turn by 0, 90, 180 or 270 degrees, each with probability 1/4.
 
     Returns:
-        A view, ["... patch patch"].
+        Views.
 
     Raises:
         UsageError: see `check_patch`.
     """
+    planes, sinograms = pair
     rows, columns = planes.shape[-2:]
     check_patch(patch, (rows, columns), rotations)
     if patch:
@@ -54,6 +56,34 @@ def random_crop(
     if flips:
         up_down, left_right = rng.random(2) < 0.5
         planes = planes[..., :: -1 if up_down else 1, :: -1 if left_right else 1]
+        sinograms = mirrored(sinograms, bool(up_down), bool(left_right))
     if rotations:
-        planes = np.rot90(planes, int(rng.integers(4)), axes=(-2, -1))
-    return planes
+        turns = int(rng.integers(4))
+        planes = np.rot90(planes, turns, axes=(-2, -1))
+        sinograms = turned(sinograms, turns)
+    return PairArrays(planes, sinograms)
+
+
+def turned(sinograms: np.ndarray, quarters: int) -> np.ndarray:
+    """Sinograms of the image turned by quarter turns counter-clockwise: a cyclic shift of the views.
+
+    Args:
+        sinograms: ["... views bins"] of a full scan whose views are a multiple of 4.
+        quarters: number of quarter turns.
+    """
+    return np.roll(sinograms, quarters * sinograms.shape[-2] // 4, axis=-2)
+
+
+def mirrored(sinograms: np.ndarray, up_down: bool, left_right: bool) -> np.ndarray:
+    """Sinograms of the mirrored image: views and bins in reverse order, for left-right half a turn on.
+
+    Args:
+        sinograms: ["... views bins"] of a full scan, see `simulation.geometry.FanBeam`.
+        up_down: the rows of the image are reversed.
+        left_right: its columns are.
+    """
+    if up_down:
+        sinograms = sinograms[..., ::-1, ::-1]
+    if left_right:
+        sinograms = turned(sinograms[..., ::-1, ::-1], 2)
+    return sinograms

@@ -4,6 +4,7 @@ import logging
 from typing import Any, NamedTuple
 
 from mar_pipeline.data.batches import Crops, EpochBatches, Key, PairLoader, Pairs, loader_of
+from mar_pipeline.data.sample import IMAGES_ONLY, Layout
 from mar_pipeline.data.selection import by_reason
 from mar_pipeline.data.settings import DataSettings, check_data_settings
 from mar_pipeline.data.split import train_and_validation_pairs
@@ -36,7 +37,9 @@ class Loaders(NamedTuple):
         }
 
 
-def make_loaders(settings: DataSettings, seed: int, rank: int = 0, world: int = 1) -> Loaders:
+def make_loaders(
+    settings: DataSettings, seed: int, rank: int = 0, world: int = 1, layout: Layout = IMAGES_ONLY
+) -> Loaders:
     """Loaders of a training.
 
     Batches for training follow (seed, epoch, rank) alone: call ``train.set_epoch(epoch)`` before each epoch. Validation
@@ -48,13 +51,18 @@ def make_loaders(settings: DataSettings, seed: int, rank: int = 0, world: int = 
         seed: of the training.
         rank: of this process.
         world: number of processes.
+        layout: which arrays a sample has; with sinograms among them there are whole images only.
 
     Raises:
         UsageError: impossible settings.
         InputError: the data cannot be used, or no pair is left for training or validation.
     """
     check_data_settings(settings)
-    train, validation = train_and_validation_pairs(settings, seed)
+    if layout.sinograms and settings.patch:
+        raise UsageError(
+            f"--data.patch: got {settings.patch}, but a network that sees sinograms needs whole images; give 0"
+        )
+    train, validation = train_and_validation_pairs(settings, seed, layout)
     _tell(train, "training")
     _tell(validation, "validation")
     if len(validation) < world:

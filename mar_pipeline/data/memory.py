@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from mar_pipeline.data.sample import Layout, PairArrays
+from simulation.geometry import FanBeam
+
 
 class SharedTable:
     """Rows of numbers which a process and the workers forked from it fill and read together, each row once.
@@ -53,6 +56,34 @@ class SharedTable:
 
     def __reduce__(self) -> tuple[Any, ...]:
         return SharedTable, self._arguments
+
+
+class SharedPairs:
+    """Pairs in a `SharedTable`.
+
+    Args:
+        pairs: number of pairs there could be.
+        layout: their arrays.
+        geometry: of their scan.
+        budget_mb: the most memory they may take.
+    """
+
+    def __init__(self, pairs: int, layout: Layout, geometry: FanBeam, budget_mb: float) -> None:
+        self._images = (len(layout.images), *geometry.image_shape)
+        self._sinograms = (len(layout.sinograms), *geometry.sinogram_shape)
+        self._table = SharedTable(pairs, (math.prod(self._images) + math.prod(self._sinograms),), budget_mb=budget_mb)
+
+    def get(self, index: int) -> PairArrays | None:
+        """A pair, not to be written to; None if it is not kept."""
+        row = self._table.get(index)
+        if row is None:
+            return None
+        images, sinograms = np.split(row, [math.prod(self._images)])
+        return PairArrays(images.reshape(self._images), sinograms.reshape(self._sinograms))
+
+    def put(self, index: int, pair: PairArrays) -> None:
+        """Keeps a pair, if the budget has room for it."""
+        self._table.put(index, np.concatenate([pair.images.ravel(), pair.sinograms.ravel()]))
 
 
 def _shared_zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:

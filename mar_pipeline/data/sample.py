@@ -1,5 +1,8 @@
 """A sample: the arrays of a pair as the tensors that networks and losses see."""
 
+from collections.abc import Iterable
+from typing import NamedTuple
+
 import numpy as np
 import torch
 
@@ -15,23 +18,84 @@ TARGET = "target"
 METAL_MASK = "metal_mask"
 """1.0 where metal is, 0.0 elsewhere."""
 
+PRIOR = "prior"
+"""The prior image of NMAR, network units."""
+
+HARDENING = "hardening_corrected"
+"""The image after correction of the metal's beam hardening, network units."""
+
+MA_SINOGRAM = "ma_sinogram"
+"""The measured sinogram, network units."""
+
+LI_SINOGRAM = "li_sinogram"
+"""Its linear interpolation, network units."""
+
+METAL_TRACE = "metal_trace"
+"""1.0 in the bins whose ray meets metal, 0.0 elsewhere."""
+
+TARGET_SINOGRAM = "target_sinogram"
+"""The projection of the truth, network units."""
+
+IMAGES = (IMAGE, LI, TARGET, METAL_MASK, PRIOR, HARDENING)
+"""Names of all images, in the order in which a pair holds them."""
+
+SINOGRAMS = (MA_SINOGRAM, LI_SINOGRAM, METAL_TRACE, TARGET_SINOGRAM)
+"""Names of all sinograms, in the order in which a pair holds them."""
+
 KEYS = (IMAGE, LI, TARGET, METAL_MASK)
-"""The names of a sample, in the order of a pair's planes."""
+"""What a sample has at the least, in order."""
 
 Sample = dict[str, torch.Tensor]
 
 
-def to_sample(planes: np.ndarray) -> Sample:
-    """A copy of a pair's planes as tensors.
+class Layout(NamedTuple):
+    """The arrays of a pair.
+
+    Attributes:
+        images: names of the images.
+        sinograms: names of the sinograms.
+    """
+
+    images: tuple[str, ...] = KEYS
+    sinograms: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, names: Iterable[str]) -> "Layout":
+        """What holds these names, and `KEYS`."""
+        wanted = {*KEYS, *names}
+        return cls(tuple(n for n in IMAGES if n in wanted), tuple(n for n in SINOGRAMS if n in wanted))
+
+
+IMAGES_ONLY = Layout()
+
+
+class PairArrays(NamedTuple):
+    """A pair as float32, not to be written to.
+
+    Attributes:
+        images: Float["images rows columns"], in the order of the layout.
+        sinograms: Float["sinograms views bins"], likewise.
+    """
+
+    images: np.ndarray
+    sinograms: np.ndarray
+
+
+def to_sample(arrays: PairArrays, layout: Layout) -> Sample:
+    """A copy of a pair as tensors.
 
     Args:
-        planes: Float["4 rows columns"], in the order of `KEYS`.
+        arrays: the pair.
+        layout: its names.
 
     Returns:
-        Each of `KEYS` -> Float["1 rows columns"], float32.
+        Each name -> Float["1 rows columns"] or Float["1 views bins"], float32.
     """
-    tensor = torch.from_numpy(np.array(planes, np.float32, order="C"))
-    return {key: tensor[place : place + 1] for place, key in enumerate(KEYS)}
+    sample: Sample = {}
+    for names, stack in zip(layout, arrays, strict=True):
+        tensor = torch.from_numpy(np.array(stack, np.float32, order="C"))
+        sample |= {name: tensor[place : place + 1] for place, name in enumerate(names)}
+    return sample
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:

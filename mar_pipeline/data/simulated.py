@@ -8,10 +8,19 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
-from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import Skipped
-from mar_pipeline.data.sample import KEYS, PAIR, VALIDATION_PAIR, Sample, generator, to_sample
-from mar_pipeline.network_units import to_network
+from mar_pipeline.data.sample import (
+    IMAGES_ONLY,
+    PAIR,
+    VALIDATION_PAIR,
+    Layout,
+    PairArrays,
+    Sample,
+    generator,
+    to_sample,
+)
 from simulation.errors import InputError, UsageError
 from simulation.grid import to_grid
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
@@ -45,6 +54,7 @@ class SimulatedPairs(Dataset[Sample]):
             frozen.
         frozen: for validation: the pairs never change, not with the epoch nor with the seed, and are kept in memory.
         count: number of pairs; one for each slice if None.
+        layout: which arrays a pair has.
 
     Raises:
         UsageError: the slices do not go with the preset.
@@ -61,8 +71,9 @@ class SimulatedPairs(Dataset[Sample]):
         cache_mb: float = 1024,
         frozen: bool = False,
         count: int | None = None,
+        layout: Layout = IMAGES_ONLY,
     ) -> None:
-        self._refs, self.preset, self._library = list(refs), preset, library
+        self._refs, self.preset, self._library, self.layout = list(refs), preset, library, layout
         self._count = len(refs) if count is None else count
         self._masks = masks
         if masks is None and isinstance(library, MaskStack):
@@ -74,7 +85,7 @@ class SimulatedPairs(Dataset[Sample]):
         self._simulator = Simulator(preset, "cpu", threads=1)
         slice_size = math.prod(self.shape) + STACK_SIZE**2 + 2 * math.prod(geometry.sinogram_shape)
         self._slices = SharedTable(len(refs), (slice_size,), budget_mb=0 if frozen else cache_mb)
-        self._planes = SharedTable(self._count if frozen else 0, (len(KEYS), *self.shape), budget_mb=cache_mb)
+        self._pairs = SharedPairs(self._count if frozen else 0, layout, geometry, cache_mb)
         self._states = SharedTable(len(refs), (1,), np.uint8)
         self._refuse_unusable()
 
@@ -99,10 +110,10 @@ class SimulatedPairs(Dataset[Sample]):
         return self._count
 
     def __getitem__(self, index: int) -> Sample:
-        return to_sample(self.planes(index))
+        return to_sample(self.pair(index), self.layout)
 
-    def planes(self, index: int, epoch: int = 0, draw: int | None = None) -> np.ndarray:
-        """A pair as float32 [4, rows, columns] in the order of `KEYS`, not to be written to.
+    def pair(self, index: int, epoch: int = 0, draw: int | None = None) -> PairArrays:
+        """A pair in the order of the layout, not to be written to.
 
         Args:
             index: chooses the slice.
@@ -113,14 +124,14 @@ class SimulatedPairs(Dataset[Sample]):
             InputError: no implant could be placed in many attempts.
         """
         if self._frozen:
-            kept = self._planes.get(index)
+            kept = self._pairs.get(index)
             if kept is None:
                 kept = self._simulate(index, 0, index, VALIDATION_PAIR)
-                self._planes.put(index, kept)
+                self._pairs.put(index, kept)
             return kept
         return self._simulate(index, epoch, index if draw is None else draw, PAIR)
 
-    def _simulate(self, index: int, epoch: int, draw: int, purpose: int) -> np.ndarray:
+    def _simulate(self, index: int, epoch: int, draw: int, purpose: int) -> PairArrays:
         place, reason = index % len(self._refs), ""
         for attempt in range(_ATTEMPTS):
             rng = generator(self._seed, epoch, draw, purpose, attempt)
@@ -137,17 +148,14 @@ class SimulatedPairs(Dataset[Sample]):
             f"implants that suit each other; the last one, {reason}"
         )
 
-    def _pair(self, place: int, rng: np.random.Generator) -> np.ndarray:
+    def _pair(self, place: int, rng: np.random.Generator) -> PairArrays:
         image_mu, large_mu, tissue = self._slice(place)
         mask = self._draw_mask(large_mu, rng)
         small = resize_mask(mask, image_mu.shape)
         check_mask(small, image_mu)
         sample = self._simulator.simulate_masks(image_mu, [small], [rng], tissue)[0]
-        planes = np.empty((len(KEYS), *self.shape), np.float32)
-        for number, own_mu in enumerate((sample.ma_CT, sample.LI_CT, image_mu)):
-            planes[number] = to_network(own_mu)
-        planes[-1] = small > 0
-        return planes
+        projector, weighting = self._simulator.projector, self._protocol.weighting
+        return pair_arrays(self.layout, sample, image_mu, small > 0, projector, weighting)
 
     def _draw_mask(self, large_mu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels of 512 x 512."""

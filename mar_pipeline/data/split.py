@@ -7,6 +7,7 @@ from typing import NamedTuple
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs, slice_name
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs
+from mar_pipeline.data.sample import Layout
 from mar_pipeline.data.selection import choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.simulated import SimulatedPairs
@@ -16,19 +17,20 @@ from simulation.protocols import protocol
 from simulation.sources import list_slices
 
 
-def train_and_validation_pairs(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:
+def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:
     """The two sets of pairs.
 
     Args:
         settings: what is asked for, checked.
         seed: of what is simulated for training; slices of a phantom and what is simulated for validation do not follow
             it, so that trainings compare.
+        layout: which arrays a pair has.
 
     Raises:
         UsageError: the choice of slices or masks leaves nothing, or the slices do not go with the preset.
         InputError: the data cannot be used.
     """
-    return _community(settings) if settings.kind == "community" else _simulated(settings, seed)
+    return _community(settings, layout) if settings.kind == "community" else _simulated(settings, seed, layout)
 
 
 class _Choice(NamedTuple):
@@ -38,7 +40,7 @@ class _Choice(NamedTuple):
     masks: list[int] | None
 
 
-def _community(settings: DataSettings) -> tuple[Pairs, Pairs]:
+def _community(settings: DataSettings, layout: Layout) -> tuple[Pairs, Pairs]:
     folder = Path(settings.folder or "")
     found = find_pairs(folder, "train")
     masks = sorted({file.mask for file in found[0]})
@@ -46,10 +48,10 @@ def _community(settings: DataSettings) -> tuple[Pairs, Pairs]:
         training, held = _choices(settings, _slice_names(folder, found), masks)
     except UsageError as error:
         raise UsageError(f"{error}{_left_out(found[1])}") from error
-    train = _open(settings, folder, "train", training, settings.masks, None, found)
+    train = _open(settings, folder, "train", training, settings.masks, None, found, layout)
     if held is None:
-        return train, _other_set(settings)
-    return train, _open(settings, folder, "train", held, settings.masks, settings.val_pairs, found)
+        return train, _other_set(settings, layout)
+    return train, _open(settings, folder, "train", held, settings.masks, settings.val_pairs, found, layout)
 
 
 def _open(
@@ -60,6 +62,7 @@ def _open(
     stack: str | None,
     limit: int | None,
     found: tuple[list[PairFile], list[Skipped]],
+    layout: Layout,
 ) -> CommunityPairs:
     return CommunityPairs(
         folder,
@@ -72,6 +75,7 @@ def _open(
         settings.trust_masks,
         limit,
         found,
+        layout,
     )
 
 
@@ -88,17 +92,23 @@ def _left_out(missing: Sequence[Skipped]) -> str:
     return f" ({len(missing)} listed left out; the first, {missing[0].pair}: {missing[0].reason})" if missing else ""
 
 
-def _simulated(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:
+def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:
     refs = list_slices(settings.source or "", "train", 0, settings.source_slices, settings.pad_square)
     named = {f"{ref.case}/{ref.name}": ref for ref in refs}
     library = _library(settings)
     masks = list(range(len(library))) if isinstance(library, MaskStack) else None
     training, held = _choices(settings, list(named), masks)
     train = SimulatedPairs(
-        [named[name] for name in training.slices], settings.preset, library, training.masks, seed, settings.cache_mb
+        [named[name] for name in training.slices],
+        settings.preset,
+        library,
+        training.masks,
+        seed,
+        settings.cache_mb,
+        layout=layout,
     )
     if held is None:
-        return train, _other_set(settings)
+        return train, _other_set(settings, layout)
     return train, SimulatedPairs(
         [named[name] for name in held.slices],
         settings.preset,
@@ -107,6 +117,7 @@ def _simulated(settings: DataSettings, seed: int) -> tuple[Pairs, Pairs]:
         cache_mb=settings.cache_mb,
         frozen=True,
         count=settings.val_pairs,
+        layout=layout,
     )
 
 
@@ -119,13 +130,13 @@ def _library(settings: DataSettings) -> ImplantLibrary:
     )
 
 
-def _other_set(settings: DataSettings) -> CommunityPairs:
+def _other_set(settings: DataSettings, layout: Layout) -> CommunityPairs:
     """Validation on a set of its own, with its own mask stack."""
     folder, split = Path(settings.val_folder or settings.folder or ""), settings.val_split
     found = find_pairs(folder, split)
     names = choose_slices(_slice_names(folder, found), settings.val_slices, "--data.val_slices")
     masks = _masks_within(sorted({file.mask for file in found[0]}), settings.val_mask_range, "--data.val_mask_range")
-    return _open(settings, folder, split, _Choice(names, masks), None, settings.val_pairs, found)
+    return _open(settings, folder, split, _Choice(names, masks), None, settings.val_pairs, found, layout)
 
 
 def _validates_elsewhere(settings: DataSettings) -> bool:

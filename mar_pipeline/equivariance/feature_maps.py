@@ -45,6 +45,7 @@ def turned_maps(
     layer: str | None = None,
     *,
     fields: Fields | None = None,
+    input_fields: Sequence[Fields] | None = None,
     group_order: int = 4,
     count: int = 2,
     disk_margin: float = 0.12,
@@ -62,6 +63,7 @@ def turned_maps(
         angle_deg: of the rotation, counter-clockwise.
         layer: name; None takes the last convolution with t channels or more.
         fields: of the layer's output; None takes those of a strict layer, else the automatic ones.
+        input_fields: fields of each input, such as views for a sinogram; None takes all as images.
         group_order: t.
         count: number of maps; fewer where the layer has fewer.
         disk_margin: for interpolated rotations, the share of the radius that is not compared.
@@ -73,7 +75,8 @@ def turned_maps(
     network, turn = unwrap(network), Turn.of(angle_deg)
     inputs = [image[:1] for image in ([x] if isinstance(x, Tensor) else x)]
     name, module = find_layer(network, layer, group_order)
-    turned = [turn.act(image, [("trivial", image.shape[1])], group_order) for image in inputs]
+    kinds_in = input_fields or [(("trivial", image.shape[1]),) for image in inputs]
+    turned = [turn.act(image, kind, group_order) for image, kind in zip(inputs, kinds_in, strict=True)]
     with evaluation_mode(network):
         maps, of_turned = _answer(network, name, module, inputs), _answer(network, name, module, turned)
     own = fields or known_fields(name, module, None) or automatic_fields(maps.shape[1], group_order)

@@ -34,7 +34,7 @@ _LOW, _HIGH = 1.0, 99.0
 
 def feature_figure(
     networks: Mapping[str, nn.Module],
-    x: Tensor | Sequence[Tensor],
+    x: Tensor | Sequence[Tensor] | Mapping[str, Sequence[Tensor]],
     angle_deg: float = 90.0,
     layers: str | Mapping[str, str] | None = None,
     *,
@@ -42,6 +42,7 @@ def feature_figure(
     group_order: int = 4,
     maps: int = 2,
     image_limits: tuple[float, float] | None = None,
+    input_fields: Mapping[str, Sequence[Fields]] | None = None,
     disk_margin: float = 0.12,
     border: float = 0.0,
 ) -> Figure:
@@ -53,7 +54,8 @@ def feature_figure(
 
     Args:
         networks: label -> network, in the order of the blocks.
-        x: Float["batch channels H W"], or all inputs of the networks; the first channel of the first is shown.
+        x: Float["batch channels H W"], or all inputs of the networks, for all or by label; the first channel of the
+            first is shown.
         angle_deg: of the rotation; 120 is the paper's 2 pi / 3, at which groups of 4 orientations show their mean.
         layers: name of the layer, for all networks or by label; None takes the last one with t channels
             or more.
@@ -62,6 +64,7 @@ def feature_figure(
         group_order: t of regular fields.
         maps: number of maps of each network.
         image_limits: black and white of the image; None takes its 1st and 99th percentile.
+        input_fields: fields of the inputs by label, such as views for a sinogram; without them all are images.
         disk_margin: for interpolated rotations, the share of the radius that is not compared.
         border: and the pixels as far as zero padding reaches.
 
@@ -76,18 +79,20 @@ def feature_figure(
     shown = {
         label: turned_maps(
             network,
-            x,
+            x[label] if isinstance(x, Mapping) else x,
             angle_deg,
             layers if layers is None or isinstance(layers, str) else layers.get(label),
             fields=fields.get(label) if isinstance(fields, Mapping) else fields,
             group_order=group_order,
+            input_fields=None if input_fields is None else input_fields.get(label),
             count=maps,
             disk_margin=disk_margin,
             border=border,
         )
         for label, network in networks.items()
     }
-    image = (x if isinstance(x, Tensor) else x[0])[:1, :1]
+    first = next(iter(x.values())) if isinstance(x, Mapping) else x
+    image = (first if isinstance(first, Tensor) else first[0])[:1, :1]
     turned = Turn.of(angle_deg).act(torch.cat([image, torch.ones_like(image)]), [("trivial", 1)], group_order)
     turned_image = _masked(_plain(turned[0, 0]), _plain(turned[1, 0] < 0.5))
     layout = _Layout([1, *(len(one.maps) for one in shown.values())])

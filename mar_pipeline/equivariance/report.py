@@ -36,6 +36,7 @@ def equivariance_report(
     exclude: str | Sequence[str] = (),
     output: Callable[..., Tensor] | None = None,
     output_fields: Fields | None = None,
+    input_fields: Sequence[Fields] | None = None,
     batch_size: int | None = None,
     disk_margin: float = 0.12,
     border: float = 0.0,
@@ -54,7 +55,7 @@ def equivariance_report(
 
     Args:
         model: the network; inside of DistributedDataParallel or torch.compile it is called without them.
-        x: its input, Float["batch channels H W"], or all its inputs; all of them are turned as images.
+        x: its input, Float["batch channels H W"], or all its inputs; see ``input_fields`` for what a turn does to them.
         fields: fields of a layer's output under its name or a pattern; other layers follow their own `out_field` if
             they are strict, else `fields.automatic_fields`.
         group_order: t of regular fields.
@@ -66,6 +67,7 @@ def equivariance_report(
         output: (answer, *inputs) -> the output, such as ``lambda answer, image: answer[1]``; None takes the answer if
             it is a tensor, else its first item.
         output_fields: fields of output images; None takes every channel as trivial.
+        input_fields: fields of each input, such as views for a sinogram; None takes all as images.
         batch_size: samples per call of the network; None takes all at once.
         disk_margin: for interpolated rotations, the share of the radius that is not compared.
         border: and the pixels of the input as far as zero padding reaches into it: half the receptive field.
@@ -79,8 +81,9 @@ def equivariance_report(
     """
     check_group_order(group_order)
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)
+    kinds = input_fields or [(("trivial", image.shape[1]),) for image in inputs if image.ndim > 1]
     turns = [Turn.of(angle) for angle in angles_deg]
-    _check_inputs(inputs, turns, labels, batch_size)
+    _check_inputs(inputs, kinds, turns, labels, batch_size)
     network = unwrap(model)
     chosen = select_layers(network, layers, exclude, LAYER_TYPES)
     check_keys(fields or {}, chosen, "fields")
@@ -95,7 +98,9 @@ def equivariance_report(
         for turn in turns:
             measurement = _Measurement(turn, group_order, known, disk_margin, border)
             with _hooks(chosen, measurement):
-                outputs = [_call_on_both(network, batch, turn, measurement, pick, output_fields) for batch in batches]
+                outputs = [
+                    _call_on_both(network, batch, kinds, turn, measurement, pick, output_fields) for batch in batches
+                ]
             rows += measurement.rows(data_range)
             left_out |= measurement.left_out
             if outputs[0][0].ndim == 2:
@@ -230,13 +235,14 @@ def _hooks(chosen: Mapping[str, nn.Module], measurement: _Measurement) -> Iterat
 def _call_on_both(
     network: nn.Module,
     batch: Sequence[Tensor],
+    kinds: Sequence[Fields],
     turn: Turn,
     measurement: _Measurement,
     pick: Callable[..., Tensor],
     output_fields: Fields | None,
 ) -> Tensor:
     """What the network answers to a batch, and below that to the turned batch; images are measured as well."""
-    both = [torch.cat([image, turn.act(image, [("trivial", image.shape[1])], 4)]) for image in batch]
+    both = [torch.cat([x, turn.act(x, fields, 4)]) for x, fields in zip(batch, kinds, strict=True)]
     measurement.input_side = min(side for image in batch for side in image.shape[-2:])
     output = pick(network(*both), *both)
     if output.ndim not in (2, 4) or len(output) != len(both[0]):
@@ -268,14 +274,20 @@ def _decibel(span: float, mean_square: float) -> float | None:
 
 
 def _check_inputs(
-    inputs: Sequence[Tensor], turns: Sequence[Turn], labels: Tensor | None, batch_size: int | None
+    inputs: Sequence[Tensor],
+    kinds: Sequence[Fields],
+    turns: Sequence[Turn],
+    labels: Tensor | None,
+    batch_size: int | None,
 ) -> None:
     shapes = [tuple(image.shape) for image in inputs]
     if not inputs or any(len(shape) != 4 for shape in shapes) or len({shape[0] for shape in shapes}) > 1:
         raise ValueError(f"x: got the shapes {shapes}, expected images [batch, channels, H, W] of one batch")
     if not turns or 0 in shapes[0] or (batch_size is not None and batch_size < 1):
         raise ValueError("expected at least one sample, one angle and a batch_size of 1 or more")
-    if any(turn.exact and 4 * turn.n % (2 * turn.order) for turn in turns) and any(s[2] != s[3] for s in shapes):
+    if any(turn.exact and 4 * turn.n % (2 * turn.order) for turn in turns) and any(
+        s[2] != s[3] and fields[0][0] != "views" for s, fields in zip(shapes, kinds, strict=True)
+    ):
         raise ValueError(
             f"x: got the shapes {shapes}; at 90 and 270 degrees only square images can share a batch with their "
             "rotations; crop them, or ask for 180 degrees only"

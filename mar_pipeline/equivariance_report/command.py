@@ -9,22 +9,26 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
-import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.data import default_collate
 
-from mar_pipeline.data import IMAGE, LI, METAL_MASK, SimulatedPairs
+from mar_pipeline.data import SimulatedPairs
+from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
+from mar_pipeline.data.sample import Layout, to_sample
+from mar_pipeline.data.turning import field_of
 from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import equivariance_report
+from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
-from mar_pipeline.equivariance_report.figures import draw_figures, shown_fields
+from mar_pipeline.equivariance_report.figures import draw_figures, shown_fields, turns_all
 from mar_pipeline.equivariance_report.tables import summary, to_markdown
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.method_facts import machine
 from mar_pipeline.evaluation.score_tables import plain_table
 from mar_pipeline.metrics import MU_RANGE_PER_CM
-from mar_pipeline.network_units import UNITS_PER_MU, to_network
+from mar_pipeline.network_units import UNITS_PER_MU
+from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
 from mar_pipeline.weights.trained import Trained, load_trained
@@ -124,14 +128,15 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     device = str(torch_device(settings.device))
     trained, failed = _load(settings.runs, device)
     _check_layer(settings, trained)
-    preset, names, inputs = _inputs(settings, next(iter(trained.values())).preset)
+    layout = Layout.of(name for run in trained.values() for name in network_inputs(run.network))
+    preset, names, sample = _sample(settings, next(iter(trained.values())).preset, layout)
     _warn_of_other_presets(trained, preset)
     make_folder(out)
-    inputs = tuple(image.to(device) for image in inputs)
+    sample = {name: array.to(device) for name, array in sample.items()}
     reports: dict[str, EquivarianceReport] = {}
     for label, run in with_progress(list(trained.items()), len(trained), "equivariance", "run"):
         try:
-            reports[label] = _measure(run, inputs, settings)
+            reports[label] = _measure(label, run, sample, settings)
         except InputError as error:
             failed.append(f"{label}: {error}")
     if not reports:
@@ -141,7 +146,9 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
         with whole_file(out / name) as partial:
             partial.write_text(text)
     networks = {label: trained[label].network for label in reports}
-    figures = draw_figures(networks, inputs, settings.layer, settings.group_order, settings.maps, out)
+    inputs = {label: _inputs_of(network, sample) for label, network in networks.items()}
+    kinds = {label: _fields_of(network) for label, network in networks.items()}
+    figures = draw_figures(networks, inputs, kinds, settings.layer, settings.group_order, settings.maps, out)
     outputs = [*texts, *figures, "report.json"]
     plain = asdict(settings)
     write_json(
@@ -214,14 +221,23 @@ def _warn_of_other_presets(trained: Mapping[str, Trained], preset: str) -> None:
             )
 
 
-def _inputs(settings: EquivarianceSettings, trained_preset: str) -> tuple[str, list[str], tuple[Tensor, ...]]:
-    """The preset, the pairs' names, and image, LI image and metal mask of all of them, in network units."""
+def _inputs_of(network: nn.Module, sample: Mapping[str, Tensor]) -> list[Tensor]:
+    return [sample[name] for name in network_inputs(network)]
+
+
+def _fields_of(network: nn.Module) -> list[Fields]:
+    return [field_of(name) for name in network_inputs(network)]
+
+
+def _sample(
+    settings: EquivarianceSettings, trained_preset: str, layout: Layout
+) -> tuple[str, list[str], dict[str, Tensor]]:
+    """The preset, the pairs' names, and the arrays of all of them, in network units."""
     if settings.data is None:
         preset = settings.preset or trained_preset
         refs = list_phantom("phantom", _PHANTOM_SEED, settings.pairs)
-        pairs = SimulatedPairs(refs, preset, ImplantLibrary(), frozen=True, count=settings.pairs)
-        samples = [pairs[index] for index in range(len(pairs))]
-        return preset, pairs.names, tuple(torch.stack([s[key] for s in samples]) for key in (IMAGE, LI, METAL_MASK))
+        pairs = SimulatedPairs(refs, preset, ImplantLibrary(), frozen=True, count=settings.pairs, layout=layout)
+        return preset, pairs.names, default_collate([pairs[index] for index in range(len(pairs))])
     data = Path(settings.data)
     files, _ = find_pairs(data, settings.split)
     stacks = load_masks(data, settings.masks)
@@ -232,30 +248,41 @@ def _inputs(settings: EquivarianceSettings, trained_preset: str) -> tuple[str, l
     chosen = evenly_spaced(known, settings.pairs)
     manifest = read_manifest(data, chosen[0].split)
     preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset
-    projector = Projector(protocol(preset).geometry, "cpu")
-    images = []
+    scan = protocol(preset)
+    projector = Projector(scan.geometry, "cpu")
+    samples = []
     for file in chosen:
         pair, metal_mask = load_pair(file, stacks, projector)
         if reason := why_other_mask(pair.metal_trace, metal_mask, projector):
             raise InputError(f"{file.name}: {reason}; name the right stack with --masks")
-        images.append(np.stack([to_network(pair.ma_CT), to_network(pair.LI_CT), metal_mask]).astype(np.float32))
-    stacked = torch.from_numpy(np.stack(images))
-    return preset, [file.name for file in chosen], tuple(stacked.split(1, dim=1))
+        arrays = pair_arrays(layout, pair, pair.image, metal_mask, projector, scan.weighting)
+        samples.append(to_sample(arrays, layout))
+    return preset, [file.name for file in chosen], default_collate(samples)
 
 
-def _measure(run: Trained, inputs: tuple[Tensor, ...], settings: EquivarianceSettings) -> EquivarianceReport:
+def _measure(
+    label: str, run: Trained, sample: Mapping[str, Tensor], settings: EquivarianceSettings
+) -> EquivarianceReport:
     """One pair at a time; the correction of LI counts, outside the metal, which networks leave undefined."""
     typed = typed_layers(run.network, settings.group_order)
+    inputs, kinds = _inputs_of(run.network, sample), _fields_of(run.network)
+    angles = [angle for angle in settings.angles if turns_all(inputs, kinds, angle)]
+    for angle in settings.angles:
+        if angle not in angles:
+            logger.warning("equivariance: %s: %g degrees shift no whole number of views; left out", label, angle)
+    if not angles:
+        raise InputError("none of the angles shifts a whole number of views; add 90 to --angles")
     try:
         return equivariance_report(
             run.network,
             inputs,
             typed.outputs,
             group_order=settings.group_order,
-            angles_deg=settings.angles,
+            angles_deg=angles,
+            input_fields=kinds,
             data_range=_RANGE,
             exclude=typed.exclude,
-            output=lambda answer, image, li, metal_mask: (answer[0] - li) * (1 - metal_mask),
+            output=lambda answer, image, li, metal_mask, *_: (answer[0] - li) * (1 - metal_mask),
             batch_size=1,
         )
     except (ValueError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mar_pipeline.equivariance.feature_maps import find_layer
 from mar_pipeline.equivariance.fields import Fields
+from mar_pipeline.equivariance.residuals import Turn
 from mar_pipeline.network_units import to_network
 from mar_pipeline.networks.typed_fields import typed_layers
 from simulation.files import whole_file
@@ -41,9 +42,22 @@ def shown_fields(network: nn.Module, layer: str | None, group_order: int) -> Fie
     return typed.outputs.get(name)
 
 
+def turns_all(inputs: Sequence[Tensor], fields: Sequence[Fields], angle_deg: float) -> bool:
+    """Whether an angle shifts the views of every sinogram among the inputs by a whole number.
+
+    Args:
+        inputs: each Float["batch 1 H W"].
+        fields: what a rotation does to them.
+        angle_deg: the angle.
+    """
+    views = [x.shape[-2] for x, own in zip(inputs, fields, strict=True) if own[0][0] == "views"]
+    return all(count % Turn.of(angle_deg).order == 0 for count in views)
+
+
 def draw_figures(
     networks: Mapping[str, nn.Module],
-    inputs: Sequence[Tensor],
+    inputs: Mapping[str, Sequence[Tensor]],
+    input_fields: Mapping[str, Sequence[Fields]],
     layer: str | None,
     group_order: int,
     maps: int,
@@ -53,14 +67,15 @@ def draw_figures(
 
     Args:
         networks: by label.
-        inputs: of the networks, each Float["batch 1 H W"]; the first sample is shown.
+        inputs: label -> inputs of the network, each Float["batch 1 H W"]; the first sample is shown.
+        input_fields: label -> what a rotation does to them.
         layer: see `shown_fields`.
         group_order: t.
         maps: number of maps of each network.
         folder: where to.
 
     Returns:
-        Names of the files.
+        Names of the files. Angles that shift the views of a sinogram by no whole number are left out.
 
     Raises:
         ValueError: as `shown_fields`.
@@ -70,17 +85,24 @@ def draw_figures(
 
     shown = {label: shown_fields(network, layer, group_order) for label, network in networks.items()}
     low, high = (float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
-    for name, angle in FIGURES_DEG.items():
+    drawn = [
+        name
+        for name, angle in FIGURES_DEG.items()
+        if all(turns_all(inputs[own], input_fields[own], angle) for own in networks)
+    ]
+    for name in drawn:
+        angle = FIGURES_DEG[name]
         figure = feature_figure(
             networks,
-            [image[:1] for image in inputs],
+            {label: [image[:1] for image in own] for label, own in inputs.items()},
             angle,
             layer,
             fields={label: fields for label, fields in shown.items() if fields is not None},
             group_order=group_order,
             maps=maps,
             image_limits=(low, high),
+            input_fields=input_fields,
         )
         with whole_file(folder / name) as partial:
             figure.savefig(partial, format="png")
-    return list(FIGURES_DEG)
+    return drawn

@@ -72,7 +72,8 @@ class Candidate:
         correct: (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm.
         run: name of the trained run, unlike any other's; empty for a method that is not trained.
         seed: of the run's training.
-        equivariance: (pair, metal mask) -> degrees -> relative error of the whole network; None where there is none.
+        equivariance: (pair, metal mask, scanner) -> degrees -> relative error of the whole network; None where there is
+            none.
         facts: about the trained run: where it is from, parameters, preset and so on.
     """
 
@@ -80,7 +81,7 @@ class Candidate:
     correct: Method
     run: str = ""
     seed: int | None = None
-    equivariance: Callable[[Pair, np.ndarray], dict[int, float]] | None = None
+    equivariance: Callable[[Pair, np.ndarray, Scanner], dict[int, float]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
 
     @property

@@ -10,14 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from mar_pipeline.data import LI, METAL_MASK
+from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.sample import Layout, to_sample
+from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.equivariance import act
 from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
-from mar_pipeline.network_units import to_mu, to_network
+from mar_pipeline.network_units import to_mu
+from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import InputError, UsageError
@@ -35,32 +39,32 @@ class NetworkMethod:
     Args:
         trained: the run.
         name: what the user reads of it.
-        infer: image, LI image and metal mask -> corrected image, each Float["batch 1 rows columns"], network units.
+        infer: what the network is called with -> corrected image, Float["batch 1 rows columns"], network units.
         device: of the network, cpu or cuda.
     """
 
     trained: Trained
     name: str
-    infer: Callable[[Tensor, Tensor, Tensor], Tensor]
+    infer: Callable[..., Tensor]
     device: str
 
     def __call__(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
-        """The image that the network makes of a pair's uncorrected and LI images.
+        """The image that the network makes of a pair.
 
         Args:
             pair: the pair.
             metal_mask: Bool["rows columns"].
-            scanner: not needed.
+            scanner: its projector makes what is not stored, such as a prior image.
 
         Returns:
             Float32["rows columns"], 1/cm; inside the metal as the network gives it.
 
         Raises:
-            InputError: the network cannot compute an image of this size on this machine.
+            InputError: the network cannot compute an image of this size on this machine, or knows another geometry.
         """
-        return to_mu(self._run(*self._inputs(pair, metal_mask)))[0, 0].cpu().numpy()
+        return to_mu(self._run(self._inputs(pair, metal_mask, scanner)))[0, 0].cpu().numpy()
 
-    def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray) -> dict[int, float]:
+    def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[int, float]:
         """How far the correction of a turned slice is from the turned correction of the slice, outside the metal.
 
         The correction f(x) is what the network adds to the LI image, which itself turns exactly and would hide the
@@ -70,6 +74,7 @@ class NetworkMethod:
         Args:
             pair: the pair.
             metal_mask: Bool["rows columns"].
+            scanner: as calling it.
 
         Returns:
             Degrees -> error; images that are not square are only turned by 180 degrees.
@@ -77,23 +82,27 @@ class NetworkMethod:
         Raises:
             InputError: as calling it.
         """
-        inputs, image_field = self._inputs(pair, metal_mask), [("trivial", 1)]
-        straight = self._run(*inputs) - inputs[1]
+        inputs = self._inputs(pair, metal_mask, scanner)
+        straight = self._run(inputs) - inputs[LI]
         errors = {}
         for n in (1, 2, 3) if metal_mask.shape[0] == metal_mask.shape[1] else (2,):
-            turned = [act(image, n, image_field) for image in inputs]
-            outside = 1 - turned[2]
-            of_turned = self._run(*turned) - turned[1]
-            errors[90 * n] = _relative_error(act(straight, n, image_field) * outside, of_turned * outside)
+            turned = rotate_sample(inputs, n)
+            outside = 1 - turned[METAL_MASK]
+            of_turned = self._run(turned) - turned[LI]
+            errors[90 * n] = _relative_error(act(straight, n, [("trivial", 1)]) * outside, of_turned * outside)
         return errors
 
-    def _inputs(self, pair: Pair, metal_mask: np.ndarray) -> list[Tensor]:
-        arrays = (to_network(pair.ma_CT), to_network(pair.LI_CT), metal_mask)
-        return [torch.from_numpy(np.array(array, np.float32)).to(self.device)[None, None] for array in arrays]
+    def _inputs(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[str, Tensor]:
+        layout = Layout.of(network_inputs(self.trained.network))
+        arrays = pair_arrays(layout, pair, pair.image, metal_mask, scanner.projector, scanner.weighting)
+        return {name: tensor.to(self.device)[None] for name, tensor in to_sample(arrays, layout).items()}
 
-    def _run(self, *inputs: Tensor) -> Tensor:
+    def _run(self, sample: Mapping[str, Tensor]) -> Tensor:
+        inputs = [sample[name] for name in network_inputs(self.trained.network)]
         try:
             image = self.infer(*inputs)
+        except InputError:
+            raise
         except (RuntimeError, ValueError) as error:  # torch's word for shapes that do not fit and for no memory left
             reason = " ".join(str(error).split())
             memory = "memory" in reason.lower()

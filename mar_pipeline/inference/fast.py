@@ -12,7 +12,7 @@ from mar_pipeline.inference.winograd import MAX_WIDTH, WinogradConvolution
 from mar_pipeline.networks.blocks import NetworkOutput, ProxNet, ResBlock, SparseProxNet
 
 Precision = Literal["float32", "bfloat16"]
-FastNetwork = Callable[[Tensor, Tensor, Tensor], Tensor]
+FastNetwork = Callable[..., Tensor]
 _VECTOR = 16
 """Rounded convolutions are faster than compiled ones where the channels fill the processor's vectors."""
 
@@ -24,13 +24,13 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
     runs through and the dictionaries stay in float32. A network without proximal networks runs under autocast.
 
     Args:
-        network: called with (image, li, metal_mask), each [batch, 1, height, width] in network units; it stays as it
-            is, and later changes of it do not reach the copy.
+        network: called with what `build.network_inputs` names, each [batch, 1, height, width] in network units; it
+            stays as it is, and later changes of it do not reach the copy.
         precision: "float32" or "bfloat16".
 
     Returns:
-        Function of (image, li, metal_mask) that returns the final image, float32, [batch, 1, height, width]. Its first
-        call ever on a machine compiles for some seconds.
+        Function of the same tensors that returns the final image, float32, [batch, 1, height, width]. Its first call
+        ever on a machine compiles for some seconds.
 
     Raises:
         ValueError: unknown precision.
@@ -46,9 +46,9 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from the stubs
     autocast = not unfolded and dtype != torch.float32
 
-    def run(image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
-        with torch.inference_mode(), torch.autocast(image.device.type, dtype, enabled=autocast):
-            output = cast(NetworkOutput, fast(image, li, metal_mask))
+    def run(*inputs: Tensor) -> Tensor:
+        with torch.inference_mode(), torch.autocast(inputs[0].device.type, dtype, enabled=autocast):
+            output = cast(NetworkOutput, fast(*inputs))
             return output.image.float().contiguous()
 
     return run

@@ -4,7 +4,10 @@ from torch import nn
 
 from mar_pipeline.networks.acdnet import ACDNet
 from mar_pipeline.networks.blocks import NetworkOutput
+from mar_pipeline.networks.cnnmar import CNNMAR
 from mar_pipeline.networks.dicdnet import DICDNet
+from mar_pipeline.networks.dudonet import DuDoNet
+from mar_pipeline.networks.indudonet import InDuDoNet, InDuDoNetPlus
 from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
 from mar_pipeline.networks.unet import ResidualUNet
 
@@ -16,4 +19,8 @@ NETWORKS: dict[str, type[nn.Module]] = {
     "oscnet": OSCNet,
     "oscnet_plus": OSCNetPlus,
     "acdnet": ACDNet,
+    "indudonet": InDuDoNet,
+    "indudonet_plus": InDuDoNetPlus,
+    "dudonet": DuDoNet,
+    "cnnmar": CNNMAR,
 }

@@ -1,8 +1,8 @@
-"""What the dictionary networks share: proximal networks, the convolutional dictionary and the steps of the unfolding.
+"""What the unfolded networks share: proximal networks, the convolutional dictionary and the steps of the unfolding.
 
-All of them minimise |I (Y - X - K (x) M)|^2 with learned priors on the image X and on the feature maps M by proximal
-gradient steps, each written as a stage of the network: Y is the corrupted image, I is 1 outside metal, the artifact
-layer A = K (x) M is a dictionary of kernels K convolved with sparse maps M.
+The dictionary networks minimise |I (Y - X - K (x) M)|^2 with learned priors on the image X and on the feature maps M by
+proximal gradient steps, each written as a stage of the network: Y is the corrupted image, I is 1 outside metal, the
+artifact layer A = K (x) M is a dictionary of kernels K convolved with sparse maps M.
 """
 
 import contextlib
@@ -27,11 +27,14 @@ class NetworkOutput(NamedTuple):
         image: the corrected image, [batch, 1, height, width].
         images: intermediate images, the first one first, without the final one.
         artifacts: artifact layers of the stages; empty where the network has none.
+        sinograms: corrected sinograms of the stages, the final one last, [batch, 1, views, bins]; empty where the
+            network has none.
     """
 
     image: Tensor
     images: tuple[Tensor, ...] = ()
     artifacts: tuple[Tensor, ...] = ()
+    sinograms: tuple[Tensor, ...] = ()
 
 
 class ResBlock(nn.Module):
@@ -106,6 +109,20 @@ def dual_convolution(channels: int) -> nn.Conv2d:
     convolution = nn.Conv2d(1, channels, 3, padding=1, bias=False)
     nn.init.constant_(convolution.weight, 1 / 9)
     return convolution
+
+
+def initial_state(prox: ProxNet, dual: nn.Conv2d, image: Tensor) -> Tensor:
+    """The first state of an unfolding: ProxX0([X, dual(X)]).
+
+    Args:
+        prox: of 1 + dual channels.
+        dual: see `dual_convolution`.
+        image: image or sinogram, [batch, 1, height, width].
+
+    Returns:
+        [batch, 1 + dual, height, width].
+    """
+    return prox(torch.cat((image, dual(image).to(image.dtype)), dim=1))
 
 
 def oriented_kernels(count: int, size: int = 9) -> Tensor:

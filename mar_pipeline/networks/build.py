@@ -8,9 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from mar_pipeline.data.sample import IMAGE, LI, METAL_MASK
 from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NETWORKS, NetworkOutput
 from simulation.errors import UsageError
+from simulation.projector import Projector
+from simulation.protocols import protocol
 
 
 class ResidualNetwork(nn.Module):
@@ -54,30 +57,62 @@ class ResidualNetwork(nn.Module):
         return NetworkOutput(li + correction.float())
 
 
-def build_network(name: str, arguments: Mapping[str, Any]) -> nn.Module:
-    """A network with fresh weights, called with (image, li, metal_mask).
+IMAGE_INPUTS = (IMAGE, LI, METAL_MASK)
+
+
+def build_network(
+    name: str, arguments: Mapping[str, Any], preset: str = "syndeeplesion", device: str = "cpu"
+) -> nn.Module:
+    """A network with fresh weights, called with what `network_inputs` names.
 
     Args:
         name: a key of `NETWORKS`, or an import path such as ``monai.networks.nets.BasicUNet``, wrapped in
             `ResidualNetwork`.
         arguments: keyword arguments of the class; none for a key of `NETWORKS` is the published configuration.
+        preset: the scanner that a dual-domain network projects with.
+        device: where it projects: the network's.
 
     Raises:
         UsageError: no such network, or the class refuses the arguments.
     """
     network_class = NETWORKS[name] if name in NETWORKS else _imported(name)
+    operators = _operators(network_class, preset, device) if name in NETWORKS else {}
     try:
-        network = network_class(**arguments)
+        network = network_class(**arguments, **operators)
     except (TypeError, ValueError) as error:
-        accepted = ", ".join(list(inspect.signature(network_class).parameters))
+        own = inspect.signature(network_class).parameters
+        accepted = ", ".join(parameter for parameter in own if parameter not in operators)
         given = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
         raise UsageError(f"network {name}: got {{{given}}} ({error}); it takes {accepted}") from error
     return network if name in NETWORKS else ResidualNetwork(network)
 
 
+def network_inputs(network: nn.Module) -> tuple[str, ...]:
+    """Names of what the network is called with, in order: see `mar_pipeline.data.sample`."""
+    return tuple(getattr(network, "inputs", IMAGE_INPUTS))
+
+
+def has_projector(network: nn.Module) -> bool:
+    """Whether it is a dual-domain network, which knows one scan geometry."""
+    return hasattr(network, "scan")
+
+
 def plain(network: nn.Module) -> nn.Module:
     """The class that was asked for, without `ResidualNetwork` around it: what is saved, and what EQ-Reg watches."""
     return network.net if isinstance(network, ResidualNetwork) else network
+
+
+def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict[str, Any]:
+    """Projector and weighting of the preset, where the class takes them."""
+    accepted = inspect.signature(network_class).parameters
+    if "projector" not in accepted:
+        return {}
+    scan = protocol(preset)
+    operators: dict[str, Any] = {
+        "projector": Projector(scan.geometry, "cuda" if device == "cuda" else "cpu"),
+        "weighting": scan.weighting,
+    }
+    return {name: operator for name, operator in operators.items() if name in accepted}
 
 
 def _imported(name: str) -> type[nn.Module]:

@@ -15,6 +15,7 @@ from mar_pipeline.networks.blocks import (
     check_sizes,
     dual_convolution,
     image_step,
+    initial_state,
     oriented_kernels,
     synthesise,
 )
@@ -98,7 +99,7 @@ class DictionaryNetwork(nn.Module):
 
     def unfold(self, image: Tensor, li: Tensor, outside: Tensor) -> Unfolded:
         """All stages but the last ProxX; `outside` is I, the rest as for `forward`."""
-        state = self.first_prox(torch.cat((li, self.dual(li).to(li.dtype)), dim=1))
+        state = initial_state(self.first_prox, self.dual, li)
         current = state[:, :1]
         kernels = self.dictionary(current, image)
         excess = functional.relu(outside * (image - current) - self.threshold)

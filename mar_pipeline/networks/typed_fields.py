@@ -4,7 +4,7 @@ Without them EQ-Reg would take the image, channel 0 of ProxX, for the first orie
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 from torch import nn
 
@@ -13,9 +13,12 @@ from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.selection import Selector, lookup, select_layers
 from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.acdnet import ACDNet
+from mar_pipeline.networks.cnnmar import CNNMAR
 from mar_pipeline.networks.dicdnet import DICDNet, DictionaryNetwork
+from mar_pipeline.networks.dudonet import DuDoNet
+from mar_pipeline.networks.indudonet import DualDomainNetwork, InDuDoNet
 from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
-from mar_pipeline.networks.unet import ResidualUNet
+from mar_pipeline.networks.unet import ResidualUNet, UNet
 
 
 class TypedLayers(NamedTuple):
@@ -54,10 +57,19 @@ def typed_layers(
     Raises:
         ValueError: a name or pattern in ``layers`` that fits no module, or no layer with t channels.
     """
+    exclude: tuple[str, ...] = ()
     if isinstance(network, DictionaryNetwork):
         patterns, exclude = _dictionary_fields(network, group_order)
+    elif isinstance(network, DualDomainNetwork):
+        patterns = _dual_domain_fields(network, group_order)
+    elif isinstance(network, DuDoNet):
+        patterns = _unet_fields(network.image_unet, "image_unet", group_order)
+        patterns |= _view_fields(network, ["sinogram_unet"])
     elif isinstance(network, ResidualUNet):
-        patterns, exclude = _unet_fields(network, group_order), ()
+        patterns = _unet_fields(network.unet, "unet", group_order)
+    elif isinstance(network, CNNMAR):
+        first = cast(nn.Conv2d, network.body[0])
+        patterns = {"body.0": ((("trivial", 3),), tuple(automatic_fields(first.out_channels, group_order)))}
     else:
         return TypedLayers({}, ())
     chosen = select_layers(network, layers, exclude)
@@ -96,19 +108,42 @@ def _has_oriented_maps(network: DictionaryNetwork, group_order: int) -> bool:
     return isinstance(network, DICDNet)
 
 
-def _unet_fields(network: ResidualUNet, group_order: int) -> dict[str, Ends]:
-    """Automatic ones, but the two input images, and the decoder's inputs: a skip, and as many channels from below."""
+def _dual_domain_fields(network: DualDomainNetwork, group_order: int) -> dict[str, Ends]:
+    """Image and dual channels as in the dictionary networks; of sinograms and their dual channels the views shift."""
+    image: Fields = (("trivial", 1),)
+    dual = tuple(automatic_fields(network.dual.out_channels, group_order))
+    state = (*image, *dual)
+    patterns: dict[str, Ends] = {"dual": (image, dual)}
+    patterns |= {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
+    if isinstance(network, InDuDoNet):
+        patterns |= _unet_fields(network.prior, "prior", group_order)
+    sinograms = ("sinogram_dual", "first_sinogram_prox", "stages.*.sinogram_prox")
+    return patterns | _view_fields(network, sinograms)
+
+
+def _view_fields(network: nn.Module, modules: Sequence[str]) -> dict[str, Ends]:
+    """All channels of these modules' convolutions are sinograms."""
+    layers = select_layers(network, [*modules, *(f"{module}.*" for module in modules)])
+    convolutions = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
+    return {
+        name: ((("views", layer.in_channels),), (("views", layer.out_channels),))
+        for name, layer in convolutions.items()
+    }
+
+
+def _unet_fields(unet: UNet, prefix: str, group_order: int) -> dict[str, Ends]:
+    """Automatic ones, but the input images, and the decoder's inputs: a skip, and as many channels from below."""
 
     def of(channels: int) -> Fields:
         return tuple(automatic_fields(channels, group_order))
 
-    layers = {name: layer for name, layer in network.named_modules() if isinstance(layer, nn.Conv2d)}
+    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Conv2d)}
     ends: dict[str, Ends] = {name: (of(layer.in_channels), of(layer.out_channels)) for name, layer in layers.items()}
-    for number in range(len(network.unet.up)):
-        name = f"unet.up.{number}.0"
+    for number in range(len(unet.up)):
+        name = f"up.{number}.0"
         half = of(layers[name].in_channels // 2)
         ends[name] = ((*half, *half), ends[name][1])
-    first, last = "unet.first.0", "unet.last"
+    first, last = "first.0", "last"
     ends[first] = ((("trivial", layers[first].in_channels),), ends[first][1])
     ends[last] = (ends[last][0], (("trivial", layers[last].out_channels),))
-    return ends
+    return {f"{prefix}.{name}": own for name, own in ends.items()}

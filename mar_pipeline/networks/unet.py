@@ -22,22 +22,32 @@ class UNet(nn.Module):
         out_channels: channels of the output.
         width: channels of the first level.
         poolings: number of times that the size is halved.
+        guided: levels of the encoder whose input has a guide beside it, such as the metal trace.
     """
 
-    def __init__(self, in_channels: int, out_channels: int, width: int = 32, poolings: int = 4) -> None:
+    def __init__(
+        self, in_channels: int, out_channels: int, width: int = 32, poolings: int = 4, guided: int = 0
+    ) -> None:
         super().__init__()
         check_sizes(in_channels=in_channels, out_channels=out_channels, width=width, poolings=poolings)
+        self.guided = guided
         widths = [width * 2**level for level in range(poolings)]
         widths.append(widths[-1])
-        self.first = _double_convolution(in_channels, width)
-        self.down = nn.ModuleList(_double_convolution(a, b) for a, b in itertools.pairwise(widths))
+        self.first = _double_convolution(in_channels + (guided > 0), width)
+        self.down = nn.ModuleList(
+            _double_convolution(a + (guided > level), b) for level, (a, b) in enumerate(itertools.pairwise(widths), 1)
+        )
         self.up = nn.ModuleList(
             _double_convolution(2 * widths[level], widths[max(level - 1, 0)]) for level in reversed(range(poolings))
         )
         self.last = nn.Conv2d(width, out_channels, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
         """Maps [batch, in_channels, height, width] to [batch, out_channels, height, width].
+
+        Args:
+            x: the input.
+            guide: [batch, 1, height, width], where levels are guided; halved by its largest value.
 
         Raises:
             InputError: the image is smaller than a pixel at the lowest level.
@@ -48,9 +58,11 @@ class UNet(nn.Module):
                 f"U-Net: got images of {x.shape[-2]} x {x.shape[-1]} pixels, expected {smallest} or more a side for "
                 f"{len(self.down)} poolings; take larger images or fewer poolings"
             )
-        skips = [self.first(x)]
-        for down in self.down:
-            skips.append(down(functional.max_pool2d(skips[-1], 2)))
+        guides = [] if guide is None else [functional.max_pool2d(guide, 2**level) for level in range(self.guided)]
+        skips = [self.first(torch.cat((x, *guides[:1]), dim=1))]
+        for level, down in enumerate(self.down, 1):
+            halved = functional.max_pool2d(skips[-1], 2)
+            skips.append(down(torch.cat((halved, *guides[level : level + 1]), dim=1)))
         x = skips.pop()
         for up in self.up:
             skip = skips.pop()

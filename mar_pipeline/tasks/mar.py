@@ -7,17 +7,22 @@ import numpy as np
 import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
+from mar_pipeline.data.sample import TARGET_SINOGRAM, Layout
+from mar_pipeline.data.turning import field_of
 from mar_pipeline.losses import LOSSES, image_loss
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.networks.build import build_network
+from mar_pipeline.networks.build import build_network, network_inputs
 from mar_pipeline.tasks.task import Batch, Task
 
-INPUTS = (IMAGE, LI, METAL_MASK)
+TRUTHS = {"indudonet": (TARGET_SINOGRAM,), "indudonet_plus": (TARGET_SINOGRAM,), "dudonet": (TARGET_SINOGRAM,)}
+"""What the losses of networks compare with besides the true image."""
 
 
-def mar_task(network_name: str, arguments: Mapping[str, Any], data: DataSettings, seed: int) -> Task:
+def mar_task(
+    network_name: str, arguments: Mapping[str, Any], data: DataSettings, seed: int, device: str = "cpu"
+) -> Task:
     """Metal artifact reduction with a network and its own loss.
 
     Args:
@@ -25,17 +30,20 @@ def mar_task(network_name: str, arguments: Mapping[str, Any], data: DataSettings
         arguments: of its class.
         data: where the pairs come from.
         seed: of batches and crops; weights follow torch's own generator.
+        device: where a dual-domain network projects.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the data cannot be used.
     """
-    network = build_network(network_name, arguments)
-    loaders = make_loaders(data, seed)
+    network = build_network(network_name, arguments, data.preset, device)
+    inputs = network_inputs(network)
+    layout = Layout.of((*inputs, *TRUTHS.get(network_name, ())))
+    loaders = make_loaders(data, seed, layout=layout)
     return Task(
         network=network,
-        inputs=INPUTS,
-        images=(*INPUTS, TARGET),
+        inputs=inputs,
+        fields={name: field_of(name) for name in (*layout.images, *layout.sinograms)},
         loss=LOSSES.get(network_name, image_loss),
         output_image=_image,
         turning_output=_correction,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from mar_pipeline.data.loaders import Loaders
+from mar_pipeline.equivariance.fields import Fields
 
 Batch = Mapping[str, torch.Tensor]
 
@@ -19,7 +20,8 @@ class Task:
     Args:
         network: called with the tensors of ``inputs``.
         inputs: keys of a batch that the network takes, in order.
-        images: keys of a batch that turn with the image, each Float["batch channels H W"]: inputs and target.
+        fields: key of a batch -> what a rotation does to it, see `mar_pipeline.equivariance.fields`: inputs and truth,
+            each Float["batch channels H W"].
         loss: (output, batch) -> scalar.
         output_image: output -> Float["batch channels H W"].
         turning_output: (output, batch) -> what EQ-Reg's output term compares, Float["batch channels H W"].
@@ -31,7 +33,7 @@ class Task:
 
     network: nn.Module
     inputs: tuple[str, ...]
-    images: tuple[str, ...]
+    fields: dict[str, Fields]
     loss: Callable[[Any, Batch], torch.Tensor]
     output_image: Callable[[Any], torch.Tensor]
     turning_output: Callable[[Any, Batch], torch.Tensor]

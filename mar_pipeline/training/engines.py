@@ -169,7 +169,7 @@ class Engines:
         return epoch % self.settings.validate_every == 0 or epoch == self.settings.epochs
 
     def _move(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
-        moved = {key: batch[key].to(device, non_blocking=non_blocking) for key in self.task.images}
+        moved = {key: batch[key].to(device, non_blocking=non_blocking) for key in self.task.fields}
         first, *others = self.task.inputs
         return moved[first], moved, tuple(moved[key] for key in others), {}
 
@@ -177,8 +177,10 @@ class Engines:
         """Pairs samples with their rotated copies, on steps with EQ-Reg."""
         if self.regularizer is not None:
             with settings_errors():
-                turned = self.regularizer.prepare(*(batch[key].to(device) for key in self.task.images))
-            batch = dict(zip(self.task.images, turned, strict=True))
+                turned = self.regularizer.prepare(
+                    *(batch[key].to(device) for key in self.task.fields), fields=tuple(self.task.fields.values())
+                )
+            batch = dict(zip(self.task.fields, turned, strict=True))
         return self._move(batch, device, non_blocking)
 
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:

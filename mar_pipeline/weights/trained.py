@@ -25,7 +25,7 @@ class Trained:
     Args:
         name: key of `NETWORKS` or import path of its class.
         label: what tables call it.
-        network: in evaluation mode, called with (image, li, metal_mask) in network units.
+        network: in evaluation mode, called with what `build.network_inputs` names, in network units.
         arguments: of its class.
         seed: of its training; None if unknown.
         group: the same for runs that differ by seed alone.
@@ -97,7 +97,8 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     except json.JSONDecodeError as error:
         raise InputError(f"{weights}: its network arguments are not JSON ({error})") from error
     refuse_unknown_import(metadata["network"], weights)
-    network = build_network(metadata["network"], arguments)
+    preset = metadata.get("preset", "syndeeplesion")
+    network = build_network(metadata["network"], arguments, preset, torch.device(device).type)
     try:
         load_into(plain(network), state)
     except InputError as error:
@@ -115,7 +116,7 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         seed=seed,
         group=metadata.get("group", str(path)),
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        preset=metadata.get("preset", "syndeeplesion"),
+        preset=preset,
         best_psnr=psnr,
         source=weights,
         metadata=metadata,

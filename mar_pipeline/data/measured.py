@@ -1,0 +1,92 @@
+"""What networks see of a scan: the arrays of a pair in network units, those that are not stored computed from it."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from mar_pipeline.data.sample import (
+    HARDENING,
+    IMAGE,
+    LI,
+    LI_SINOGRAM,
+    MA_SINOGRAM,
+    METAL_MASK,
+    METAL_TRACE,
+    PRIOR,
+    TARGET,
+    TARGET_SINOGRAM,
+    Layout,
+    PairArrays,
+)
+from mar_pipeline.network_units import MAX_LINE_INTEGRAL, sinogram_to_network, to_network
+from simulation.correction import hardening_corrected, nmar_prior
+from simulation.errors import InputError
+from simulation.projector import Projector, Weighting
+from simulation.store import Pair
+from simulation.synthesize import Sample
+
+_BEYOND_RANGE = 1e-3
+"""Share of bins off the metal trace that may exceed what networks tell apart."""
+
+
+def pair_arrays(
+    layout: Layout,
+    scan: Sample | Pair,
+    truth_mu: np.ndarray | None,
+    metal_mask: np.ndarray,
+    projector: Projector,
+    weighting: Weighting,
+) -> PairArrays:
+    """The arrays that a layout names.
+
+    Args:
+        layout: the names.
+        scan: of the slice with metal, simulated or stored; what no name asks for may be None.
+        truth_mu: the slice without, Float["rows columns"], 1/cm; None if the layout does without.
+        metal_mask: Bool["rows columns"].
+        projector: of the scan.
+        weighting: of its filtered back projection.
+
+    Returns:
+        float32.
+
+    Raises:
+        InputError: line integrals beyond what networks tell apart.
+    """
+    makers: dict[str, Callable[[], np.ndarray]] = {
+        IMAGE: lambda: to_network(scan.ma_CT),
+        LI: lambda: to_network(scan.LI_CT),
+        TARGET: lambda: to_network(_given(truth_mu)),
+        METAL_MASK: lambda: metal_mask,
+        PRIOR: lambda: to_network(nmar_prior(scan.LI_CT, metal_mask)),
+        HARDENING: lambda: to_network(
+            hardening_corrected(scan.ma_sinogram, scan.LI_sinogram, metal_mask, projector, weighting)
+        ),
+        MA_SINOGRAM: lambda: sinogram_to_network(scan.ma_sinogram),
+        LI_SINOGRAM: lambda: sinogram_to_network(scan.LI_sinogram),
+        METAL_TRACE: lambda: scan.metal_trace,
+        TARGET_SINOGRAM: lambda: sinogram_to_network(projector.forward(_given(truth_mu))),
+    }
+    if layout.sinograms:
+        _refuse_long_rays(scan)
+    shapes = (projector.geometry.image_shape, projector.geometry.sinogram_shape)
+    stacks = [np.empty((len(names), *shape), np.float32) for names, shape in zip(layout, shapes, strict=True)]
+    for names, stack in zip(layout, stacks, strict=True):
+        for place, name in enumerate(names):
+            stack[place] = makers[name]()
+    return PairArrays(*stacks)
+
+
+def _given(truth_mu: np.ndarray | None) -> np.ndarray:
+    if truth_mu is None:
+        raise ValueError("the layout names the truth, which was not given")
+    return truth_mu
+
+
+def _refuse_long_rays(scan: Sample | Pair) -> None:
+    beyond = float(np.mean(np.asarray(scan.LI_sinogram) > MAX_LINE_INTEGRAL))
+    if beyond > _BEYOND_RANGE:
+        raise InputError(
+            f"{100 * beyond:.1f} % of the line integrals are above {MAX_LINE_INTEGRAL:g}, from where on all are the "
+            "same to dual-domain networks; use the preset syndeeplesion, whose bodies are small enough"
+        )

@@ -1,0 +1,72 @@
+"""DuDoNet: a sinogram network and an image network with a filtered back projection between them.
+
+W.-A. Lin et al., "DuDoNet: Dual Domain Network for CT Metal Artifact Reduction", CVPR 2019.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from mar_pipeline.data.sample import IMAGE, LI, LI_SINOGRAM, METAL_MASK, METAL_TRACE
+from mar_pipeline.network_units import UNITS_PER_MU
+from mar_pipeline.networks.blocks import NetworkOutput
+from mar_pipeline.networks.scan import Scan
+from mar_pipeline.networks.unet import UNet
+from simulation.projector import Projector, Weighting
+
+_GUIDED_LEVELS = 2
+
+
+class DuDoNet(nn.Module):
+    """Fills the metal trace, reconstructs, and refines the LI image beside the reconstruction.
+
+        S = Tr (SLI + UNet([SLI], Tr)) + (1 - Tr) SLI,    Xhat = FBP(S),    X = XLI + UNet([Xhat, XLI])
+
+    The U-Net of the sinogram has the metal trace beside its first two levels. Outside the trace SLI is what was
+    measured. The filtered back projection passes the gradient of the image on to the sinogram.
+
+    Args:
+        sinogram_width: channels of the first level of the sinogram network.
+        image_width: channels of the first level of the image network.
+        poolings: number of times that each halves the size.
+        projector: of the scan that made the sinograms; None is the benchmark's.
+        weighting: of its filtered back projection.
+    """
+
+    inputs = (IMAGE, LI, METAL_MASK, LI_SINOGRAM, METAL_TRACE)
+
+    def __init__(
+        self,
+        sinogram_width: int = 32,
+        image_width: int = 64,
+        poolings: int = 4,
+        projector: Projector | None = None,
+        weighting: Weighting = "benchmark",
+    ) -> None:
+        super().__init__()
+        self.scan = Scan(projector, weighting)
+        self.sinogram_unet = UNet(1, 1, sinogram_width, poolings, min(_GUIDED_LEVELS, poolings))
+        self.image_unet = UNet(2, 1, image_width, poolings)
+
+    def forward(
+        self, image: Tensor, li: Tensor, metal_mask: Tensor, li_sinogram: Tensor, metal_trace: Tensor
+    ) -> NetworkOutput:
+        """Corrects a batch of whole slices.
+
+        Args:
+            image: not used: its streaks are in the sinogram.
+            li: linearly interpolated correction XLI, [batch, 1, height, width], network units.
+            metal_mask: not used: the trace says where metal was.
+            li_sinogram: sinograms after linear interpolation SLI, [batch, 1, views, bins], network units.
+            metal_trace: 1 in the bins whose ray meets metal.
+
+        Returns:
+            The refined image, the reconstructed one, and the filled sinogram.
+
+        Raises:
+            InputError: shapes or device that are not the projector's.
+        """
+        filled = self.sinogram_unet(li_sinogram / UNITS_PER_MU, metal_trace)
+        sinogram = li_sinogram + metal_trace * filled
+        reconstructed = self.scan.reconstruct(sinogram)
+        correction = self.image_unet(torch.cat((reconstructed, li), dim=1) / UNITS_PER_MU)
+        return NetworkOutput(li + correction, (reconstructed,), sinograms=(sinogram,))

@@ -1,0 +1,257 @@
+"""InDuDoNet and InDuDoNet+: unfolded dual-domain networks.
+
+H. Wang et al., "InDuDoNet: An Interpretable Dual Domain Network for CT Metal Artifact Reduction", MICCAI 2021;
+"InDuDoNet+: A deep unfolding dual domain network for metal artifact reduction in CT images", Medical Image Analysis 85,
+2023. Sizes and constants are those of their public code.
+"""
+
+import torch
+import torch.nn.functional as functional
+from torch import Tensor, nn
+
+from mar_pipeline.data.sample import IMAGE, LI, LI_SINOGRAM, MA_SINOGRAM, METAL_MASK, METAL_TRACE, PRIOR
+from mar_pipeline.networks.blocks import (
+    STEP_SCALE,
+    NetworkOutput,
+    ProxNet,
+    check_sizes,
+    dual_convolution,
+    initial_state,
+)
+from mar_pipeline.networks.recomputation import recomputed
+from mar_pipeline.networks.scan import Scan
+from mar_pipeline.networks.unet import UNet
+from simulation.projector import Projector
+
+
+class DualDomainNetwork(nn.Module):
+    """Stages of proximal gradient steps on a normalised sinogram S and an image X; a subclass makes the prior image Xs.
+
+    P is the projector and P* its weighted adjoint, both in network units (see `Scan`), Tr is 1 off the metal trace, and
+    Ybar = P(ReLU(BN(Xs))) normalises sinograms. The stages minimise |Ybar S - P X|^2 + alpha |Tr (Ybar S - Sma)|^2:
+
+        [X, Zx] = ProxX0([XLI, box(XLI)]),  [S, Zs] = ProxS0([SLI, box(SLI)]), then in each stage
+        G_S = Ybar (Ybar S - P X) + alpha Tr Ybar (Ybar S - Sma),    [S, Zs] = ProxS([S - (eta_S / 10) G_S, Zs])
+        G_X = P*(P X - Ybar S), the new S and the old X,             [X, Zx] = ProxX([X - (eta_X / 10) G_X, Zx])
+
+    The projector computes in float32; under autocast the proximal networks do not, but their image and sinogram do.
+
+    Args:
+        stages: number of stages.
+        blocks: residual blocks of a proximal network.
+        dual_channels: channels that go along with the image, and with the sinogram, in the proximal networks.
+        projector: of the scan that made the sinograms; None is the benchmark's.
+        recompute: in training keep no more of a stage than its result and compute it once more in the backward pass,
+            for a third more time; the weights are the same.
+    """
+
+    def __init__(
+        self, stages: int, blocks: int, dual_channels: int, projector: Projector | None, recompute: bool
+    ) -> None:
+        check_sizes(stages=stages, blocks=blocks, dual_channels=dual_channels)
+        super().__init__()
+        self.scan, self.recompute = Scan(projector), recompute
+        channels = 1 + dual_channels
+        self.dual, self.sinogram_dual = dual_convolution(dual_channels), dual_convolution(dual_channels)
+        self.first_prox, self.first_sinogram_prox = ProxNet(channels, blocks), ProxNet(channels, blocks)
+        self.prior_norm = nn.BatchNorm2d(1)
+        self.stages = nn.ModuleList(DualDomainStage(channels, blocks) for _ in range(stages))
+
+    def unfold(
+        self, li: Tensor, ma_sinogram: Tensor, li_sinogram: Tensor, metal_trace: Tensor, prior_image: Tensor
+    ) -> NetworkOutput:
+        """All stages.
+
+        Args:
+            li: linearly interpolated correction XLI, [batch, 1, height, width], network units.
+            ma_sinogram: measured sinogram Sma, [batch, 1, views, bins], network units.
+            li_sinogram: its linear interpolation SLI.
+            metal_trace: 1 in the bins whose ray meets metal.
+            prior_image: Xs, as ``li``.
+
+        Returns:
+            The last stage's image; those of the others; Ybar S of all.
+
+        Raises:
+            InputError: shapes or device that are not the projector's.
+        """
+        normaliser = self.scan.project(functional.relu(self.prior_norm(prior_image.float())))
+        image_state = initial_state(self.first_prox, self.dual, li)
+        sinogram_state = initial_state(self.first_sinogram_prox, self.sinogram_dual, li_sinogram)
+        images, sinograms = [], []
+        for stage in self.stages:
+            inputs = (image_state, sinogram_state, ma_sinogram, 1 - metal_trace, normaliser)
+
+            def run(*tensors: Tensor, stage: nn.Module = stage) -> tuple[Tensor, Tensor]:
+                return stage(self.scan, *tensors)
+
+            recompute = self.recompute and torch.is_grad_enabled()
+            image_state, sinogram_state = recomputed(run, stage, *inputs) if recompute else run(*inputs)
+            images.append(image_state[:, :1])
+            sinograms.append(normaliser * sinogram_state[:, :1])
+        return NetworkOutput(images[-1], tuple(images[:-1]), sinograms=tuple(sinograms))
+
+
+class DualDomainStage(nn.Module):
+    """One step on the sinogram, one on the image.
+
+    Args:
+        channels: of the proximal networks.
+        blocks: their residual blocks.
+    """
+
+    def __init__(self, channels: int, blocks: int) -> None:
+        super().__init__()
+        self.sinogram_step = nn.Parameter(torch.tensor(1.0))
+        self.image_step = nn.Parameter(torch.tensor(5.0))
+        self.consistency = nn.Parameter(torch.tensor(0.5))
+        self.sinogram_prox, self.image_prox = ProxNet(channels, blocks), ProxNet(channels, blocks)
+
+    def forward(
+        self,
+        scan: Scan,
+        image_state: Tensor,
+        sinogram_state: Tensor,
+        ma_sinogram: Tensor,
+        outside: Tensor,
+        normaliser: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """The states after the stage.
+
+        Args:
+            scan: the projector.
+            image_state: X and its dual channels, [batch, 1 + dual, height, width].
+            sinogram_state: S and its dual channels, [batch, 1 + dual, views, bins].
+            ma_sinogram: Sma.
+            outside: Tr, 1 in the bins off the metal trace.
+            normaliser: Ybar.
+        """
+        image, sinogram = image_state[:, :1], sinogram_state[:, :1]
+        projected, corrected = scan.project(image), normaliser * sinogram
+        gradient = normaliser * (corrected - projected + self.consistency * outside * (corrected - ma_sinogram))
+        moved = sinogram - self.sinogram_step / STEP_SCALE * gradient
+        sinogram_state = self.sinogram_prox(torch.cat((moved, sinogram_state[:, 1:]), dim=1))
+        gradient = scan.weighted_adjoint(projected - normaliser * sinogram_state[:, :1])
+        moved = image - self.image_step / STEP_SCALE * gradient
+        return self.image_prox(torch.cat((moved, image_state[:, 1:]), dim=1)), sinogram_state
+
+
+class InDuDoNet(DualDomainNetwork):
+    """InDuDoNet: the prior image is Xs = XLI + UNet([Xma, XLI]).
+
+    Args:
+        stages: see `DualDomainNetwork`.
+        blocks: see there.
+        dual_channels: see there.
+        prior_width: channels of the U-Net's first level.
+        prior_poolings: number of times that the U-Net halves the size.
+        projector: see `DualDomainNetwork`.
+        recompute: see there.
+    """
+
+    inputs = (IMAGE, LI, METAL_MASK, MA_SINOGRAM, LI_SINOGRAM, METAL_TRACE)
+
+    def __init__(
+        self,
+        stages: int = 10,
+        blocks: int = 4,
+        dual_channels: int = 32,
+        prior_width: int = 32,
+        prior_poolings: int = 4,
+        projector: Projector | None = None,
+        recompute: bool = True,
+    ) -> None:
+        super().__init__(stages, blocks, dual_channels, projector, recompute)
+        self.prior = UNet(2, 1, prior_width, prior_poolings)
+
+    def forward(
+        self,
+        image: Tensor,
+        li: Tensor,
+        metal_mask: Tensor,
+        ma_sinogram: Tensor,
+        li_sinogram: Tensor,
+        metal_trace: Tensor,
+    ) -> NetworkOutput:
+        """Corrects a batch of whole slices.
+
+        Args:
+            image: corrupted images Xma, [batch, 1, height, width], network units.
+            li: their linearly interpolated correction XLI.
+            metal_mask: not used: the trace says where metal was.
+            ma_sinogram: measured sinograms Sma, [batch, 1, views, bins], network units.
+            li_sinogram: their linear interpolation SLI.
+            metal_trace: 1 in the bins whose ray meets metal.
+
+        Returns:
+            Images and corrected sinograms of all stages.
+
+        Raises:
+            InputError: shapes or device that are not the projector's.
+        """
+        prior_image = li + self.prior(torch.cat((image, li), dim=1))
+        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, prior_image)
+
+
+class InDuDoNetPlus(DualDomainNetwork):
+    """InDuDoNet+: the prior image is Xs = WNet(Xma) Xprior, with the prior image of NMAR.
+
+    Args:
+        stages: see `DualDomainNetwork`.
+        blocks: see there.
+        dual_channels: see there.
+        prior_width: channels of WNet.
+        projector: see `DualDomainNetwork`.
+        recompute: see there.
+    """
+
+    inputs = (IMAGE, LI, METAL_MASK, MA_SINOGRAM, LI_SINOGRAM, METAL_TRACE, PRIOR)
+
+    def __init__(
+        self,
+        stages: int = 10,
+        blocks: int = 4,
+        dual_channels: int = 32,
+        prior_width: int = 32,
+        projector: Projector | None = None,
+        recompute: bool = True,
+    ) -> None:
+        super().__init__(stages, blocks, dual_channels, projector, recompute)
+        check_sizes(prior_width=prior_width)
+        self.prior_weights = nn.Sequential(
+            nn.Conv2d(1, prior_width, 3, padding=1),
+            nn.ReLU(),
+            nn.Conv2d(prior_width, prior_width, 3, padding=1),
+            nn.BatchNorm2d(prior_width),
+            nn.ReLU(),
+            nn.Conv2d(prior_width, 1, 3, padding=1),
+        )
+
+    def forward(
+        self,
+        image: Tensor,
+        li: Tensor,
+        metal_mask: Tensor,
+        ma_sinogram: Tensor,
+        li_sinogram: Tensor,
+        metal_trace: Tensor,
+        prior: Tensor,
+    ) -> NetworkOutput:
+        """Corrects a batch of whole slices.
+
+        Args:
+            image: corrupted images Xma, [batch, 1, height, width], network units.
+            li: their linearly interpolated correction XLI.
+            metal_mask: not used: the trace says where metal was.
+            ma_sinogram: measured sinograms Sma, [batch, 1, views, bins], network units.
+            li_sinogram: their linear interpolation SLI.
+            metal_trace: 1 in the bins whose ray meets metal.
+            prior: prior images of NMAR, as ``image``.
+
+        Returns:
+            Images and corrected sinograms of all stages.
+
+        Raises:
+            InputError: shapes or device that are not the projector's.
+        """
+        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, self.prior_weights(image) * prior)

@@ -1,0 +1,84 @@
+"""The projector as a network uses it: in network units, float32 whatever autocast says, and on the network's device."""
+
+import math
+
+from torch import Tensor
+
+from mar_pipeline.network_units import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
+from simulation.errors import InputError
+from simulation.geometry import FanBeam
+from simulation.projector import Projector, Weighting
+from simulation.units import MM_PER_CM
+
+BENCHMARK = "syndeeplesion"
+
+
+class Scan:
+    """Projection, weighted adjoint and filtered back projection of images and sinograms in network units.
+
+    Args:
+        projector: of the scan; None is the benchmark's.
+        weighting: of the filtered back projection.
+    """
+
+    def __init__(self, projector: Projector | None = None, weighting: Weighting = "benchmark") -> None:
+        self.projector = projector or Projector(FanBeam.preset(BENCHMARK))
+        self.weighting = weighting
+        geometry = self.projector.geometry
+        view_rad, pitch_cm = 2 * math.pi / geometry.views, geometry.pitch_mm / MM_PER_CM
+        self._adjoint_weight = view_rad * pitch_cm / (geometry.pixel_mm / MM_PER_CM) ** 2
+
+    def project(self, image: Tensor) -> Tensor:
+        """P x: the sinogram of an image.
+
+        Args:
+            image: Float["batch 1 rows columns"], network units.
+
+        Returns:
+            Float["batch 1 views bins"], network units, not clipped.
+
+        Raises:
+            InputError: another device than the projector's, or another shape than its geometry's.
+        """
+        self._check_device(image)
+        return self.projector.forward(image / UNITS_PER_MU) * UNITS_PER_LINE_INTEGRAL
+
+    def weighted_adjoint(self, sinogram: Tensor) -> Tensor:
+        """P* y, the adjoint under the inner products of functions: P^T y dtheta du / pixel^2.
+
+        An image weighs pixel^2, a sinogram dtheta du, as ODL has it, on which the public code of the dual-domain
+        networks stands; step sizes depend on it. The result is that of y in line integrals: P* (4 / 255) y.
+
+        Args:
+            sinogram: Float["batch 1 views bins"], network units.
+
+        Returns:
+            Float["batch 1 rows columns"].
+
+        Raises:
+            InputError: as `project`.
+        """
+        self._check_device(sinogram)
+        return self.projector.adjoint(sinogram / UNITS_PER_LINE_INTEGRAL) * self._adjoint_weight
+
+    def reconstruct(self, sinogram: Tensor) -> Tensor:
+        """Filtered back projection.
+
+        Args:
+            sinogram: Float["batch 1 views bins"], network units.
+
+        Returns:
+            Float["batch 1 rows columns"], network units, not clipped.
+
+        Raises:
+            InputError: as `project`.
+        """
+        self._check_device(sinogram)
+        return self.projector.fbp(sinogram / UNITS_PER_LINE_INTEGRAL, self.weighting) * UNITS_PER_MU
+
+    def _check_device(self, tensor: Tensor) -> None:
+        if tensor.device.type != self.projector.device:
+            raise InputError(
+                f"network: got tensors on {tensor.device.type}, but its projector computes on {self.projector.device}; "
+                "build both for one device"
+            )
