@@ -25,15 +25,15 @@ _COMPILE = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model
 
 
 @cache
-def joseph_forward(width: int) -> Callable[..., None]:
+def joseph_forward(width: int, precision: str = "float32") -> Callable[..., None]:
     """Joseph's line integrals (ray-driven, linear interpolation across the slower axis).
 
     kernel(start, slope, length, steep, image, image_t, box, out, first_view, last_view): `start`, `slope`, `length` and
     `steep` describe every ray (views, bins), see `Projector`; `image` is (rows, columns + 2, width) with a zero column
     on each side, `image_t` (columns, rows + 2, width) its transpose; `box` holds first and last + 1 row and column that
-    are not zero; `out` is (views, bins, width).
+    are not zero; `out` is (views, bins, width). Sums are of `precision`, that of the arrays.
     """
-    zeros = (np.float32(0),) * width
+    zeros = (np.dtype(precision).type(0),) * width
 
     @njit(**_COMPILE)
     def kernel(start, slope, length, steep, image, image_t, box, out, first_view, last_view):  # type: ignore[no-untyped-def]
@@ -123,14 +123,14 @@ def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_le
 
 
 @cache
-def backproject(width: int) -> Callable[..., None]:
+def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
     """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
     kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
     a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, isocentre
-    among the padded bins, last left bin, pixel).
+    among the padded bins, last left bin, pixel). Sums are of `precision`, that of the arrays.
     """
-    zeros = (np.float32(0),) * width
+    zeros = (np.dtype(precision).type(0),) * width
 
     @njit(**_COMPILE)
     def kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row):  # type: ignore[no-untyped-def]

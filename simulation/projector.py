@@ -17,6 +17,7 @@ from simulation.units import MM_PER_CM
 
 Device = Literal["auto", "cpu", "cuda"]
 Weighting = Literal["benchmark", "standard"]
+Precision = Literal["float32", "float64"]
 
 
 def why_no_cuda() -> str:
@@ -42,18 +43,27 @@ class Projector:
         geometry: the scan.
         device: where to compute; "auto" takes CUDA where ASTRA sees a GPU.
         threads: CPU threads a call may use; None takes the usable cores.
+        precision: float32, or float64 to check gradients on the CPU.
 
     Raises:
-        UsageError: unknown device, or CUDA asked for where there is none.
+        UsageError: unknown device, CUDA asked for where there is none, or float64 for CUDA.
     """
 
-    def __init__(self, geometry: FanBeam, device: Device = "auto", threads: int | None = None) -> None:
+    def __init__(
+        self,
+        geometry: FanBeam,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
         if device not in get_args(Device):
             raise UsageError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
+        if device != "cpu" and precision != "float32":
+            raise UsageError(f"projector: got {precision} on {device}, but CUDA computes in float32; use device cpu")
         reason = "" if device == "cpu" else why_no_cuda()
         if device == "cuda" and reason:
             raise UsageError(f"device cuda: {reason}; use --device cpu or auto")
-        self.geometry = geometry
+        self.geometry, self.precision = geometry, precision
         self.device = "cpu" if device == "cpu" or reason else "cuda"
         self._operators: Any
         if self.device == "cuda":
@@ -61,13 +71,13 @@ class Projector:
 
             self._operators = CudaOperators(geometry)
         else:
-            self._operators = CpuOperators(geometry, threads)
+            self._operators = CpuOperators(geometry, threads, precision)
 
     def forward(self, image_mu: Any) -> Any:
         """Line integrals P(mu).
 
         Args:
-            image_mu: Float["... rows columns"], 1/cm. Other number types are read as float32.
+            image_mu: Float["... rows columns"], 1/cm. Other number types are read as the projector's.
 
         Returns:
             Float["... views bins"], without unit.
@@ -114,10 +124,10 @@ class Projector:
         if weighting not in get_args(Weighting):
             raise UsageError(f"unknown weighting {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
         kernel, cosines, scale, power = _fbp_recipe(self.geometry, weighting)
-        cosines = (cosines * scale).astype(np.float32)
-        seen = np.ones(self.geometry.image_shape, np.float32)
+        cosines = (cosines * scale).astype(self.precision)
+        seen = np.ones(self.geometry.image_shape, self.precision)
         if weighting == "standard":
-            seen = self.geometry.inside_field_of_view.astype(np.float32)
+            seen = self.geometry.inside_field_of_view.astype(self.precision)
 
         def reconstruct(sinograms: Any) -> Any:
             return _times(self._operators.backproject(_convolve_rows(_times(sinograms, cosines), kernel), power), seen)
@@ -138,8 +148,8 @@ class Projector:
         if is_tensor(array):
             from simulation.projector_torch import apply_linear_map
 
-            return apply_linear_map(array, map_, transpose, self.device)
-        batch = np.asarray(array, np.float32).reshape(-1, *shape)
+            return apply_linear_map(array, map_, transpose, self.device, self.precision)
+        batch = np.asarray(array, self.precision).reshape(-1, *shape)
         if self.device == "cuda":
             import torch
 

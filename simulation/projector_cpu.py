@@ -17,17 +17,18 @@ def usable_cores() -> int:
 
 
 class CpuOperators:
-    """Forward, adjoint, back projection and its transpose on float32 arrays (batch, ...).
+    """Forward, adjoint, back projection and its transpose on arrays (batch, ...) of one number type.
 
     Threads are started by each call and joined before it returns, so a process that forks holds none of them.
 
     Args:
         geometry: the scan.
         threads: threads a call may use; None takes the usable cores.
+        precision: float32 or float64, of the arrays and sums; the matrix is the same, its elements float32.
     """
 
-    def __init__(self, geometry: FanBeam, threads: int | None = None) -> None:
-        self.geometry = geometry
+    def __init__(self, geometry: FanBeam, threads: int | None = None, precision: str = "float32") -> None:
+        self.geometry, self.dtype = geometry, np.dtype(precision)
         self.threads = threads or usable_cores()
         angles = geometry.angles_rad
         self._sines, self._cosines = np.sin(angles), np.cos(angles)
@@ -45,24 +46,24 @@ class CpuOperators:
     def forward(self, images: np.ndarray) -> np.ndarray:
         """Line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
         views, bins = self.geometry.sinogram_shape
-        sinograms = np.empty((len(images), views, bins), np.float32)
+        sinograms = np.empty((len(images), views, bins), self.dtype)
         for part, width in _parts(len(images)):
             image = _pad_middle(images[part].transpose(1, 2, 0))
             image_t = _pad_middle(images[part].transpose(2, 1, 0))
             box = _nonzero_box(images[part])
-            out = np.empty((views, bins, width), np.float32)
-            self._run(kernels.joseph_forward(width), views, *self._rays, image, image_t, box, out)
+            out = np.empty((views, bins, width), self.dtype)
+            self._run(kernels.joseph_forward(width, self.dtype.name), views, *self._rays, image, image_t, box, out)
             sinograms[part] = out.transpose(2, 0, 1)
         return sinograms
 
     def adjoint(self, sinograms: np.ndarray) -> np.ndarray:
         """Exact transpose of `forward`: images (batch, rows, columns) from sinograms (batch, views, bins)."""
         rows, columns = self.geometry.image_shape
-        images = np.empty((len(sinograms), rows, columns), np.float32)
+        images = np.empty((len(sinograms), rows, columns), self.dtype)
         for part, width in _parts(len(sinograms)):
             sinogram = np.ascontiguousarray(sinograms[part].transpose(1, 2, 0))
-            steep = np.zeros((rows, columns + 2, width), np.float32)
-            flat = np.zeros((columns, rows + 2, width), np.float32)
+            steep = np.zeros((rows, columns + 2, width), self.dtype)
+            flat = np.zeros((columns, rows + 2, width), self.dtype)
             self._run(kernels.joseph_adjoint(width), rows, *self._rays, True, sinogram, steep)
             self._run(kernels.joseph_adjoint(width), columns, *self._rays, False, sinogram, flat)
             images[part] = steep[:, 1:-1].transpose(2, 0, 1) + flat[:, 1:-1].transpose(2, 1, 0)
@@ -71,22 +72,22 @@ class CpuOperators:
     def backproject(self, sinograms: np.ndarray, power: int) -> np.ndarray:
         """Sum over views of the interpolated sinogram times magnification ** power: (batch, rows, columns)."""
         rows, columns = self.geometry.image_shape
-        images = np.empty((len(sinograms), rows, columns), np.float32)
+        images = np.empty((len(sinograms), rows, columns), self.dtype)
         for part, width in _parts(len(sinograms)):
             sinogram = _pad_middle(sinograms[part].transpose(1, 2, 0))
-            out = np.zeros((rows, columns, width), np.float32)
+            out = np.zeros((rows, columns, width), self.dtype)
             angles = self._sines, self._cosines
-            self._run(kernels.backproject(width), rows, *angles, self._scan, power, sinogram, out)
+            self._run(kernels.backproject(width, self.dtype.name), rows, *angles, self._scan, power, sinogram, out)
             images[part] = out.transpose(2, 0, 1)
         return images
 
     def backproject_transpose(self, images: np.ndarray, power: int) -> np.ndarray:
         """Exact transpose of `backproject`: (batch, views, bins)."""
         views, bins = self.geometry.sinogram_shape
-        sinograms = np.empty((len(images), views, bins), np.float32)
+        sinograms = np.empty((len(images), views, bins), self.dtype)
         for part, width in _parts(len(images)):
             image = np.ascontiguousarray(images[part].transpose(1, 2, 0))
-            out = np.zeros((views, bins + 2, width), np.float32)
+            out = np.zeros((views, bins + 2, width), self.dtype)
             angles = self._sines, self._cosines
             self._run(kernels.backproject_transpose(width), views, *angles, self._scan, power, image, out)
             sinograms[part] = out[:, 1:-1].transpose(2, 0, 1)
@@ -136,7 +137,7 @@ def _parts(batch: int) -> Iterator[tuple[slice, int]]:
 
 def _pad_middle(array: np.ndarray) -> np.ndarray:
     """A contiguous copy with one zero on each side of the middle axis."""
-    padded = np.zeros((array.shape[0], array.shape[1] + 2, array.shape[2]), np.float32)
+    padded = np.zeros((array.shape[0], array.shape[1] + 2, array.shape[2]), array.dtype)
     padded[:, 1:-1] = array
     return padded
 

@@ -23,14 +23,17 @@ class _LinearMap(torch.autograd.Function):
         return _LinearMap.apply(gradients[0].contiguous(), ctx.back, ctx.there), None, None
 
 
-def apply_linear_map(tensor: Tensor, map_: Callable, transpose: Callable, device: str) -> Tensor:
+def apply_linear_map(
+    tensor: Tensor, map_: Callable, transpose: Callable, device: str, precision: str = "float32"
+) -> Tensor:
     """Applies a map of (batch, rows, columns) to the last two dimensions of a tensor.
 
     Args:
-        tensor: any leading dimensions, any device; computed in float32.
+        tensor: any leading dimensions, any device.
         map_: the linear map; on the CPU it takes and gives numpy arrays, on CUDA tensors.
         transpose: its transpose, likewise.
         device: "cpu" or "cuda", where the maps compute.
+        precision: float32 or float64, what they compute in.
 
     Returns:
         The result on the tensor's own device.
@@ -41,7 +44,7 @@ def apply_linear_map(tensor: Tensor, map_: Callable, transpose: Callable, device
             return function
         return lambda x: torch.from_numpy(function(x.detach().numpy()))
 
-    batch = tensor.to(device=device, dtype=torch.float32).reshape(-1, *tensor.shape[-2:]).contiguous()
+    batch = tensor.to(device=device, dtype=getattr(torch, precision)).reshape(-1, *tensor.shape[-2:]).contiguous()
     result = _LinearMap.apply(batch, on_tensor(map_), on_tensor(transpose)).to(tensor.device)
     return result.reshape(*tensor.shape[:-2], *result.shape[-2:])
 

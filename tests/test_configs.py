@@ -31,6 +31,10 @@ SMALL_NETWORKS = {
     "oscnet": {"stages": 2, "blocks": 1, "dual_channels": 4},
     "oscnet_plus": {"stages": 2, "blocks": 1, "dual_channels": 4},
     "acdnet": {"stages": 2, "blocks": 1, "dual_channels": 4},
+    "indudonet": {"stages": 2, "blocks": 1, "dual_channels": 4, "prior_width": 4, "prior_poolings": 2},
+    "indudonet_plus": {"stages": 2, "blocks": 1, "dual_channels": 4, "prior_width": 4},
+    "dudonet": {"sinogram_width": 4, "image_width": 4, "poolings": 2},
+    "cnnmar": {"width": 4},
 }
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 
@@ -115,7 +119,7 @@ def test_training_runs_one_step(path, small_scanner, tmp_path):
                 "--data.val_pairs=1",
                 "--data.batches_per_epoch=1",
                 "--data.batch_size=2",
-                "--data.patch=32",
+                f"--data.patch={min(32, written['data']['patch'])}",
                 "--data.workers=0",
             ]
         )

@@ -125,6 +125,8 @@ class CommunityPairs(Dataset[Sample]):
         truth_mu = read_h5(truth_file, ("image",))["image"]
         sinograms = ("ma_sinogram", "LI_sinogram", "metal_trace") if self._needs_sinograms else ()
         stored = read_h5(file.path, ("ma_CT", "LI_CT", *sinograms))
+        if sinograms:
+            stored["metal_trace"] = (stored["metal_trace"] != 0).astype(np.float32)  # stored as whole numbers
         self._check_image(truth_mu, f"{truth_file}: image")
         check_mu(truth_mu, f"{truth_file}: image")
         for name, array in stored.items():
@@ -143,7 +145,7 @@ class CommunityPairs(Dataset[Sample]):
                 f"{what} has shape {array.shape}, but {'sinograms' if is_sinogram else 'images'} of the preset "
                 f"{self.preset} have {expected}; name the preset that made the data with --data.preset"
             )
-        if array.dtype.kind not in "fb" or not np.isfinite(array).all():
+        if array.dtype.kind != "f" or not np.isfinite(array).all():
             raise InputError(f"{what} holds values that are not finite numbers{_REPAIR}")
 
     def _mask(self, file: PairFile) -> np.ndarray:

@@ -70,8 +70,17 @@ def turned(sinograms: np.ndarray, quarters: int) -> np.ndarray:
     Args:
         sinograms: ["... views bins"] of a full scan whose views are a multiple of 4.
         quarters: number of quarter turns.
+
+    Raises:
+        InputError: the turn is no whole number of views.
     """
-    return np.roll(sinograms, quarters * sinograms.shape[-2] // 4, axis=-2)
+    views = sinograms.shape[-2]
+    if quarters * views % 4:
+        raise InputError(
+            f"data: {90 * (quarters % 4)} degrees are no whole number of {views} views; set --data.rotations false and "
+            "--data.flips false, or use a preset whose views are a multiple of 4"
+        )
+    return np.roll(sinograms, quarters * views // 4, axis=-2)
 
 
 def mirrored(sinograms: np.ndarray, up_down: bool, left_right: bool) -> np.ndarray:

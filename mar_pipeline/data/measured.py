@@ -25,6 +25,15 @@ from simulation.projector import Projector, Weighting
 from simulation.store import Pair
 from simulation.synthesize import Sample
 
+_SOURCES = {
+    IMAGE: ("ma_CT",),
+    LI: ("LI_CT",),
+    PRIOR: ("LI_CT",),
+    HARDENING: ("ma_sinogram", "LI_sinogram"),
+    MA_SINOGRAM: ("ma_sinogram", "LI_sinogram"),
+    LI_SINOGRAM: ("LI_sinogram",),
+    METAL_TRACE: ("metal_trace",),
+}
 _BEYOND_RANGE = 1e-3
 """Share of bins off the metal trace that may exceed what networks tell apart."""
 
@@ -51,8 +60,14 @@ def pair_arrays(
         float32.
 
     Raises:
-        InputError: line integrals beyond what networks tell apart.
+        InputError: line integrals beyond what networks tell apart, or the scan lacks what a name needs.
     """
+    needed = {own for name in (*layout.images, *layout.sinograms) for own in _SOURCES.get(name, ())}
+    if missing := sorted(own for own in needed if getattr(scan, own) is None):
+        raise InputError(
+            f"the scan has no {', '.join(missing)}, which the network needs; give it measured data, or correct them "
+            "with a network of images"
+        )
     makers: dict[str, Callable[[], np.ndarray]] = {
         IMAGE: lambda: to_network(scan.ma_CT),
         LI: lambda: to_network(scan.LI_CT),

@@ -87,8 +87,8 @@ def build_network(
     return network if name in NETWORKS else ResidualNetwork(network)
 
 
-def network_inputs(network: nn.Module) -> tuple[str, ...]:
-    """Names of what the network is called with, in order: see `mar_pipeline.data.sample`."""
+def network_inputs(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
+    """Names of what the network, or one of the class, is called with, in order: see `mar_pipeline.data.sample`."""
     return tuple(getattr(network, "inputs", IMAGE_INPUTS))
 
 

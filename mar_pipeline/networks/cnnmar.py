@@ -73,8 +73,9 @@ class CNNMAR(nn.Module):
             The final image, and Xcnn as the intermediate one in evaluation mode.
 
         Raises:
-            InputError: shapes that are not the projector's.
+            InputError: shapes or device that are not the projector's.
         """
+        self.scan.check((image, li, metal_mask, hardening_corrected), (ma_sinogram, metal_trace))
         estimate = li + self.body(torch.cat((image, hardening_corrected, li), dim=1) / UNITS_PER_MU)
         if self.training:
             return NetworkOutput(estimate)

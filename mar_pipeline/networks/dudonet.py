@@ -65,6 +65,7 @@ class DuDoNet(nn.Module):
         Raises:
             InputError: shapes or device that are not the projector's.
         """
+        self.scan.check((li,), (li_sinogram, metal_trace))
         filled = self.sinogram_unet(li_sinogram / UNITS_PER_MU, metal_trace)
         sinogram = li_sinogram + metal_trace * filled
         reconstructed = self.scan.reconstruct(sinogram)

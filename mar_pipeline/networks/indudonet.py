@@ -71,11 +71,8 @@ class DualDomainNetwork(nn.Module):
 
         Returns:
             The last stage's image; those of the others; Ybar S of all.
-
-        Raises:
-            InputError: shapes or device that are not the projector's.
         """
-        normaliser = self.scan.project(functional.relu(self.prior_norm(prior_image.float())))
+        normaliser = self.scan.project(functional.relu(self.prior_norm(prior_image.to(li.dtype))))
         image_state = initial_state(self.first_prox, self.dual, li)
         sinogram_state = initial_state(self.first_sinogram_prox, self.sinogram_dual, li_sinogram)
         images, sinograms = [], []
@@ -189,6 +186,7 @@ class InDuDoNet(DualDomainNetwork):
         Raises:
             InputError: shapes or device that are not the projector's.
         """
+        self.scan.check((image, li), (ma_sinogram, li_sinogram, metal_trace))
         prior_image = li + self.prior(torch.cat((image, li), dim=1))
         return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, prior_image)
 
@@ -254,4 +252,5 @@ class InDuDoNetPlus(DualDomainNetwork):
         Raises:
             InputError: shapes or device that are not the projector's.
         """
+        self.scan.check((image, li, prior), (ma_sinogram, li_sinogram, metal_trace))
         return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, self.prior_weights(image) * prior)

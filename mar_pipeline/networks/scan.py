@@ -1,6 +1,7 @@
 """The projector as a network uses it: in network units, float32 whatever autocast says, and on the network's device."""
 
 import math
+from collections.abc import Sequence
 
 from torch import Tensor
 
@@ -75,6 +76,27 @@ class Scan:
         """
         self._check_device(sinogram)
         return self.projector.fbp(sinogram / UNITS_PER_LINE_INTEGRAL, self.weighting) * UNITS_PER_MU
+
+    def check(self, images: Sequence[Tensor], sinograms: Sequence[Tensor] = ()) -> None:
+        """Refuses data of another scan, before a network meets them somewhere in its middle.
+
+        Args:
+            images: each Float["batch 1 rows columns"].
+            sinograms: each Float["batch 1 views bins"].
+
+        Raises:
+            InputError: as `project`.
+        """
+        geometry = self.projector.geometry
+        kinds = (("images", images, geometry.image_shape), ("sinograms", sinograms, geometry.sinogram_shape))
+        for what, tensors, (height, width) in kinds:
+            for tensor in tensors:
+                self._check_device(tensor)
+                if tuple(tensor.shape[-2:]) != (height, width):
+                    raise InputError(
+                        f"network: got {what} of {tensor.shape[-2]} x {tensor.shape[-1]}, but those of its projector "
+                        f"have {height} x {width}; give it whole slices of the preset it was built for"
+                    )
 
     def _check_device(self, tensor: Tensor) -> None:
         if tensor.device.type != self.projector.device:

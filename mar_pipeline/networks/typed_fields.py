@@ -16,7 +16,7 @@ from mar_pipeline.networks.acdnet import ACDNet
 from mar_pipeline.networks.cnnmar import CNNMAR
 from mar_pipeline.networks.dicdnet import DICDNet, DictionaryNetwork
 from mar_pipeline.networks.dudonet import DuDoNet
-from mar_pipeline.networks.indudonet import DualDomainNetwork, InDuDoNet
+from mar_pipeline.networks.indudonet import DualDomainNetwork, InDuDoNet, InDuDoNetPlus
 from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
 from mar_pipeline.networks.unet import ResidualUNet, UNet
 
@@ -64,12 +64,11 @@ def typed_layers(
         patterns = _dual_domain_fields(network, group_order)
     elif isinstance(network, DuDoNet):
         patterns = _unet_fields(network.image_unet, "image_unet", group_order)
-        patterns |= _view_fields(network, ["sinogram_unet"])
+        patterns |= _view_fields(network, ["sinogram_unet.*"])
     elif isinstance(network, ResidualUNet):
         patterns = _unet_fields(network.unet, "unet", group_order)
     elif isinstance(network, CNNMAR):
-        first = cast(nn.Conv2d, network.body[0])
-        patterns = {"body.0": ((("trivial", 3),), tuple(automatic_fields(first.out_channels, group_order)))}
+        patterns = _chain_fields(network.body, "body", group_order)
     else:
         return TypedLayers({}, ())
     chosen = select_layers(network, layers, exclude)
@@ -117,18 +116,35 @@ def _dual_domain_fields(network: DualDomainNetwork, group_order: int) -> dict[st
     patterns |= {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
     if isinstance(network, InDuDoNet):
         patterns |= _unet_fields(network.prior, "prior", group_order)
-    sinograms = ("sinogram_dual", "first_sinogram_prox", "stages.*.sinogram_prox")
+    elif isinstance(network, InDuDoNetPlus):
+        patterns |= _chain_fields(network.prior_weights, "prior_weights", group_order)
+    sinograms = ("sinogram_dual", "first_sinogram_prox.*", "stages.*.sinogram_prox.*")
     return patterns | _view_fields(network, sinograms)
 
 
-def _view_fields(network: nn.Module, modules: Sequence[str]) -> dict[str, Ends]:
-    """All channels of these modules' convolutions are sinograms."""
-    layers = select_layers(network, [*modules, *(f"{module}.*" for module in modules)])
-    convolutions = {name: layer for name, layer in layers.items() if isinstance(layer, nn.Conv2d)}
-    return {
-        name: ((("views", layer.in_channels),), (("views", layer.out_channels),))
-        for name, layer in convolutions.items()
-    }
+def _view_fields(network: nn.Module, layers: Sequence[str]) -> dict[str, Ends]:
+    """All channels of these convolutions are sinograms, those of the norms between them too."""
+    ends: dict[str, Ends] = {}
+    for name, layer in select_layers(network, layers, default=(nn.Conv2d, nn.BatchNorm2d)).items():
+        before, after = (
+            (layer.num_features, layer.num_features)
+            if isinstance(layer, nn.BatchNorm2d)
+            else (cast(nn.Conv2d, layer).in_channels, cast(nn.Conv2d, layer).out_channels)
+        )
+        ends[name] = ((("views", before),), (("views", after),))
+    return ends
+
+
+def _chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[str, Ends]:
+    """Automatic ones, but the images that come in and go out."""
+    layers = {name: layer for name, layer in chain.named_children() if isinstance(layer, nn.Conv2d)}
+    ends: dict[str, Ends] = {}
+    before: Fields = (("trivial", next(iter(layers.values())).in_channels),)
+    for name, layer in layers.items():
+        after = tuple(automatic_fields(layer.out_channels, group_order))
+        ends[f"{prefix}.{name}"] = (before, after)
+        before = after
+    return ends
 
 
 def _unet_fields(unet: UNet, prefix: str, group_order: int) -> dict[str, Ends]:

@@ -14,8 +14,8 @@ class NetworkSettings:
     """The network.
 
     Args:
-        name: unet, dicdnet, oscnet, oscnet_plus, acdnet, or the import path of any torch class from two channels to
-            one, which is trained with the mean square error.
+        name: unet, dicdnet, oscnet, oscnet_plus, acdnet, indudonet, indudonet_plus, dudonet, cnnmar, or the import
+            path of any torch class from two channels to one, which is trained with the mean square error.
         arguments: keyword arguments of its class; empty is the published configuration.
     """
 

@@ -1,14 +1,26 @@
 """The page that goes with exported weights: what they are, what they were made of, and what they are not for."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import PurePath
 from typing import Any
 
 import yaml
 
 from mar_pipeline import __version__
-from mar_pipeline.network_units import MAX_MU_PER_CM, UNITS_PER_MU
+from mar_pipeline.data.sample import (
+    HARDENING,
+    IMAGE,
+    LI,
+    LI_SINOGRAM,
+    MA_SINOGRAM,
+    METAL_MASK,
+    METAL_TRACE,
+    PRIOR,
+    SINOGRAMS,
+)
+from mar_pipeline.network_units import MAX_LINE_INTEGRAL, MAX_MU_PER_CM, UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
+from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.weights.onnx import OPSET, TOLERANCE, OnnxFacts
 from mar_pipeline.weights.trained import Trained
 from simulation.units import MU_WATER_PER_CM
@@ -31,8 +43,8 @@ def model_card(trained: Trained, hashes: Mapping[str, str], onnx: OnnxFacts | No
     """
     sections = {
         "What it is": _what(trained),
-        "Units": _UNITS,
-        "Use": _use(onnx),
+        "Units": _units(network_inputs(trained.network)),
+        "Use": _use(network_inputs(trained.network), onnx),
         "Validation": _validation(trained),
         "Training": _training(trained),
         "Intended use": _INTENDED,
@@ -57,14 +69,23 @@ Images are attenuation coefficients mu in 1/cm.
 - Into network units: x = {UNITS_PER_MU:g} * clip(mu, 0, {MAX_MU_PER_CM:g})
 - Back: mu = x / {UNITS_PER_MU:g}
 
-All arrays are float32, (batch, 1, rows, columns):
+"""
 
-| name | what |
-|---|---|
-| `image` | the uncorrected image, network units |
-| `li` | the same after linear interpolation of the metal trace, network units |
-| `metal_mask` | 1 where metal is, else 0 |
-| `corrected` (output) | the corrected image, network units; what it shows inside the metal means nothing |"""
+_SINOGRAM_UNITS = f"""\
+Sinograms are line integrals p without unit: s = {UNITS_PER_LINE_INTEGRAL:g} * clip(p, 0, {MAX_LINE_INTEGRAL:g}).
+
+"""
+
+_INPUTS = {
+    IMAGE: "the uncorrected image, network units",
+    LI: "the same after linear interpolation of the metal trace, network units",
+    METAL_MASK: "1 where metal is, else 0",
+    PRIOR: "the prior image of NMAR, network units",
+    HARDENING: "the image after first-order correction of the metal's beam hardening, network units",
+    MA_SINOGRAM: "the measured sinogram, network units",
+    LI_SINOGRAM: "the same after linear interpolation of the metal trace, network units",
+    METAL_TRACE: "1 in the bins whose ray meets metal, else 0",
+}
 
 _INTENDED = """\
 Research on metal artifact reduction: comparison with other methods on simulated or phantom data of the scanner named
@@ -88,7 +109,18 @@ def _what(trained: Trained) -> str:
     )
 
 
-def _use(onnx: OnnxFacts | None) -> str:
+def _units(inputs: Sequence[str]) -> str:
+    sinograms = any(name in SINOGRAMS for name in inputs)
+    shapes = "(batch, 1, rows, columns)" + (", of sinograms (batch, 1, views, bins)" if sinograms else "")
+    rows = [f"| `{name}` | {_INPUTS[name]} |" for name in inputs]
+    rows.append(
+        "| `corrected` (output) | the corrected image, network units; what it shows inside the metal means nothing |"
+    )
+    table = "\n".join([f"All arrays are float32, {shapes}:", "", "| name | what |", "|---|---|", *rows])
+    return _UNITS + (_SINOGRAM_UNITS if sinograms else "") + table
+
+
+def _use(inputs: Sequence[str], onnx: OnnxFacts | None) -> str:
     commands = (
         "```\n"
         "mar evaluate --data DATA --methods input li nmar model.safetensors --out RESULTS\n"
@@ -96,7 +128,7 @@ def _use(onnx: OnnxFacts | None) -> str:
         "```python\n"
         "from mar_pipeline.weights.trained import load_trained\n\n"
         'network = load_trained("model.safetensors").network\n'
-        "corrected = network(image, li, metal_mask).image\n"
+        f"corrected = network({', '.join(inputs)}).image\n"
         "```"
     )
     if onnx is None:

@@ -1,11 +1,14 @@
-"""The benchmark's scanner with fewer, larger pixels, on which a pair takes milliseconds, and what lies in it."""
+"""The benchmark's scanner with fewer, larger pixels, on which a pair takes milliseconds, and what lies in it.
+
+Its views can be halved twice and still be shifted by a quarter turn.
+"""
 
 import numpy as np
 
 from simulation.geometry import FanBeam
 
 SIZE = 64
-SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 60, 81, 434.4 / 81)
+SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 64, 81, 434.4 / 81)
 NAME = "syndeeplesion"
 PROGRAM = f"""
 import signal, sys

@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as functional
 from small_networks import SMALL, small_network
+from small_scans import DUAL, dual_network
 from torch import Tensor, nn
 
 from mar_pipeline.export import ExportReport, ExportSettings, export
@@ -261,3 +262,33 @@ def test_an_operator_that_onnx_has_not_is_told_in_one_line(tmp_path: Path, monke
     with pytest.raises(InputError, match=r"ONNX cannot hold this network \(no operator aten::odd\); take --no-onnx"):
         onnx_export.export_onnx(small_network("unet").eval(), tmp_path / "model.onnx")
     assert not names(tmp_path)
+
+
+@pytest.fixture
+def dual_run(tmp_path: Path) -> Path:
+    """Of a dual-domain network."""
+    best = tmp_path / "runs" / "dual" / "checkpoints" / "best.safetensors"
+    best.parent.mkdir(parents=True)
+    metadata = {"network": "indudonet_plus", "arguments": json.dumps(DUAL["indudonet_plus"]), "label": "dual"}
+    save_weights(best, dual_network("indudonet_plus").state_dict(), metadata)
+    return tmp_path / "runs" / "dual"
+
+
+def test_networks_that_project_have_no_onnx(dual_run: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"^--onnx: indudonet_plus projects inside the network, .*; take --no-onnx$"):
+        exported(dual_run, tmp_path / "out", onnx=True)
+    assert not (tmp_path / "out").exists()
+    exported(dual_run, tmp_path / "out")
+    assert names(tmp_path / "out") == FILES
+
+
+def test_the_card_names_the_inputs_of_the_network(run: Path, dual_run: Path, tmp_path: Path) -> None:
+    cards = []
+    for number, own in enumerate((run, dual_run)):
+        exported(own, tmp_path / str(number))
+        cards.append((tmp_path / str(number) / "MODEL_CARD.md").read_text())
+    assert "corrected = network(image, li, metal_mask).image" in cards[0] and "inogram" not in cards[0]
+    called = "image, li, metal_mask, ma_sinogram, li_sinogram, metal_trace, prior"
+    assert f"corrected = network({called}).image" in cards[1]
+    for words in ("| `prior` |", "| `metal_trace` |", "s = 63.75 * clip(p, 0, 4)", "(batch, 1, views, bins)"):
+        assert words in cards[1]

@@ -2,13 +2,16 @@
 
 import pytest
 import torch
+import torch.nn.functional as functional
 from torch import Tensor
 
 from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS, NetworkOutput
 
 STAGES = 3
-ARTIFACTS = {"unet": 0, "dicdnet": STAGES, "oscnet": STAGES, "oscnet_plus": STAGES, "acdnet": 2 + STAGES}
+ARTIFACTS = {"dicdnet": STAGES, "oscnet": STAGES, "oscnet_plus": STAGES, "acdnet": 2 + STAGES}
+DUAL = {"indudonet": (STAGES - 1, STAGES), "indudonet_plus": (STAGES - 1, STAGES), "dudonet": (1, 1)}
+"""Images besides the last one, and sinograms."""
 
 
 def random_case(name: str, batch: int = 2, size: int = 64) -> tuple[NetworkOutput, dict[str, Tensor]]:
@@ -17,9 +20,18 @@ def random_case(name: str, batch: int = 2, size: int = 64) -> tuple[NetworkOutpu
     def image() -> Tensor:
         return 60 * torch.rand((batch, 1, size, size), generator=random, dtype=torch.float64)
 
+    def sinogram() -> Tensor:
+        return 60 * torch.rand((batch, 1, size // 2, size // 4), generator=random, dtype=torch.float64)
+
     values = {"image": image(), "li": image(), "target": image(), "metal_mask": (image() > 55).double()}
-    artifacts = tuple(image() - 30 for _ in range(ARTIFACTS[name]))
+    artifacts = tuple(image() - 30 for _ in range(ARTIFACTS.get(name, 0)))
     images = tuple(image() for _ in range(ARTIFACTS[name] + 1)) if artifacts else ()
+    if name in DUAL:
+        values["target_sinogram"] = sinogram()
+        images, sinograms = (
+            tuple(make() for _ in range(count)) for make, count in zip((image, sinogram), DUAL[name], strict=True)
+        )
+        return NetworkOutput(image(), images, sinograms=sinograms), values
     return NetworkOutput(image(), images, artifacts), values
 
 
@@ -57,11 +69,39 @@ def test_acdnet_loss_is_the_published_one_at_32_patches_of_64() -> None:
     torch.testing.assert_close(LOSSES["acdnet"](output, batch), expected, rtol=1e-12, atol=0)
 
 
-def test_unet_loss_is_the_mean_square_outside_metal() -> None:
-    output, batch = random_case("unet")
+@pytest.mark.parametrize("name", ["unet", "cnnmar"])
+def test_image_loss_is_the_mean_square_outside_metal(name: str) -> None:
+    output, batch = random_case(name)
     outside = batch["metal_mask"] == 0
     expected = (output.image - batch["target"])[outside].square().sum() / outside.numel()
-    torch.testing.assert_close(LOSSES["unet"](output, batch), expected)
+    torch.testing.assert_close(LOSSES[name](output, batch), expected)
+
+
+@pytest.mark.parametrize("name", ["indudonet", "indudonet_plus"])
+def test_dual_domain_loss_is_the_published_one(name: str) -> None:
+    """0.1 [MSE(Ybar S_N, P Xgt) + 0.1 mid] + MSE(I X_N, I Xgt) + 0.1 mid, and nothing is detached."""
+    output, batch = random_case(name)
+    leaves = [own.requires_grad_() for own in (*output.images, output.image, *output.sinograms)]
+    i, gt = 1 - batch["metal_mask"], batch["target"]
+    x = [functional.mse_loss(i * image, i * gt) for image in (*output.images, output.image)]
+    s = [functional.mse_loss(sinogram, batch["target_sinogram"]) for sinogram in output.sinograms]
+    assert (len(x), len(s)) == (STAGES, STAGES)
+    expected = 0.1 * (s[-1] + 0.1 * sum(s[:-1])) + x[-1] + 0.1 * sum(x[:-1])
+    loss = LOSSES[name](output, batch)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    for got, own in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
+        torch.testing.assert_close(got, own)
+        assert got.any()
+
+
+def test_dudonet_loss_is_the_published_one() -> None:
+    output, batch = random_case("dudonet")
+    i, gt = 1 - batch["metal_mask"], batch["target"]
+    expected = functional.l1_loss(output.sinograms[0], batch["target_sinogram"])
+    expected = (
+        expected + functional.l1_loss(i * output.images[0], i * gt) + functional.l1_loss(i * output.image, i * gt)
+    )
+    torch.testing.assert_close(LOSSES["dudonet"](output, batch), expected, rtol=1e-12, atol=0)
 
 
 def tiled(tensor: Tensor) -> Tensor:
@@ -71,7 +111,7 @@ def tiled(tensor: Tensor) -> Tensor:
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_depend_neither_on_batch_nor_on_patch_size(name: str) -> None:
     output, batch = random_case(name, batch=2, size=24)
-    larger = NetworkOutput(tiled(output.image), tuple(map(tiled, output.images)), tuple(map(tiled, output.artifacts)))
+    larger = NetworkOutput(tiled(output.image), *(tuple(map(tiled, own)) for own in output[1:]))
     loss = LOSSES[name](larger, {key: tiled(value) for key, value in batch.items()})
     torch.testing.assert_close(loss, LOSSES[name](output, batch), rtol=1e-12, atol=0)
 
@@ -84,6 +124,7 @@ def test_metal_does_not_count(name: str) -> None:
         output.image + noise,
         tuple(image - noise for image in output.images),
         tuple(layer + noise for layer in output.artifacts),
+        output.sinograms,
     )
     assert LOSSES[name](changed, batch) == LOSSES[name](output, batch)
 
@@ -92,7 +133,12 @@ def test_metal_does_not_count(name: str) -> None:
 def test_perfect_output_costs_nothing(name: str) -> None:
     output, batch = random_case(name)
     truth, artifact = batch["target"], batch["image"] - batch["target"]
-    perfect = NetworkOutput(truth, tuple(truth for _ in output.images), tuple(artifact for _ in output.artifacts))
+    perfect = NetworkOutput(
+        truth,
+        tuple(truth for _ in output.images),
+        tuple(artifact for _ in output.artifacts),
+        tuple(batch["target_sinogram"] for _ in output.sinograms),
+    )
     assert LOSSES[name](perfect, batch) == 0
 
 

@@ -353,8 +353,8 @@ def test_every_kth_step_counts_through_the_epochs(run, monkeypatch):
     turned = []
     prepare = EquivarianceRegularizer.prepare
 
-    def watched(self, *images):
-        answer = prepare(self, *images)
+    def watched(self, *images, **options):
+        answer = prepare(self, *images, **options)
         turned.append(self.n)
         return answer
 
@@ -560,11 +560,13 @@ def test_batches_of_eq_reg_hold_samples_and_their_rotations(data, tmp_path):
     task.network.train()
     with make_regularizer(task.network, settings.equivariance) as regularizer:
         batch = next(iter(task.loaders.train))
-        turned = dict(zip(task.images, regularizer.prepare(*(batch[key] for key in task.images)), strict=True))
-        for key in task.images:
+        fields = tuple(task.fields.values())
+        prepared = regularizer.prepare(*(batch[key] for key in task.fields), fields=fields)
+        turned = dict(zip(task.fields, prepared, strict=True))
+        for key in task.fields:
             first, second = turned[key].chunk(2)
             assert torch.equal(first, batch[key][:2])
             assert torch.equal(second, torch.rot90(first, regularizer.n, (-2, -1)))
-        assert set(task.images) == {IMAGE, LI, METAL_MASK, TARGET}
+        assert set(task.fields) == {IMAGE, LI, METAL_MASK, TARGET}
     output = task.network(*(turned[key] for key in task.inputs))
     assert math.isfinite(task.loss(output, turned).item())

@@ -5,11 +5,20 @@ import pytest
 import torch
 from scipy import ndimage
 
-from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
+from simulation.correction import (
+    hardening_corrected,
+    linear_interpolation,
+    metal_trace,
+    nmar,
+    nmar_prior,
+    replace_trace,
+    reprojected,
+    tissue_prior,
+)
 from simulation.errors import InputError
 from simulation.geometry import FanBeam
 from simulation.projector import Projector
-from simulation.units import MU_WATER_PER_CM
+from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 SCAN = FanBeam((96, 96), 1.0, 300.0, 300.0, views=120, bins=181, pitch_mm=1.6)
 BONE_MU = 0.5
@@ -207,3 +216,120 @@ def test_nmar_takes_batches_and_tensors(projector, scan, body_mu, metal_mask) ->
     priors = nmar_prior(torch.from_numpy(np.stack([body_mu, body_mu])), torch.from_numpy(np.stack([metal_mask] * 2)))
     assert isinstance(priors, torch.Tensor)
     np.testing.assert_array_equal(priors[0], nmar_prior(body_mu, metal_mask))
+
+
+# The parts of CNNMAR
+
+
+def test_tissue_prior_is_air_water_and_bone_as_it_is(body_mu: np.ndarray, metal_mask: np.ndarray) -> None:
+    noisy = body_mu + np.random.default_rng(0).normal(0, 0.01, body_mu.shape).astype(np.float32)
+    noisy[metal_mask] = 5.0
+    prior = tissue_prior(noisy, metal_mask)
+    air, bone = (body_mu == 0) & ~metal_mask, (body_mu == BONE_MU) & ~metal_mask
+    assert prior.dtype == np.float32
+    np.testing.assert_array_equal(prior[air], 0)
+    np.testing.assert_array_equal(prior[bone], noisy[bone])
+    np.testing.assert_array_equal(prior[~air & ~bone], np.float32(MU_WATER_PER_CM))  # metal too
+
+
+def test_bone_of_the_tissue_prior_has_350_hu_or_more(metal_mask: np.ndarray) -> None:
+    """The clusters alone would part 330 HU from water."""
+    rows = np.repeat([-1000.0, 0.0, 330.0, 510.0], [24, 60, 4, 8])
+    image_mu = np.tile(hu_to_mu(rows).astype(np.float32), (96, 1))
+    prior = tissue_prior(image_mu, np.zeros_like(metal_mask))
+    np.testing.assert_array_equal(prior[:, :24], 0)
+    np.testing.assert_array_equal(prior[:, 24:88], np.float32(MU_WATER_PER_CM))
+    np.testing.assert_array_equal(prior[:, 88:], image_mu[:, 88:])
+
+
+def test_tissue_prior_of_a_batch_and_of_tensors(body_mu: np.ndarray, metal_mask: np.ndarray) -> None:
+    images, masks = np.stack([body_mu, 0.9 * body_mu]), np.stack([metal_mask, ~metal_mask])
+    batch = tissue_prior(torch.from_numpy(images)[:, None], torch.from_numpy(masks)[:, None])
+    assert isinstance(batch, torch.Tensor)
+    for one, image, mask in zip(batch[:, 0], images, masks, strict=True):
+        np.testing.assert_array_equal(one, tissue_prior(image, mask))
+    with pytest.raises(InputError, match=r"tissue prior: image \(96, 96\) and metal mask \(96, 95\) differ in shape"):
+        tissue_prior(body_mu, metal_mask[:, 1:])
+
+
+def test_the_true_prior_makes_the_replacement_perfect(projector: Projector, body_mu: np.ndarray, scan: tuple) -> None:
+    clean, corrupted, trace = scan
+    sinogram, image_mu = replace_trace(corrupted, trace, body_mu, projector)
+    np.testing.assert_array_equal(sinogram[~trace], corrupted[~trace])
+    np.testing.assert_allclose(sinogram, clean, atol=1e-5)
+    np.testing.assert_allclose(image_mu, projector.fbp(clean), atol=1e-4)
+    standard = replace_trace(corrupted, trace, body_mu, projector, "standard")[1]
+    np.testing.assert_allclose(standard, projector.fbp(sinogram, "standard"), atol=1e-6)
+
+
+def test_the_replacement_has_no_step_at_the_border(projector: Projector, body_mu: np.ndarray, scan: tuple) -> None:
+    """A prior with wrong values but the right shape: LI of the difference, by hand."""
+    clean, corrupted, trace = scan
+    prior_mu = 1.2 * body_mu
+    sinogram, _ = replace_trace(corrupted, trace, prior_mu, projector)
+    prior = projector.forward(prior_mu)
+    bins, view = np.arange(SCAN.bins), 17
+    hidden = trace[view]
+    assert hidden.any()
+    difference = np.interp(bins[hidden], bins[~hidden], (clean - prior)[view, ~hidden])
+    np.testing.assert_allclose(sinogram[view, hidden], prior[view, hidden] + difference, atol=1e-5)
+    assert rms(sinogram, clean) < 0.3 * rms(np.where(trace, prior, corrupted), clean)
+
+
+def test_a_flat_prior_is_li(projector: Projector, scan: tuple) -> None:
+    _, corrupted, trace = scan
+    nothing = torch.zeros(SCAN.image_shape)
+    sinogram, image_mu = replace_trace(torch.from_numpy(corrupted), torch.from_numpy(trace), nothing, projector)
+    assert isinstance(sinogram, torch.Tensor) and isinstance(image_mu, torch.Tensor)
+    np.testing.assert_allclose(sinogram, linear_interpolation(corrupted, trace), atol=1e-6)
+
+
+def test_a_trace_from_end_to_end_cannot_be_replaced(projector: Projector, body_mu: np.ndarray, scan: tuple) -> None:
+    with pytest.raises(InputError, match="lies in the metal trace from end to end"):
+        replace_trace(scan[0], np.ones_like(scan[2]), body_mu, projector)
+
+
+def test_hardening_of_the_second_and_third_order_is_taken_off(
+    projector: Projector, body_mu: np.ndarray, metal_mask: np.ndarray
+) -> None:
+    """What is left is the linear part alone, wherever the rest of the scan is known."""
+    clean, lengths = projector.forward(body_mu), projector.forward(metal_mask.astype(np.float32))
+    measured = clean + 2.0 * lengths - 0.5 * lengths**2 + 0.1 * lengths**3
+    image_mu = hardening_corrected(measured, clean, metal_mask, projector)
+    linear = projector.fbp(clean + 2.0 * lengths)
+    np.testing.assert_allclose(image_mu, linear, atol=2e-3)
+    assert rms(projector.fbp(measured), linear) > 0.01
+    tensor = hardening_corrected(torch.from_numpy(measured), clean, torch.from_numpy(metal_mask), projector, "standard")
+    assert isinstance(tensor, torch.Tensor)
+    np.testing.assert_allclose(tensor, projector.fbp(clean + 2.0 * lengths, "standard"), atol=2e-3)
+
+
+def test_without_metal_there_is_no_hardening(projector: Projector, scan: tuple, metal_mask: np.ndarray) -> None:
+    clean, *_ = scan
+    image_mu = hardening_corrected(clean, clean, np.zeros_like(metal_mask), projector)
+    np.testing.assert_array_equal(image_mu, projector.fbp(clean))
+
+
+def test_wrong_shapes_are_refused_by_the_hardening_correction(projector: Projector, scan: tuple) -> None:
+    with pytest.raises(InputError, match="expected 96 x 96"):
+        hardening_corrected(scan[0], scan[0], np.ones((96, 95), bool), projector)
+
+
+# An image whose raw data are gone
+
+
+def test_reprojection_is_the_scan_of_the_image(
+    projector: Projector, body_mu: np.ndarray, metal_mask: np.ndarray
+) -> None:
+    image_mu = np.where(metal_mask, 2.4, body_mu).astype(np.float32)
+    sinogram, interpolated, trace, li_mu = reprojected(image_mu, metal_mask, projector)
+    np.testing.assert_array_equal(sinogram, projector.forward(image_mu))
+    np.testing.assert_array_equal(trace, metal_trace(projector, metal_mask))
+    np.testing.assert_array_equal(interpolated, linear_interpolation(sinogram, trace))
+    np.testing.assert_array_equal(li_mu, projector.fbp(interpolated))
+    standard = reprojected(image_mu, metal_mask, projector, "standard")[3]
+    np.testing.assert_array_equal(standard, projector.fbp(interpolated, "standard"))
+    outside = ~metal_mask & SCAN.inside_field_of_view
+    assert rms(standard[outside], body_mu[outside]) < rms(projector.fbp(sinogram)[outside], body_mu[outside]) + 0.05
+    with pytest.raises(InputError, match="expected 96 x 96"):
+        reprojected(image_mu, metal_mask[1:], projector)

@@ -8,13 +8,16 @@ import shutil
 import h5py
 import numpy as np
 import pytest
-from small_scanner import NAME, SIZE, disc
+from small_scanner import NAME, SIZE, SMALL, disc
 from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, CommunityPairs, DataSettings, community, make_loaders
+from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout, to_sample
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from simulation.errors import InputError, UsageError
+from simulation.projector import Projector
 from simulation.protocols import PROTOCOLS
 from simulation.store import read_pair
 
@@ -148,7 +151,7 @@ def truncate(folder):
         (lambda f: edit(case(f) / "2.h5", "ma_CT", lambda a: a[:-1, :-1]), r"2\.h5: ma_CT has shape \(63, 63\)"),
         (
             lambda f: edit(case(f) / "0.h5", "metal_trace", lambda a: a[:, 1:]),
-            r"0\.h5: metal_trace has shape \(60, 80\)",
+            r"0\.h5: metal_trace has shape \(64, 80\)",
         ),
         (lambda f: (f / "train_640geo_dir.txt").unlink(), r"no train_640geo_dir.txt in it"),
         (lambda f: (f / "train_640geo_dir.txt").write_text(""), "lists no slice"),
@@ -179,6 +182,55 @@ def test_listed_slices_that_are_not_there_are_told(folder):
     shutil.rmtree(case(folder, 2))
     pairs = CommunityPairs(folder)
     assert pairs.slices == 2 and "listed, but" in pairs.left_out[0].reason
+
+
+EVERYTHING = Layout.of((*IMAGES, *SINOGRAMS))
+
+
+@pytest.mark.parametrize("cache_mb", [0, 1024])
+def test_a_sample_has_what_its_layout_names(folder, cache_mb):
+    """Of the stored pair, whose trace is in whole numbers, twice: as read and as kept."""
+    pairs = CommunityPairs(folder, layout=EVERYTHING, cache_mb=cache_mb)
+    index, stored = pairs.names.index("train/000001_01_01/001/2"), read_pair(case(folder, 1) / "2.h5")
+    arrays = pair_arrays(
+        EVERYTHING, stored, stored.image, disc(4, column=0, row=12), Projector(SMALL, "cpu", 1), "benchmark"
+    )
+    expected = to_sample(arrays, EVERYTHING)
+    for _ in range(2):
+        sample = pairs[index]
+        assert tuple(sample) == (*IMAGES, *SINOGRAMS)
+        for key, own in expected.items():
+            np.testing.assert_array_equal(sample[key], own, err_msg=key)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda path: remove(path, "ma_sinogram"), r"1\.h5: .*ma_sinogram"),
+        (lambda path: edit(path, "LI_sinogram", lambda a: a * np.float32(np.nan)), r"1\.h5: LI_sinogram holds values"),
+        (
+            lambda path: edit(path, "ma_sinogram", lambda a: a[:, 1:]),
+            r"1\.h5: ma_sinogram has shape \(64, 80\), but sinograms of the preset syndeeplesion have \(64, 81\); name",
+        ),
+        (
+            lambda path: edit(path, "LI_sinogram", lambda a: a + 5),
+            r"1\.h5: 100\.0 % of the line integrals are above 4, .*; use the preset syndeeplesion",
+        ),
+    ],
+)
+def test_sinograms_that_are_missing_or_unfit_are_one_clear_line(folder, damage, message):
+    pairs = CommunityPairs(folder, layout=EVERYTHING)
+    damage(case(folder) / "1.h5")
+    with pytest.raises(InputError, match=message) as caught:
+        pairs[1]
+    assert "\n" not in str(caught.value)
+    if "shape" not in message:
+        assert CommunityPairs(folder)[1][IMAGE].any()  # networks of images do not care
+
+
+def remove(path, name):
+    with h5py.File(path, "r+") as file:
+        del file[name]
 
 
 def test_li_of_real_pairs_scores_as_published(shared_data, monkeypatch):

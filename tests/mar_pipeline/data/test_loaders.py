@@ -11,7 +11,9 @@ from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import IMAGE, KEYS, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.batches import EpochBatches
+from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from simulation.errors import InputError, UsageError
+from simulation.projector import Projector
 from simulation.protocols import PROTOCOLS
 from simulation.store import read_pair
 
@@ -234,3 +236,26 @@ def test_a_choice_that_leaves_nothing_names_what_is_missing(tmp_path):
         (folder / "train_640geo" / f"{number:06d}_01_01" / "001" / "gt.h5").unlink()
     with pytest.raises(UsageError, match=rf"none can be held out.*\({SLICES - 1} listed left out.*gt\.h5 is missing"):
         make_loaders(DataSettings(folder=str(folder), patch=16, batch_size=4, workers=0), seed=0)
+
+
+def test_sinograms_need_whole_images(settings):
+    with pytest.raises(
+        UsageError, match=r"--data\.patch: got 16, but a network that sees sinograms needs whole images; "
+    ):
+        make_loaders(settings, 0, layout=Layout.of(["metal_trace"]))
+    make_loaders(settings, 0, layout=Layout.of(["prior"]))
+
+
+def test_batches_of_whole_scans_are_turned_as_one(settings):
+    """Whatever flips and turns were drawn, the sinogram of the truth is its projection."""
+    layout, projector = Layout.of((*IMAGES, *SINOGRAMS)), Projector(SMALL, "cpu", threads=1)
+    whole = dataclasses.replace(settings, patch=0)
+    alone, helped = (make_loaders(dataclasses.replace(whole, workers=n), 5, layout=layout) for n in (0, 2))
+    batches, seen = list(alone.train), set()
+    for batch, other in zip(batches, helped.train, strict=True):
+        assert set(batch) == {*IMAGES, *SINOGRAMS}
+        assert all(torch.equal(own, other[key]) for key, own in batch.items())
+        expected = projector.forward(batch[TARGET] / 255) * 255 / 4
+        assert (batch["target_sinogram"] - expected).norm() < 1e-4 * expected.norm()
+        seen |= {truth.numpy().tobytes() for truth in batch[TARGET]}
+    assert len(seen) > SLICES

@@ -5,8 +5,10 @@ import pickle
 
 import numpy as np
 import pytest
+from small_scanner import SMALL
 
-from mar_pipeline.data.memory import SharedTable
+from mar_pipeline.data.memory import SharedPairs, SharedTable
+from mar_pipeline.data.sample import Layout, PairArrays
 
 
 def test_a_row_is_absent_until_it_is_filled():
@@ -50,3 +52,20 @@ def test_a_pickled_table_comes_back_empty():
     copy.put(1, 2)
     np.testing.assert_array_equal(copy.get(1), [2, 2, 2, 2])
     assert table.get(1) is None
+
+
+def test_pairs_keep_images_and_sinograms_apart():
+    layout = Layout.of(["ma_sinogram", "metal_trace", "prior"])
+    rng = np.random.default_rng(0)
+    made = [PairArrays(rng.random((5, 64, 64), np.float32), rng.random((2, 64, 81), np.float32)) for _ in range(3)]
+    size_mb = (5 * 64 * 64 + 2 * 64 * 81) * 4 / 1e6
+    pairs = SharedPairs(3, layout, SMALL, budget_mb=2.5 * size_mb)
+    assert pairs.get(0) is None
+    for index, pair in enumerate(made):
+        pairs.put(index, pair)
+    for index, pair in enumerate(made[:2]):
+        for kept, own in zip(pairs.get(index), pair, strict=True):
+            np.testing.assert_array_equal(kept, own)
+    assert pairs.get(2) is None
+    with pytest.raises(ValueError, match="read-only"):
+        pairs.get(0).sinograms[0, 0, 0] = 1

@@ -9,7 +9,21 @@ import torch
 from small_scanner import NAME, body_hu, disc
 
 from mar_pipeline.data import IMAGE, KEYS, METAL_MASK, DataSettings, SimulatedPairs, make_loaders, simulated, split
-from mar_pipeline.data.sample import PAIR, generator
+from mar_pipeline.data.sample import (
+    HARDENING,
+    IMAGES,
+    LI_SINOGRAM,
+    MA_SINOGRAM,
+    METAL_TRACE,
+    PAIR,
+    PRIOR,
+    SINOGRAMS,
+    TARGET_SINOGRAM,
+    Layout,
+    PairArrays,
+    generator,
+)
+from simulation.correction import hardening_corrected, nmar_prior
 from simulation.errors import InputError, UsageError
 from simulation.implants import ImplantLibrary, MaskStack, resize_mask
 from simulation.sources import SliceRef
@@ -44,20 +58,70 @@ def test_a_pair_is_what_the_scanner_makes():
     image_mu, mask = read("clean", 0)[0], resize_mask(INSIDE[..., 0], (64, 64))
     sample = Simulator(NAME, "cpu", metal="steel", threads=1).simulate(image_mu, mask > 0, rng)
     expected = [255 * np.clip(own, 0, 1) for own in (sample.ma_CT, sample.LI_CT, image_mu)]
-    planes = pairs.planes(0, 2, 7)
+    planes = pairs.pair(0, 2, 7).images
     np.testing.assert_allclose(planes[:3], np.stack(expected), rtol=1e-5, atol=1e-3)
     np.testing.assert_array_equal(planes[3], mask)
     assert planes.dtype == np.float32
 
 
+def everything(**options):
+    return simulated_pairs("clean", "clean", layout=Layout.of((*IMAGES, *SINOGRAMS)), **options)
+
+
+def test_a_pair_has_what_its_layout_names():
+    pairs = simulated_pairs("clean", library=MaskStack(stack=INSIDE[..., :1], metal="steel"), seed=4)
+    full = simulated_pairs(
+        "clean",
+        library=MaskStack(stack=INSIDE[..., :1], metal="steel"),
+        seed=4,
+        layout=Layout.of((*IMAGES, *SINOGRAMS)),
+    )
+    rng = generator(4, 0, 0, PAIR, 0)
+    rng.integers(1)
+    image_mu, mask = read("clean", 0)[0], resize_mask(INSIDE[..., 0], (64, 64)) > 0
+    scanner = Simulator(NAME, "cpu", metal="steel", threads=1)
+    scan = scanner.simulate(image_mu, mask, rng)
+    sample = full[0]
+    assert tuple(sample) == (*IMAGES, *SINOGRAMS)
+    for key in KEYS:
+        assert torch.equal(sample[key], pairs[0][key])
+    hardening = hardening_corrected(scan.ma_sinogram, scan.LI_sinogram, mask, scanner.projector)
+    expected = {
+        PRIOR: 255 * nmar_prior(scan.LI_CT, mask).clip(0, 1),
+        HARDENING: 255 * hardening.clip(0, 1),
+        MA_SINOGRAM: 63.75 * scan.ma_sinogram.clip(0, 4),
+        LI_SINOGRAM: 63.75 * scan.LI_sinogram.clip(0, 4),
+        METAL_TRACE: scan.metal_trace,
+        TARGET_SINOGRAM: 63.75 * scanner.projector.forward(image_mu).clip(0, 4),
+    }
+    for key, array in expected.items():
+        np.testing.assert_allclose(sample[key][0], array, rtol=1e-4, atol=2e-2, err_msg=key)
+    assert scan.ma_sinogram.max() > 4  # the clip is at work
+
+
+def test_sinograms_are_kept_and_shared_like_images():
+    frozen = everything(frozen=True)
+    first = frozen.pair(0)
+    assert frozen.pair(0).sinograms.base is not None  # of the table
+    for kept, made in zip(frozen.pair(0), first, strict=True):
+        np.testing.assert_array_equal(kept, made)
+    again = everything(frozen=True, cache_mb=0)
+    np.testing.assert_array_equal(again.pair(0).sinograms, first.sinograms)
+    assert not np.array_equal(frozen.pair(1).sinograms, first.sinograms)
+
+
 def test_seed_epoch_and_draw_decide():
     pairs = simulated_pairs("clean", "clean")
-    first = pairs.planes(1, 3, 5)
-    pairs.planes(0, 3, 5), pairs.planes(1, 0, 0)
-    assert np.array_equal(pairs.planes(1, 3, 5), first)
-    assert np.array_equal(simulated_pairs("clean", "clean", cache_mb=0).planes(1, 3, 5), first)
-    assert np.array_equal(pickle.loads(pickle.dumps(pairs)).planes(1, 3, 5), first)
-    others = [pairs.planes(1, 4, 5), pairs.planes(1, 3, 6), simulated_pairs("clean", "clean", seed=1).planes(1, 3, 5)]
+    first = pairs.pair(1, 3, 5).images
+    pairs.pair(0, 3, 5), pairs.pair(1, 0, 0)
+    assert np.array_equal(pairs.pair(1, 3, 5).images, first)
+    assert np.array_equal(simulated_pairs("clean", "clean", cache_mb=0).pair(1, 3, 5).images, first)
+    assert np.array_equal(pickle.loads(pickle.dumps(pairs)).pair(1, 3, 5).images, first)
+    others = [
+        pairs.pair(1, 4, 5).images,
+        pairs.pair(1, 3, 6).images,
+        simulated_pairs("clean", "clean", seed=1).pair(1, 3, 5).images,
+    ]
     assert not any(np.array_equal(other[0], first[0]) for other in others)
 
 
@@ -66,24 +130,28 @@ def test_frozen_pairs_never_change():
     pairs = [simulated_pairs("clean", "clean", seed=seed, **options) for seed in (0, 1)]
     assert len(pairs[0]) == 3
     for index in range(3):
-        first = pairs[0].planes(index, 0, 0)
-        assert np.array_equal(pairs[1].planes(index, 8, 9), first)
-        assert pairs[0].planes(index, 4, 4) is not None and np.array_equal(pairs[0].planes(index, 4, 4), first)
-    assert not np.array_equal(pairs[0].planes(0)[0], pairs[0].planes(2)[0])  # one slice, other implants or noise
+        first = pairs[0].pair(index, 0, 0).images
+        assert np.array_equal(pairs[1].pair(index, 8, 9).images, first)
+        assert pairs[0].pair(index, 4, 4).images is not None and np.array_equal(
+            pairs[0].pair(index, 4, 4).images, first
+        )
+    assert not np.array_equal(
+        pairs[0].pair(0).images[0], pairs[0].pair(2).images[0]
+    )  # one slice, other implants or noise
 
 
 def test_only_the_masks_asked_for():
     pairs = simulated_pairs("clean", masks=[0, 2])
-    seen = {pairs.planes(0, 0, draw)[3].tobytes() for draw in range(20)}
+    seen = {pairs.pair(0, 0, draw).images[3].tobytes() for draw in range(20)}
     assert seen == {resize_mask(INSIDE[..., mask], (64, 64)).astype(np.float32).tobytes() for mask in (0, 2)}
 
 
 def test_unfit_slices_give_way_and_are_told(caplog):
     pairs = simulated_pairs("metal", "clean", "broken", "empty")
-    truth = pairs.planes(1)[2]
+    truth = pairs.pair(1).images[2]
     for index in (0, 2, 3):
         for draw in range(4):
-            assert np.array_equal(pairs.planes(index, 0, draw)[2], truth)
+            assert np.array_equal(pairs.pair(index, 0, draw).images[2], truth)
     told = {skipped.pair: skipped.reason for skipped in pairs.left_out}
     assert told == {
         "metal0/000": "it holds metal already",
@@ -97,14 +165,14 @@ def test_unfit_slices_give_way_and_are_told(caplog):
 def test_what_was_left_out_before_does_not_change_a_pair():
     asked_before, fresh = (simulated_pairs("metal", "clean", "broken", "clean") for _ in range(2))
     for index in range(4):
-        asked_before.planes(index)
-    assert np.array_equal(asked_before.planes(2, 1, 6), fresh.planes(2, 1, 6))
+        asked_before.pair(index)
+    assert np.array_equal(asked_before.pair(2, 1, 6).images, fresh.pair(2, 1, 6).images)
 
 
 def test_masks_that_find_no_place_are_drawn_again():
     library = MaskStack(stack=np.concatenate([OUTSIDE, INSIDE], axis=-1), metal="titanium")
     pairs = simulated_pairs("clean", library=library)
-    masks = [pairs.planes(0, 0, draw)[3] for draw in range(12)]
+    masks = [pairs.pair(0, 0, draw).images[3] for draw in range(12)]
     assert all(mask[30:34, 30:34].any() or mask.sum() > 10 for mask in masks)
     assert not any(mask[:8, :8].any() for mask in masks)
 
@@ -126,7 +194,7 @@ def test_never_an_endless_loop(monkeypatch):
     with pytest.raises(
         InputError, match=r"no pair could be simulated in 3 attempts.*; the last one, clean0/000: "
     ) as caught:
-        pairs.planes(0)
+        pairs.pair(0)
     assert "\n" not in str(caught.value)
 
 
@@ -169,7 +237,7 @@ def test_masks_are_held_out_too(settings):
     assert len(loaders.validation) == 5
     masks = [resize_mask(INSIDE[..., index], (64, 64)) for index in range(3)]
     assert all(np.array_equal(batch[METAL_MASK][0, 0].numpy(), masks[2]) for batch in loaders.validation)
-    assert not any(np.array_equal(loaders.train.dataset.pairs.planes(0, 0, n)[3], masks[2]) for n in range(12))
+    assert not any(np.array_equal(loaders.train.dataset.pairs.pair(0, 0, n).images[3], masks[2]) for n in range(12))
 
 
 def test_a_phantom_needs_no_data():
@@ -185,7 +253,7 @@ def test_crops_of_a_pair_share_its_simulation(settings, monkeypatch):
 
     def simulate(*key):
         made.append(key)
-        return np.zeros((4, 64, 64), np.float32)
+        return PairArrays(np.zeros((4, 64, 64), np.float32), np.empty((0, 64, 81), np.float32))
 
     monkeypatch.setattr(loader.dataset.pairs, "_simulate", simulate)
     list(loader)
@@ -193,7 +261,7 @@ def test_crops_of_a_pair_share_its_simulation(settings, monkeypatch):
 
 
 def test_procedural_implants_are_those_asked_for():
-    planes = simulated_pairs("clean", library=ImplantLibrary(("electrodes",), metal="gold")).planes(0)
+    planes = simulated_pairs("clean", library=ImplantLibrary(("electrodes",), metal="gold")).pair(0).images
     assert 0 < planes[3].sum() < 200
 
 

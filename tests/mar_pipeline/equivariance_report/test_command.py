@@ -13,6 +13,8 @@ import torch
 from matplotlib.image import imread
 from small_networks import small_network
 from small_pairs import masks, tiny_protocol, write_pairs
+from small_scanner import NAME
+from small_scans import dual_network
 from torch import Tensor, nn
 
 from mar_pipeline.equivariance import StrictConv2d
@@ -236,3 +238,30 @@ def test_runs_come_first_on_the_command_line() -> None:
     assert read_equivariance_settings(["--pairs", "2", "--runs", "a"]).runs == ("a",)
     with pytest.raises(UsageError, match=r"unknown option --angle 90; did you mean --angles\?"):
         read_equivariance_settings(["a", "--angle", "90"])
+
+
+@pytest.mark.usefixtures("small_scanner")
+def test_runs_of_images_and_of_scans_side_by_side(tmp_path: Path, add: Add, caplog: pytest.LogCaptureFixture) -> None:
+    """Each is called with its own inputs, and sinograms are turned by their views: 64 of them not by 120 degrees."""
+    runs = (
+        add("plain", Plain, preset=NAME),
+        add("dual", lambda: dual_network("indudonet_plus", dual_channels=4), preset=NAME),
+    )
+    result = equivariance(EquivarianceSettings(runs=runs, out=str(tmp_path / "out"), device="cpu"))
+    assert result.failed == ()
+    angles = {label: [row.angle_deg for row in report.network] for label, report in result.reports.items()}
+    assert angles == {"plain": [90, 180, 270, 120], "dual": [90, 180, 270]}
+    assert "dual: 120 degrees shift no whole number of views; left out" in caplog.text
+    assert {path.name for path in (tmp_path / "out").iterdir()} == set(result.outputs)
+    assert "figure_1.png" in result.outputs and "figure_2.png" not in result.outputs
+    layers = {row.layer for row in result.reports["dual"].layers}
+    assert {"dual", "sinogram_dual", "stages.1.sinogram_prox.blocks.0.conv1"} <= layers
+    of_li = [row for row in result.reports["dual"].layers if row.layer == "sinogram_dual"]
+    assert max(row.centred_error for row in of_li) < 0.3  # a box filter: wrong at the first and last view alone
+
+
+@pytest.mark.usefixtures("small_scanner")
+def test_a_run_that_no_angle_turns_is_told(tmp_path: Path, add: Add) -> None:
+    run = add("dual", lambda: dual_network("cnnmar"), preset=NAME)
+    with pytest.raises(InputError, match="dual: none of the angles shifts a whole number of views; add 90 to --angles"):
+        equivariance(EquivarianceSettings(runs=(run,), out=str(tmp_path / "out"), device="cpu", angles=(120.0,)))

@@ -96,9 +96,9 @@ def read_report(settings: EvaluateSettings) -> dict:
     return json.loads((Path(settings.out) / "report.json").read_text())
 
 
-def first_pair(settings: EvaluateSettings) -> tuple[Pair, np.ndarray]:
+def first_pair(settings: EvaluateSettings) -> tuple[Pair, np.ndarray, Scanner]:
     pair = read_pair(Path(settings.data) / "test_640geo" / "000001_01_01" / "001" / "0.h5")
-    return pair, masks()[:, :, 0] > 0
+    return pair, masks()[:, :, 0] > 0, Scanner.of("tiny", "cpu")
 
 
 def method_of(path: str, precision: str = "float32") -> NetworkMethod:
@@ -125,8 +125,8 @@ def test_a_network_that_returns_the_truth_is_perfect(settings: EvaluateSettings,
 
 
 def test_the_network_sees_the_metal_mask_where_metal_is(settings: EvaluateSettings, add: Add) -> None:
-    pair, metal_mask = first_pair(settings)
-    image_mu = method_of(add("mask", lambda image, li, mask: mask))(pair, metal_mask, Scanner.of("tiny", "cpu"))
+    pair, metal_mask, scanner = first_pair(settings)
+    image_mu = method_of(add("mask", lambda image, li, mask: mask))(pair, metal_mask, scanner)
     assert np.array_equal(image_mu * UNITS_PER_MU, metal_mask)
 
 
@@ -213,37 +213,37 @@ def test_runs_have_names_of_their_own_and_only_seeds_share_columns(
 
 
 def test_the_equivariance_error_is_zero_for_pixelwise_networks_only(settings: EvaluateSettings, add: Add) -> None:
-    pair, metal_mask = first_pair(settings)
+    pair, metal_mask, scanner = first_pair(settings)
     pixelwise = method_of(add("pixelwise", lambda image, li, mask: 0.3 * image + 0.7 * li - 50 * mask))
-    assert pixelwise.equivariance_errors(pair, metal_mask) == {90: 0, 180: 0, 270: 0}
+    assert pixelwise.equivariance_errors(pair, metal_mask, scanner) == {90: 0, 180: 0, 270: 0}
     shift = method_of(add("shift", lambda image, li, mask: torch.roll(li, 1, -1)))
-    assert min(shift.equivariance_errors(pair, metal_mask).values()) > 0.1
+    assert min(shift.equivariance_errors(pair, metal_mask, scanner).values()) > 0.1
     axis = method_of(add("axis", lambda image, li, mask: (li + li.flip(-1)) / 2))
-    assert axis.equivariance_errors(pair, metal_mask)[180] == pytest.approx(0, abs=1e-6)
-    assert axis.equivariance_errors(pair, metal_mask)[90] > 0.1
+    assert axis.equivariance_errors(pair, metal_mask, scanner)[180] == pytest.approx(0, abs=1e-6)
+    assert axis.equivariance_errors(pair, metal_mask, scanner)[90] > 0.1
     inside = method_of(add("inside", lambda image, li, mask: li * (1 - mask) + mask * torch.rand_like(mask)))
-    assert inside.equivariance_errors(pair, metal_mask) == {90: 0, 180: 0, 270: 0}
+    assert inside.equivariance_errors(pair, metal_mask, scanner) == {90: 0, 180: 0, 270: 0}
 
 
 def test_the_equivariance_error_is_the_stated_formula(settings: EvaluateSettings, add: Add) -> None:
-    pair, metal_mask = first_pair(settings)
+    pair, metal_mask, scanner = first_pair(settings)
     doubled = method_of(add("ramp", lambda image, li, mask: li * torch.arange(SIDE)))
     ramp, li = np.arange(SIDE), np.asarray(pair.LI_CT, np.float64)
     a, b = np.rot90(li * ramp - li), np.rot90(li) * ramp - np.rot90(li)
     outside = ~np.rot90(metal_mask)
     size = math.sqrt((np.sum(a[outside] ** 2) + np.sum(b[outside] ** 2)) / 2)
     expected = np.linalg.norm((a - b)[outside]) / size
-    assert doubled.equivariance_errors(pair, metal_mask)[90] == pytest.approx(expected, rel=1e-5)
+    assert doubled.equivariance_errors(pair, metal_mask, scanner)[90] == pytest.approx(expected, rel=1e-5)
 
 
 def test_li_does_not_hide_the_network(settings: EvaluateSettings, add: Add) -> None:
     """A faint correction that does not turn is as far from equivariant as a strong one."""
-    pair, metal_mask = first_pair(settings)
+    pair, metal_mask, scanner = first_pair(settings)
     faint, strong = (
         method_of(add(f"gain_{gain}", lambda image, li, mask, gain=gain: li + gain * torch.arange(SIDE)))
         for gain in (0.05, 5.0)
     )
-    errors = [method.equivariance_errors(pair, metal_mask)[90] for method in (faint, strong)]
+    errors = [method.equivariance_errors(pair, metal_mask, scanner)[90] for method in (faint, strong)]
     assert errors[0] == pytest.approx(errors[1], rel=1e-3)
     assert errors[0] > 0.5
 

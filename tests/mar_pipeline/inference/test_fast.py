@@ -5,6 +5,7 @@ import copy
 import pytest
 import torch
 from small_networks import SMALL, inputs, small_batch, small_network
+from small_scans import DUAL, dual_network, inputs_of, scan_batch
 from torch import Tensor, nn
 
 from mar_pipeline.inference.fast import fast_network
@@ -164,3 +165,36 @@ def test_strictly_equivariant_network() -> None:
 def test_unknown_precision_is_named() -> None:
     with pytest.raises(ValueError, match="float32 or bfloat16, got 'float16'"):
         fast_network(Foreign(), "float16")  # type: ignore[arg-type]
+
+
+def trained_on_scans(name: str, **changes: object) -> nn.Module:
+    """A dual-domain network whose batch norms have seen a batch of scans."""
+    network = dual_network(name, **changes)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.5, 0.5)
+    with torch.no_grad():
+        network.train()(*inputs_of(network, scan_batch(2)))
+    return network.eval()
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_dual_domain_networks_equal_the_plain_forward(name: str) -> None:
+    network = trained_on_scans(name)
+    images = inputs_of(network, scan_batch(3))
+    fast = fast_network(network)(*images)
+    assert fast.dtype == torch.float32 and fast.is_contiguous()
+    assert relative_error(fast, plain(network, *images)) < TOLERANCE
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_rounded_dual_domain_networks_stay_within_two_hu(name: str) -> None:
+    """Of proximal networks with an image, and of projections, nothing is rounded."""
+    network, batch = dual_network(name).eval(), scan_batch(2)
+    images = inputs_of(network, batch)
+    exact, rounded = plain(network, *images), fast_network(network, "bfloat16")(*images)
+    body = batch["target"] > 20
+    assert rounded.dtype == torch.float32
+    assert (mu_to_hu(to_mu(rounded)) - mu_to_hu(to_mu(exact)))[body].square().mean().sqrt() < 2

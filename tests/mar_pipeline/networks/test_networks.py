@@ -15,6 +15,9 @@ PUBLISHED_PARAMETERS = {
     "oscnet": 1_274_841,
     "oscnet_plus": 1_276_215,
     "acdnet": 1_602_809,
+    "indudonet": 5_094_977,
+    "indudonet_plus": 1_752_929,
+    "cnnmar": 28_929,
 }
 UNUSED_PARAMETERS = {"acdnet": 1}
 """Published but without any effect, hence not here: ACDNet's second scalar threshold of the initialisation."""
@@ -29,6 +32,11 @@ def parameters(network: nn.Module) -> int:
 @pytest.mark.parametrize("name", PUBLISHED_PARAMETERS)
 def test_parameters_are_the_published_ones(name: str) -> None:
     assert parameters(NETWORKS[name]()) == PUBLISHED_PARAMETERS[name] - UNUSED_PARAMETERS.get(name, 0)
+
+
+def test_dudonet_is_two_of_the_published_unets() -> None:
+    """The narrow one for sinograms has the trace beside its image and, 1 x 64 x 9 weights, beside its second level."""
+    assert parameters(NETWORKS["dudonet"]()) == 3_351_969 + 576 + 13_394_753
 
 
 def test_wider_unet_has_the_published_parameters() -> None:

@@ -6,8 +6,11 @@ from typing import Any
 import pytest
 import torch
 from small_networks import inputs, small_batch, small_network
+from small_scanner import SMALL
+from small_scans import DUAL, dual_network, inputs_of, scan_batch
 from torch import Tensor, nn
 
+from mar_pipeline.data.turning import field_of
 from mar_pipeline.equivariance import EquivarianceRegularizer, act, project_to_equivariant, weight_penalty
 from mar_pipeline.equivariance.fields import check_fields
 from mar_pipeline.losses import image_loss
@@ -24,6 +27,10 @@ EXCLUDED = {
     "oscnet": ("map_proxes",),
     "oscnet_plus": ("map_proxes", "predictor"),
     "acdnet": ("map_proxes", "mixing", *(f"adaptive_stages.{stage}.map_prox" for stage in range(10))),
+    "indudonet": (),
+    "indudonet_plus": (),
+    "dudonet": (),
+    "cnnmar": (),
 }
 """Left out under quarter turns, on purpose."""
 PROJECTED = (nn.Conv2d, nn.BatchNorm2d)
@@ -62,6 +69,25 @@ def test_images_are_trivial_and_dual_channels_regular(published: dict[str, nn.Mo
     assert typed_layers(published["unet"], 2).ends["unet.first.0"][0] == (("trivial", 2),)
     narrow = typed_layers(small_network("unet", width=6)).ends
     assert narrow["unet.up.1.0"][0] == (("regular", 1), ("trivial", 2)) * 2
+
+
+def test_sinograms_are_views_and_images_are_not(published: dict[str, nn.Module]) -> None:
+    sinogram_layers = {
+        "indudonet": ("sinogram_dual", r"first_sinogram_prox\..*", r"stages\.\d+\.sinogram_prox\..*"),
+        "indudonet_plus": ("sinogram_dual", r"first_sinogram_prox\..*", r"stages\.\d+\.sinogram_prox\..*"),
+        "dudonet": (r"sinogram_unet\..*",),
+        "cnnmar": (),
+    }
+    for name, patterns in sinogram_layers.items():
+        ends = typed_layers(published[name]).ends
+        views = {key for key, (before, after) in ends.items() if "views" in {kind for kind, _ in (*before, *after)}}
+        assert views == {key for key in ends if any(re.fullmatch(pattern, key) for pattern in patterns)}
+    plus = typed_layers(published["indudonet_plus"]).ends
+    assert plus["stages.9.sinogram_prox.blocks.3.conv2"] == ((("views", 33),), (("views", 33),))
+    assert plus["stages.9.image_prox.blocks.3.conv2"] == ((("trivial", 1), ("regular", 8)),) * 2
+    assert plus["prior_weights.0"] == ((("trivial", 1),), (("regular", 8),))
+    assert typed_layers(published["cnnmar"], 2).ends["body.0"][0] == (("trivial", 3),)
+    assert typed_layers(published["dudonet"], 2).ends["image_unet.first.0"][0] == (("trivial", 2),)
 
 
 def test_other_networks_stay_automatic() -> None:
@@ -143,7 +169,7 @@ def test_a_quarter_turn_rolls_the_maps_of_oscnet_by_two() -> None:
     assert typed_layers(network, 8).outputs["map_proxes.0.blocks.0.conv1"] == (("regular", 2),)
 
 
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(DUAL)))
 def test_training_asks_under_these_fields(name: str) -> None:
     """A projected network has no penalty, of its layers as of its weights."""
     network = random_network(name, **({"maps": 8} if name == "dicdnet" else {})) if name != "unet" else None
@@ -162,6 +188,73 @@ def test_training_asks_under_these_fields(name: str) -> None:
     assert set(regularizer.values) == set(typed_layers(network).ends)
     strict = regularizer.values if name in ("dicdnet", "unet") else {"dual": regularizer.values["dual"]}
     assert max(strict.values()) < 1e-10
+
+
+def circular_network(name: str) -> nn.Module:
+    """In float64, projected onto its fields, norms that are no identities, sinograms without a first and last view."""
+    wide = {
+        "indudonet": {"dual_channels": 8, "prior_width": 8},
+        "indudonet_plus": {"dual_channels": 8, "prior_width": 8},
+    }
+    unets = {"dudonet": {"sinogram_width": 8, "image_width": 8}}
+    changes = (wide | unets).get(name, {})
+    network = dual_network(name, precision="float64", **changes).double()
+    typed = typed_layers(network, 4, PROJECTED)
+    with torch.no_grad():
+        for layer in network.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                for values in (layer.weight, layer.running_var):
+                    values.uniform_(0.5, 1.5)
+                layer.running_mean.normal_()
+        for key, layer in network.named_modules():
+            if "sinogram" in key and isinstance(layer, nn.Conv2d):
+                layer.padding_mode = "circular"
+        if name == "dudonet":  # upsampling does not go around
+            network.sinogram_unet.last.weight.zero_()
+            network.sinogram_unet.last.bias.zero_()
+    project_to_equivariant(network, layers=PROJECTED, fields=typed.ends, exclude=typed.exclude)
+    return network
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_training_of_dual_domain_networks_asks_under_these_fields(name: str) -> None:
+    """Where sinograms go around the views, a projected network has no penalty, neither in its images nor sinograms."""
+    network, batch = circular_network(name), {key: own.double() for key, own in scan_batch().items()}
+    regularizer = make_regularizer(network, EquivarianceTraining(enabled=True, batch_fraction=1.0, output_weight=1.0))
+    assert isinstance(regularizer, EquivarianceRegularizer)
+    network.train()
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eval()
+    for _ in range(3):  # other rotations
+        with regularizer:
+            prepared = regularizer.prepare(*batch.values(), fields=[field_of(key) for key in batch])
+            output = network(*inputs_of(network, dict(zip(batch, prepared, strict=True))))
+            regularizer.loss(output.image)
+        assert set(regularizer.values) == {*typed_layers(network).ends, "output"}
+        strict = {key: own for key, own in regularizer.values.items() if not key.startswith("sinogram_unet.up")}
+        assert max(strict.values()) < 1e-10
+
+
+@pytest.mark.parametrize("name", DUAL)
+def test_their_whole_answer_turns_and_the_views_have_a_direction(name: str) -> None:
+    network, batch = circular_network(name).eval(), {key: own.double() for key, own in scan_batch(1).items()}
+    if name == "cnnmar":
+        network.train()  # of its sinograms only evaluation makes use
+
+    def error(n: int, back: int) -> float:
+        turned = {
+            key: act(own, back if own.shape[-2:] == SMALL.sinogram_shape else n, field_of(key))
+            for key, own in batch.items()
+        }
+        with torch.no_grad():
+            a = act(network(*inputs_of(network, batch)).image - batch["li"], n, IMAGE)
+            b = network(*inputs_of(network, turned)).image - turned["li"]
+        return ((a - b).norm() / a.norm()).item()
+
+    right = error(1, 1)
+    assert right < 1e-6
+    assert name == "cnnmar" or error(1, -1) > 10 * right + 1e-6
 
 
 def test_the_strict_baseline_is_built_by_its_path_and_turns_exactly() -> None:
