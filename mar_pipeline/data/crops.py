@@ -72,11 +72,11 @@ def turned(sinograms: np.ndarray, quarters: int) -> np.ndarray:
         quarters: number of quarter turns.
 
     Raises:
-        InputError: the turn is no whole number of views.
+        UsageError: the turn is no whole number of views.
     """
     views = sinograms.shape[-2]
     if quarters * views % 4:
-        raise InputError(
+        raise UsageError(
             f"data: {90 * (quarters % 4)} degrees are no whole number of {views} views; set --data.rotations false and "
             "--data.flips false, or use a preset whose views are a multiple of 4"
         )

@@ -148,7 +148,7 @@ def test_sinograms_go_along_with_whole_images(projector, scene):
 def test_turns_that_are_no_whole_number_of_views_are_refused():
     sinograms = np.zeros((1, 6, 3))
     assert turned(sinograms, 2).shape == sinograms.shape
-    with pytest.raises(InputError, match=r"90 degrees are no whole number of 6 views; set --data\.rotations false"):
+    with pytest.raises(UsageError, match=r"90 degrees are no whole number of 6 views; set --data\.rotations false"):
         turned(sinograms, 1)
-    with pytest.raises(InputError, match="180 degrees are no whole number of 7 views"):
+    with pytest.raises(UsageError, match="180 degrees are no whole number of 7 views"):
         mirrored(np.zeros((1, 7, 3)), up_down=False, left_right=True)
