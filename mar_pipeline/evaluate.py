@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mar_pipeline.data.measured import with_projected_data
 from mar_pipeline.data.pairs import (
     PairFile,
     Skipped,
@@ -29,11 +30,12 @@ from mar_pipeline.metrics import score
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
 from simulation.progress import with_progress
-from simulation.store import manifest_file, read_manifest
+from simulation.store import Pair, manifest_file, read_manifest
 
 logger = logging.getLogger(__name__)
 
 DEFAULT_PRESET = "syndeeplesion"
+_PROJECTED = "Sinograms, metal trace and LI: projected from the uncorrected image, as if the raw data were gone."
 
 
 @dataclass(frozen=True)
@@ -89,6 +91,8 @@ def evaluate(settings: EvaluateSettings) -> EvaluateReport:
     _refuse_nothing(rows, not_scored, failed)
     scored = {_key(row) for row in rows}
     coverage = _coverage(len(pairs), len(scored), not_scored, len(failed))
+    if settings.sinograms == "projected":
+        coverage += f"\n\n{_PROJECTED}"
     facts = collect_facts(candidates, scoring.measured)
     outputs = write_tables(rows, facts, scoring.measured, settings.precision, coverage, out)
     files = [file for file in pairs if _key(file) in scored]
@@ -177,6 +181,7 @@ class _Scoring:
             reason := why_other_mask(pair.metal_trace, metal_mask, scanner.projector)
         ):
             return [], reason
+        pair = self._usable(pair, metal_mask, scanner)
         rows, seconds, errors = [], {}, {}
         metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape
         metal = (metal_pixels, f"{shape[0]} x {shape[1]}", size_group(metal_pixels, shape))
@@ -193,12 +198,19 @@ class _Scoring:
         self.measured.keep(seconds, errors)
         return rows, ""
 
+    def _usable(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> Pair:
+        """What the methods may use of a pair."""
+        if self.settings.sinograms == "stored":
+            return pair
+        return with_projected_data(pair, metal_mask, scanner.projector, scanner.weighting)
+
     def draw(self, file: PairFile, rows: Sequence[ScoreRow], out: Path) -> str:
         """A picture of a scored pair, of several seeds that of the first; its name."""
         from mar_pipeline.figures import case_figure
 
         scanner, protocol = self.scanners[file.split], self.settings.protocols[0]
         pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
+        pair = self._usable(pair, metal_mask, scanner)
         psnr = {row.run or row.method: row.psnr for row in rows if (_key(row), row.protocol) == (_key(file), protocol)}
         shown = {_label(candidate, self.candidates): candidate for candidate in _first_seeds(self.candidates)}
         figure = case_figure(

@@ -156,6 +156,9 @@ def _staged_loss(
     return square.mean() + l1_weight * absolute.mean()
 
 
+TRUTHS = {"indudonet": (TARGET_SINOGRAM,), "indudonet_plus": (TARGET_SINOGRAM,), "dudonet": (TARGET_SINOGRAM,)}
+"""What losses compare with besides the true image."""
+
 LOSSES: dict[str, Callable[["NetworkOutput", Mapping[str, Tensor]], Tensor]] = {
     "unet": image_loss,
     "dicdnet": dictionary_loss,

@@ -12,46 +12,40 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mar_pipeline.bench import infer_dual
 from mar_pipeline.bench.measure import crops, fastest_cpu_seconds, network_sample, say
-from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET
+from mar_pipeline.bench.networks import body_of, plain, rmse_hu, settled
+from mar_pipeline.data import IMAGE, LI, METAL_MASK
 from mar_pipeline.inference.fast import fast_network
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NETWORKS, acdnet, dicdnet, oscnet
 from mar_pipeline.networks.build import IMAGE_INPUTS, network_inputs
-from simulation.units import mu_to_hu
 
 _ROUNDS = 3
-_BODY_HU = -500.0
 
 
 def main() -> None:
-    """Prints CPU-seconds of every network of images, ratios to its references, and how far rounding moves the image."""
+    """Prints the cost of every network of images and of the dual-domain ones, and how far rounding moves the image."""
+    _networks_of_images()
+    infer_dual.main()
+
+
+def _networks_of_images() -> None:
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
         sample = network_sample()
         inputs = sample[IMAGE], sample[LI], sample[METAL_MASK]
-        body = (mu_to_hu(to_mu(sample[TARGET])) > _BODY_HU) & (sample[METAL_MASK] == 0)
+        body = body_of(sample)
         say(f"CPU-seconds an image, least of {_ROUNDS} rounds in turns; RMSE inside the body against plain")
         say(f"{'':12}{'published':>10}{'plain':>8}   {'float32 / published / plain':30}{'bfloat16':30}")
         for name, network_class in NETWORKS.items():
-            if network_inputs(network_class) != IMAGE_INPUTS:  # other inputs, and no patches to fill the norms with
+            if network_inputs(network_class) != IMAGE_INPUTS:  # `infer_dual` has those of whole slices
                 continue
             torch.manual_seed(0)
             network = settled(network_class(), crops(sample, 16, 64))
             _report(name, network, inputs, body)
     finally:
         torch.set_num_threads(threads)
-
-
-def settled(network: nn.Module, batch: dict[str, Tensor]) -> nn.Module:
-    """The network in evaluation mode, its batch norms filled with what a batch gives: random, but not unrealistic."""
-    for module in network.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            module.momentum = None  # the mean over all batches
-    with torch.no_grad():
-        network.train()(batch[IMAGE], batch[LI], batch[METAL_MASK])
-    return network.eval()
 
 
 def _report(name: str, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor], body: Tensor) -> None:
@@ -68,14 +62,8 @@ def _report(name: str, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]
     for precision in ("float32", "bfloat16"):
         own = seconds[precision]
         ratios = f"{own:.2f} = {own / seconds['published']:.2f} x = {own / seconds['plain']:.2f} x"
-        line += f"{ratios}, {_rmse_hu(functions[precision](), reference, body):.3f} HU   "
-    say(line + f"(published {_rmse_hu(functions['published'](), reference, body):.3f} HU)")
-
-
-def plain(network: nn.Module, image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
-    """The module's own forward without gradients."""
-    with torch.no_grad():
-        return network(image, li, metal_mask).image
+        line += f"{ratios}, {rmse_hu(functions[precision](), reference, body):.3f} HU   "
+    say(line + f"(published {rmse_hu(functions['published'](), reference, body):.3f} HU)")
 
 
 def published(network: nn.Module, image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
@@ -120,8 +108,3 @@ def _kernel_gradient(stage: acdnet.AdaptiveStage, maps: Tensor, residual: Tensor
     if stage.kernel_step is None:
         return products
     return stage.kernel_step / (acdnet._KERNEL_STEP_SCALE * height * width) * products
-
-
-def _rmse_hu(image: Tensor, reference: Tensor, body: Tensor) -> float:
-    difference = mu_to_hu(to_mu(image)) - mu_to_hu(to_mu(reference))
-    return difference[body].square().mean().sqrt().item()

@@ -1,4 +1,4 @@
-"""What the benchmarks share: CPU-seconds, lines of output and the slice that all of them work on."""
+"""What the benchmarks share: seconds, lines of output and the slice that all of them work on."""
 
 import sys
 import time
@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET
-from mar_pipeline.network_units import to_network
+from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.sample import IMAGES_ONLY, Layout, Sample, to_sample
 from simulation.phantoms import phantom
 from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
@@ -32,6 +32,13 @@ def cpu_seconds(function: Callable[[], Any]) -> float:
     start = time.process_time()
     function()
     return time.process_time() - start
+
+
+def wall_and_cpu_seconds(function: Callable[[], Any]) -> tuple[float, float]:
+    """Seconds that pass during one call, and its CPU-seconds."""
+    start = time.monotonic()
+    cpu = cpu_seconds(function)
+    return time.monotonic() - start, cpu
 
 
 def fastest_cpu_seconds(functions: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -68,14 +75,22 @@ def workload() -> tuple[np.ndarray, list[np.ndarray]]:
     return image_mu, masks
 
 
-def network_sample() -> dict[str, Tensor]:
-    """A pair of the slice, [1, 1, 416, 416] each: corrupted image, LI, truth in network units, and the metal mask."""
+def network_sample(layout: Layout = IMAGES_ONLY) -> Sample:
+    """A pair of the slice in network units, on the grids of the benchmark.
+
+    Args:
+        layout: the names of its images and sinograms.
+
+    Returns:
+        Each name -> [1, 1, 416, 416], or [1, 1, 640, 641] for a sinogram.
+    """
     image_mu, masks = workload()
     mask = masks[_LARGE]
-    sample = Simulator("syndeeplesion", device="cpu", threads=1).simulate(image_mu, mask, np.random.default_rng(0))
-    images = {IMAGE: sample.ma_CT, LI: sample.LI_CT, TARGET: image_mu}
-    arrays = {name: to_network(image) for name, image in images.items()} | {METAL_MASK: mask}
-    return {name: torch.from_numpy(np.asarray(array, np.float32))[None, None] for name, array in arrays.items()}
+    simulator = Simulator("syndeeplesion", device="cpu")
+    scan = simulator.simulate(image_mu, mask, np.random.default_rng(0))
+    weighting = simulator.protocol.weighting
+    arrays = pair_arrays(layout, scan, image_mu, mask, simulator.projector, weighting)
+    return {name: tensor[None] for name, tensor in to_sample(arrays, layout).items()}
 
 
 def crops(sample: dict[str, Tensor], count: int, side: int) -> dict[str, Tensor]:

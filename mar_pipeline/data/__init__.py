@@ -1,7 +1,8 @@
 """Pairs for training and validation: read from a data set or simulated on the fly, cropped, batched.
 
-A sample is a dictionary of float32 tensors [1, rows, columns] under the names `IMAGE`, `LI`, `TARGET` and `METAL_MASK`;
-a batch adds a leading dimension. Images are in network units (see `mar_pipeline.network_units`).
+A sample is a dictionary of float32 tensors: images [1, rows, columns] under `IMAGE`, `LI`, `TARGET`, `METAL_MASK`, and
+what else a `Layout` names, sinograms [1, views, bins] among it; a batch adds a leading dimension. All are in network
+units (see `mar_pipeline.network_units`).
 """
 
 from mar_pipeline.data.community import CommunityPairs

@@ -1,16 +1,17 @@
 """Pairs of a data set in the community layout, as `mar simulate` writes it and SynDeepLesion is distributed."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 from torch.utils.data import Dataset
 
-from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.measured import needed, pair_arrays, refuse_long_rays
 from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
-from mar_pipeline.data.sample import HARDENING, IMAGES_ONLY, Layout, PairArrays, Sample, to_sample
+from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays, Sample, to_sample
 from mar_pipeline.data.selection import spread_pairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
@@ -71,7 +72,7 @@ class CommunityPairs(Dataset[Sample]):
         geometry, self._weighting = scan.geometry, scan.weighting
         self.shape = geometry.image_shape
         self._projector = Projector(geometry, "cpu", threads=1)
-        self._needs_sinograms = bool(layout.sinograms) or HARDENING in layout.images
+        self._stored_names = tuple(sorted({"ma_CT", "LI_CT"} | needed(layout)))
         pairs, missing = find_pairs(self.folder, split) if found is None else found
         wanted = set(map(slice_name, pairs)) if slices is None else set(slices)
         chosen = [file for file in pairs if slice_name(file) in wanted and (masks is None or file.mask in masks)]
@@ -121,21 +122,22 @@ class CommunityPairs(Dataset[Sample]):
         return kept
 
     def _read(self, file: PairFile) -> PairArrays:
+        scan, truth_mu = self._stored(file)
+        with _named(file):
+            return pair_arrays(self.layout, scan, truth_mu, self._mask(file) > 0, self._projector, self._weighting)
+
+    def _stored(self, file: PairFile) -> tuple[Scan, np.ndarray]:
+        """What the files hold, checked: the scan with metal and the truth."""
         truth_file = file.path.with_name("gt.h5")
         truth_mu = read_h5(truth_file, ("image",))["image"]
-        sinograms = ("ma_sinogram", "LI_sinogram", "metal_trace") if self._needs_sinograms else ()
-        stored = read_h5(file.path, ("ma_CT", "LI_CT", *sinograms))
-        if sinograms:
-            stored["metal_trace"] = (stored["metal_trace"] != 0).astype(np.float32)  # stored as whole numbers
+        stored = read_h5(file.path, self._stored_names)
+        if "metal_trace" in stored:
+            stored["metal_trace"] = stored["metal_trace"].astype(np.float32)  # stored as whole numbers
         self._check_image(truth_mu, f"{truth_file}: image")
         check_mu(truth_mu, f"{truth_file}: image")
         for name, array in stored.items():
-            self._check_image(array, f"{file.path}: {name}", name in sinograms)
-        scan = Scan(**dict.fromkeys(("ma_sinogram", "LI_sinogram", "metal_trace")) | stored)
-        try:
-            return pair_arrays(self.layout, scan, truth_mu, self._mask(file) > 0, self._projector, self._weighting)
-        except InputError as error:
-            raise InputError(f"{file.path}: {error}") from error
+            self._check_image(array, f"{file.path}: {name}", not name.endswith("_CT"))
+        return Scan(**dict.fromkeys(("ma_sinogram", "LI_sinogram", "metal_trace")) | stored), truth_mu
 
     def _check_image(self, array: np.ndarray, what: str, is_sinogram: bool = False) -> None:
         geometry = self._projector.geometry
@@ -184,10 +186,22 @@ class CommunityPairs(Dataset[Sample]):
                 continue
             if reason := self._why_other_mask(file):
                 wrong[file.mask] = reason
-            self._read(file)
+            scan, _ = self._stored(file)
+            if self.layout.sinograms:
+                with _named(file):
+                    refuse_long_rays(scan)
         reasons = {file: reason or wrong.get(file.mask, "") for file, reason in reasons.items()}
         known = [file for file in chosen if not reasons[file]]
         return known, [Skipped(file.name, reasons[file]) for file in chosen if reasons[file]]
+
+
+@contextmanager
+def _named(file: PairFile) -> Iterator[None]:
+    """Says which file an error is about."""
+    try:
+        yield
+    except InputError as error:
+        raise InputError(f"{file.path}: {error}") from error
 
 
 def slice_name(file: PairFile) -> str:

@@ -1,6 +1,9 @@
 """What networks see of a scan: the arrays of a pair in network units, those that are not stored computed from it."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from typing import TypeVar
 
 import numpy as np
 
@@ -12,6 +15,8 @@ from mar_pipeline.data.sample import (
     MA_SINOGRAM,
     METAL_MASK,
     METAL_TRACE,
+    NMAR,
+    NMAR_SINOGRAM,
     PRIOR,
     TARGET,
     TARGET_SINOGRAM,
@@ -19,7 +24,7 @@ from mar_pipeline.data.sample import (
     PairArrays,
 )
 from mar_pipeline.network_units import MAX_LINE_INTEGRAL, sinogram_to_network, to_network
-from simulation.correction import hardening_corrected, nmar_prior
+from simulation.correction import hardening_corrected, nmar, nmar_prior, reprojected
 from simulation.errors import InputError
 from simulation.projector import Projector, Weighting
 from simulation.store import Pair
@@ -29,13 +34,23 @@ _SOURCES = {
     IMAGE: ("ma_CT",),
     LI: ("LI_CT",),
     PRIOR: ("LI_CT",),
+    NMAR: ("LI_CT", "ma_sinogram", "metal_trace"),
+    NMAR_SINOGRAM: ("LI_CT", "ma_sinogram", "metal_trace"),
     HARDENING: ("ma_sinogram", "LI_sinogram"),
     MA_SINOGRAM: ("ma_sinogram", "LI_sinogram"),
     LI_SINOGRAM: ("LI_sinogram",),
     METAL_TRACE: ("metal_trace",),
 }
+Scan = TypeVar("Scan", Sample, Pair)
+
 _BEYOND_RANGE = 1e-3
-"""Share of bins off the metal trace that may exceed what networks tell apart."""
+"""Share of bins, after LI, that may exceed what networks tell apart."""
+
+
+def needed(layout: Layout) -> set[str]:
+    """Names of the arrays of a scan that a layout is made from."""
+    names = {own for name in (*layout.images, *layout.sinograms) for own in _SOURCES.get(name, ())}
+    return names | ({"LI_sinogram"} if layout.sinograms else set())
 
 
 def pair_arrays(
@@ -62,28 +77,38 @@ def pair_arrays(
     Raises:
         InputError: line integrals beyond what networks tell apart, or the scan lacks what a name needs.
     """
-    needed = {own for name in (*layout.images, *layout.sinograms) for own in _SOURCES.get(name, ())}
-    if missing := sorted(own for own in needed if getattr(scan, own) is None):
+    if missing := sorted(own for own in needed(layout) if getattr(scan, own) is None):
         raise InputError(
             f"the scan has no {', '.join(missing)}, which the network needs; give it measured data, or correct them "
             "with a network of images"
         )
+
+    @cache
+    def prior_mu() -> np.ndarray:
+        return np.asarray(nmar_prior(scan.LI_CT, metal_mask))
+
+    @cache
+    def normalised() -> tuple[np.ndarray, np.ndarray]:
+        return nmar(scan.ma_sinogram, scan.metal_trace, prior_mu(), projector, weighting)
+
     makers: dict[str, Callable[[], np.ndarray]] = {
         IMAGE: lambda: to_network(scan.ma_CT),
         LI: lambda: to_network(scan.LI_CT),
         TARGET: lambda: to_network(_given(truth_mu)),
         METAL_MASK: lambda: metal_mask,
-        PRIOR: lambda: to_network(nmar_prior(scan.LI_CT, metal_mask)),
+        PRIOR: lambda: to_network(prior_mu()),
+        NMAR: lambda: to_network(normalised()[1]),
+        NMAR_SINOGRAM: lambda: sinogram_to_network(normalised()[0]),
         HARDENING: lambda: to_network(
             hardening_corrected(scan.ma_sinogram, scan.LI_sinogram, metal_mask, projector, weighting)
         ),
         MA_SINOGRAM: lambda: sinogram_to_network(scan.ma_sinogram),
         LI_SINOGRAM: lambda: sinogram_to_network(scan.LI_sinogram),
-        METAL_TRACE: lambda: scan.metal_trace,
+        METAL_TRACE: lambda: np.asarray(scan.metal_trace) > 0,
         TARGET_SINOGRAM: lambda: sinogram_to_network(projector.forward(_given(truth_mu))),
     }
     if layout.sinograms:
-        _refuse_long_rays(scan)
+        refuse_long_rays(scan)
     shapes = (projector.geometry.image_shape, projector.geometry.sinogram_shape)
     stacks = [np.empty((len(names), *shape), np.float32) for names, shape in zip(layout, shapes, strict=True)]
     for names, stack in zip(layout, stacks, strict=True):
@@ -92,13 +117,37 @@ def pair_arrays(
     return PairArrays(*stacks)
 
 
+def with_projected_data(scan: Scan, metal_mask: np.ndarray, projector: Projector, weighting: Weighting) -> Scan:
+    """The scan as if its raw data were gone: sinograms, metal trace and LI image come from the corrupted image.
+
+    Args:
+        scan: only its ma_CT is read; all that is replaced may be None.
+        metal_mask: Bool["rows columns"].
+        projector: of the scan that is assumed.
+        weighting: of its filtered back projection.
+
+    Returns:
+        The same with ma_sinogram, LI_sinogram, metal_trace and LI_CT of `simulation.correction.reprojected`.
+
+    Raises:
+        InputError: wrong shapes, or a view lies in the trace from end to end.
+    """
+    sinogram, li_sinogram, trace, li_mu = reprojected(scan.ma_CT, metal_mask, projector, weighting)
+    return replace(scan, ma_sinogram=sinogram, LI_sinogram=li_sinogram, metal_trace=trace, LI_CT=li_mu)
+
+
 def _given(truth_mu: np.ndarray | None) -> np.ndarray:
     if truth_mu is None:
         raise ValueError("the layout names the truth, which was not given")
     return truth_mu
 
 
-def _refuse_long_rays(scan: Sample | Pair) -> None:
+def refuse_long_rays(scan: Sample | Pair) -> None:
+    """Refuses bodies whose line integrals are clipped in network units.
+
+    Raises:
+        InputError: more than a thousandth of the bins, after LI, are beyond 4.
+    """
     beyond = float(np.mean(np.asarray(scan.LI_sinogram) > MAX_LINE_INTEGRAL))
     if beyond > _BEYOND_RANGE:
         raise InputError(

@@ -21,6 +21,9 @@ METAL_MASK = "metal_mask"
 PRIOR = "prior"
 """The prior image of NMAR, network units."""
 
+NMAR = "nmar"
+"""The image corrected by NMAR, network units."""
+
 HARDENING = "hardening_corrected"
 """The image after correction of the metal's beam hardening, network units."""
 
@@ -30,16 +33,19 @@ MA_SINOGRAM = "ma_sinogram"
 LI_SINOGRAM = "li_sinogram"
 """Its linear interpolation, network units."""
 
+NMAR_SINOGRAM = "nmar_sinogram"
+"""The sinogram corrected by NMAR, network units."""
+
 METAL_TRACE = "metal_trace"
 """1.0 in the bins whose ray meets metal, 0.0 elsewhere."""
 
 TARGET_SINOGRAM = "target_sinogram"
 """The projection of the truth, network units."""
 
-IMAGES = (IMAGE, LI, TARGET, METAL_MASK, PRIOR, HARDENING)
+IMAGES = (IMAGE, LI, TARGET, METAL_MASK, PRIOR, NMAR, HARDENING)
 """Names of all images, in the order in which a pair holds them."""
 
-SINOGRAMS = (MA_SINOGRAM, LI_SINOGRAM, METAL_TRACE, TARGET_SINOGRAM)
+SINOGRAMS = (MA_SINOGRAM, LI_SINOGRAM, NMAR_SINOGRAM, METAL_TRACE, TARGET_SINOGRAM)
 """Names of all sinograms, in the order in which a pair holds them."""
 
 KEYS = (IMAGE, LI, TARGET, METAL_MASK)

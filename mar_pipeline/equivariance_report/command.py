@@ -28,7 +28,7 @@ from mar_pipeline.evaluation.method_facts import machine
 from mar_pipeline.evaluation.score_tables import plain_table
 from mar_pipeline.metrics import MU_RANGE_PER_CM
 from mar_pipeline.network_units import UNITS_PER_MU
-from mar_pipeline.networks.build import network_inputs
+from mar_pipeline.networks.build import inputs_of, network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
 from mar_pipeline.weights.trained import Trained, load_trained
@@ -146,7 +146,7 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
         with whole_file(out / name) as partial:
             partial.write_text(text)
     networks = {label: trained[label].network for label in reports}
-    inputs = {label: _inputs_of(network, sample) for label, network in networks.items()}
+    inputs = {label: inputs_of(network, sample) for label, network in networks.items()}
     kinds = {label: _fields_of(network) for label, network in networks.items()}
     figures = draw_figures(networks, inputs, kinds, settings.layer, settings.group_order, settings.maps, out)
     outputs = [*texts, *figures, "report.json"]
@@ -221,10 +221,6 @@ def _warn_of_other_presets(trained: Mapping[str, Trained], preset: str) -> None:
             )
 
 
-def _inputs_of(network: nn.Module, sample: Mapping[str, Tensor]) -> list[Tensor]:
-    return [sample[name] for name in network_inputs(network)]
-
-
 def _fields_of(network: nn.Module) -> list[Fields]:
     return [field_of(name) for name in network_inputs(network)]
 
@@ -263,9 +259,9 @@ def _sample(
 def _measure(
     label: str, run: Trained, sample: Mapping[str, Tensor], settings: EquivarianceSettings
 ) -> EquivarianceReport:
-    """One pair at a time; the correction of LI counts, outside the metal, which networks leave undefined."""
+    """One pair at a time; what a network adds to its start counts, outside metal, which networks leave undefined."""
     typed = typed_layers(run.network, settings.group_order)
-    inputs, kinds = _inputs_of(run.network, sample), _fields_of(run.network)
+    inputs, kinds = inputs_of(run.network, sample), _fields_of(run.network)
     angles = [angle for angle in settings.angles if turns_all(inputs, kinds, angle)]
     for angle in settings.angles:
         if angle not in angles:
@@ -282,7 +278,7 @@ def _measure(
             input_fields=kinds,
             data_range=_RANGE,
             exclude=typed.exclude,
-            output=lambda answer, image, li, metal_mask, *_: (answer[0] - li) * (1 - metal_mask),
+            output=lambda answer, image, start, metal_mask, *_: (answer[0] - start) * (1 - metal_mask),
             batch_size=1,
         )
     except (ValueError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left

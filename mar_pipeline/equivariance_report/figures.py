@@ -75,7 +75,7 @@ def draw_figures(
         folder: where to.
 
     Returns:
-        Names of the files. Angles that shift the views of a sinogram by no whole number are left out.
+        Names of the files. A network whose sinograms an angle shifts by no whole number of views is left out there.
 
     Raises:
         ValueError: as `shown_fields`.
@@ -85,16 +85,17 @@ def draw_figures(
 
     shown = {label: shown_fields(network, layer, group_order) for label, network in networks.items()}
     low, high = (float(to_network(hu_to_mu(np.array(hu)))) for hu in _WINDOW_HU)
-    drawn = [
-        name
-        for name, angle in FIGURES_DEG.items()
-        if all(turns_all(inputs[own], input_fields[own], angle) for own in networks)
-    ]
-    for name in drawn:
-        angle = FIGURES_DEG[name]
+    drawn = []
+    for name, angle in FIGURES_DEG.items():
+        turning = {
+            label: own for label, own in networks.items() if turns_all(inputs[label], input_fields[label], angle)
+        }
+        if not turning:
+            continue
+        drawn.append(name)
         figure = feature_figure(
-            networks,
-            {label: [image[:1] for image in own] for label, own in inputs.items()},
+            turning,
+            {label: [image[:1] for image in inputs[label]] for label in turning},
             angle,
             layer,
             fields={label: fields for label, fields in shown.items() if fields is not None},

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from mar_pipeline.data import LI, METAL_MASK
+from mar_pipeline.data import METAL_MASK
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.sample import Layout, to_sample
 from mar_pipeline.data.turning import rotate_sample
@@ -21,7 +21,7 @@ from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.network_units import to_mu
-from mar_pipeline.networks.build import network_inputs
+from mar_pipeline.networks.build import inputs_of, network_inputs, refuse_other_geometry, start_of
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import InputError, UsageError
@@ -67,8 +67,8 @@ class NetworkMethod:
     def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[int, float]:
         """How far the correction of a turned slice is from the turned correction of the slice, outside the metal.
 
-        The correction f(x) is what the network adds to the LI image, which itself turns exactly and would hide the
-        network. r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
+        The correction f(x) is what the network adds to the image it starts from, LI's, which itself turns exactly and
+        would hide the network. r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
         ||r|| / sqrt((||pi_n f(x)||^2 + ||f(pi_n x)||^2) / 2), not centred: 0 for an equivariant network.
 
         Args:
@@ -83,22 +83,24 @@ class NetworkMethod:
             InputError: as calling it.
         """
         inputs = self._inputs(pair, metal_mask, scanner)
-        straight = self._run(inputs) - inputs[LI]
+        start = start_of(self.trained.network)
+        straight = self._run(inputs) - inputs[start]
         errors = {}
         for n in (1, 2, 3) if metal_mask.shape[0] == metal_mask.shape[1] else (2,):
             turned = rotate_sample(inputs, n)
             outside = 1 - turned[METAL_MASK]
-            of_turned = self._run(turned) - turned[LI]
+            of_turned = self._run(turned) - turned[start]
             errors[90 * n] = _relative_error(act(straight, n, [("trivial", 1)]) * outside, of_turned * outside)
         return errors
 
     def _inputs(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[str, Tensor]:
+        refuse_other_geometry(self.trained.network, scanner.projector)
         layout = Layout.of(network_inputs(self.trained.network))
         arrays = pair_arrays(layout, pair, pair.image, metal_mask, scanner.projector, scanner.weighting)
         return {name: tensor.to(self.device)[None] for name, tensor in to_sample(arrays, layout).items()}
 
     def _run(self, sample: Mapping[str, Tensor]) -> Tensor:
-        inputs = [sample[name] for name in network_inputs(self.trained.network)]
+        inputs = inputs_of(self.trained.network, sample)
         try:
             image = self.infer(*inputs)
         except InputError:

@@ -29,6 +29,8 @@ class EvaluateSettings:
         any_preset: also score networks that were trained for another preset than that of the data.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: in which the networks compute: float32, or bfloat16 (faster).
+        sinograms: ``stored``, or ``projected``: as if the raw data were gone, the uncorrected image is projected, and
+            LI, NMAR and the networks work on that projection.
         equivariance_pairs: number of pairs on which the equivariance error of each network is measured.
         figures: number of pairs with a picture, spread over the metal sizes; if not given one for every slice.
         window_hu: darkest and brightest HU of the images.
@@ -46,6 +48,7 @@ class EvaluateSettings:
     any_preset: bool = False
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
+    sinograms: Literal["stored", "projected"] = "stored"
     equivariance_pairs: int = 1
     figures: int | None = None
     window_hu: tuple[float, float] = (-175.0, 275.0)
@@ -68,6 +71,7 @@ def check_settings(settings: EvaluateSettings) -> None:
         "protocol": (settings.protocol, (*PROTOCOLS, "all")),
         "split": (settings.split or "test", ("train", "test")),
         "precision": (settings.precision, ("float32", "bfloat16")),
+        "sinograms": (settings.sinograms, ("stored", "projected")),
     }
     for name, (value, allowed) in choices.items():
         if value not in allowed:

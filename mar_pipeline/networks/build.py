@@ -11,7 +11,7 @@ from torch import nn
 from mar_pipeline.data.sample import IMAGE, LI, METAL_MASK
 from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NETWORKS, NetworkOutput
-from simulation.errors import UsageError
+from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
 from simulation.protocols import protocol
 
@@ -92,9 +92,39 @@ def network_inputs(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
     return tuple(getattr(network, "inputs", IMAGE_INPUTS))
 
 
+def inputs_of(network: nn.Module, sample: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
+    """What the network is called with."""
+    return [sample[name] for name in network_inputs(network)]
+
+
+def start_of(network: nn.Module) -> str:
+    """Name of the corrected image that the network starts from, always its second input: LI's, or NMAR's.
+
+    It turns exactly, so that what the network adds to it is what shows whether the network does.
+    """
+    return network_inputs(network)[1]
+
+
 def has_projector(network: nn.Module) -> bool:
     """Whether it is a dual-domain network, which knows one scan geometry."""
     return hasattr(network, "scan")
+
+
+def refuse_other_geometry(network: nn.Module, projector: Projector) -> None:
+    """Refuses data of another scan than the one that a dual-domain network projects with, even of the same sizes.
+
+    Args:
+        network: any.
+        projector: of the scan that made the data.
+
+    Raises:
+        InputError: they differ.
+    """
+    if has_projector(network) and network.scan.projector.geometry != projector.geometry:  # type: ignore[union-attr]
+        raise InputError(
+            f"network: projects with {network.scan.projector.geometry}, but the data are of {projector.geometry}; "  # type: ignore[union-attr]
+            "give it data of the preset it was trained for"
+        )
 
 
 def plain(network: nn.Module) -> nn.Module:

@@ -22,8 +22,9 @@ class CNNMAR(nn.Module):
 
         Xcnn = XLI + conv(ReLU(conv(... [Xma, Xbhc, XLI] / 255)))
 
-    In evaluation mode a tissue prior made of Xcnn is projected and replaces the metal trace, and the result is
-    reconstructed; in training mode Xcnn is the result, since the prior's thresholds have no gradient.
+    The paper's network answers the image itself; here it answers what LI leaves to be corrected. In evaluation mode a
+    tissue prior made of Xcnn is projected and replaces the metal trace, and the result is reconstructed; in training
+    mode Xcnn is the result, since the prior's thresholds have no gradient.
 
     Args:
         width: channels between the convolutions.

@@ -21,6 +21,7 @@ class DuDoNet(nn.Module):
 
         S = Tr (SLI + UNet([SLI], Tr)) + (1 - Tr) SLI,    Xhat = FBP(S),    X = XLI + UNet([Xhat, XLI])
 
+    The paper has about 25.8 million parameters and no public code; these U-Nets have 16,747,298, their sizes are ours.
     The U-Net of the sinogram has the metal trace beside its first two levels. Outside the trace SLI is what was
     measured. The filtered back projection passes the gradient of the image on to the sinogram.
 
@@ -66,7 +67,7 @@ class DuDoNet(nn.Module):
             InputError: shapes or device that are not the projector's.
         """
         self.scan.check((li,), (li_sinogram, metal_trace))
-        filled = self.sinogram_unet(li_sinogram / UNITS_PER_MU, metal_trace)
+        filled = self.sinogram_unet(li_sinogram / UNITS_PER_MU, metal_trace)  # 255: numbers around 1, as images
         sinogram = li_sinogram + metal_trace * filled
         reconstructed = self.scan.reconstruct(sinogram)
         correction = self.image_unet(torch.cat((reconstructed, li), dim=1) / UNITS_PER_MU)

@@ -5,11 +5,23 @@ H. Wang et al., "InDuDoNet: An Interpretable Dual Domain Network for CT Metal Ar
 2023. Sizes and constants are those of their public code.
 """
 
+from typing import Literal, cast, get_args
+
 import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from mar_pipeline.data.sample import IMAGE, LI, LI_SINOGRAM, MA_SINOGRAM, METAL_MASK, METAL_TRACE, PRIOR
+from mar_pipeline.data.sample import (
+    IMAGE,
+    LI,
+    LI_SINOGRAM,
+    MA_SINOGRAM,
+    METAL_MASK,
+    METAL_TRACE,
+    NMAR,
+    NMAR_SINOGRAM,
+    PRIOR,
+)
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -22,6 +34,11 @@ from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
 from simulation.projector import Projector
+
+Start = Literal["li", "nmar"]
+
+_LEAST_NORMALISER = 0.1
+"""Where Ybar is smaller, as beside the body, nothing is divided by it."""
 
 
 class DualDomainNetwork(nn.Module):
@@ -58,7 +75,13 @@ class DualDomainNetwork(nn.Module):
         self.stages = nn.ModuleList(DualDomainStage(channels, blocks) for _ in range(stages))
 
     def unfold(
-        self, li: Tensor, ma_sinogram: Tensor, li_sinogram: Tensor, metal_trace: Tensor, prior_image: Tensor
+        self,
+        li: Tensor,
+        ma_sinogram: Tensor,
+        li_sinogram: Tensor,
+        metal_trace: Tensor,
+        prior_image: Tensor,
+        normalised_start: bool = False,
     ) -> NetworkOutput:
         """All stages.
 
@@ -68,12 +91,15 @@ class DualDomainNetwork(nn.Module):
             li_sinogram: its linear interpolation SLI.
             metal_trace: 1 in the bins whose ray meets metal.
             prior_image: Xs, as ``li``.
+            normalised_start: S begins as SLI / Ybar, whose product with Ybar is SLI, instead of SLI.
 
         Returns:
             The last stage's image; those of the others; Ybar S of all.
         """
         normaliser = self.scan.project(functional.relu(self.prior_norm(prior_image.to(li.dtype))))
         image_state = initial_state(self.first_prox, self.dual, li)
+        if normalised_start:
+            li_sinogram = li_sinogram * normaliser / (normaliser.square() + _LEAST_NORMALISER**2)
         sinogram_state = initial_state(self.first_sinogram_prox, self.sinogram_dual, li_sinogram)
         images, sinograms = [], []
         for stage in self.stages:
@@ -199,6 +225,8 @@ class InDuDoNetPlus(DualDomainNetwork):
         blocks: see there.
         dual_channels: see there.
         prior_width: channels of WNet.
+        start: ``li`` is the published network. ``nmar`` starts from NMAR's image and normalised sinogram in place of
+            LI's, and from WNet = 1: far less is left to learn, which short trainings of few stages need.
         projector: see `DualDomainNetwork`.
         recompute: see there.
     """
@@ -211,18 +239,28 @@ class InDuDoNetPlus(DualDomainNetwork):
         blocks: int = 4,
         dual_channels: int = 32,
         prior_width: int = 32,
+        start: Start = "li",
         projector: Projector | None = None,
         recompute: bool = True,
     ) -> None:
         super().__init__(stages, blocks, dual_channels, projector, recompute)
         check_sizes(prior_width=prior_width)
+        if start not in get_args(Start):
+            raise ValueError(f"start: got {start!r}, expected {' or '.join(get_args(Start))}")
+        self.start = start
+        if start == "nmar":
+            self.inputs = (IMAGE, NMAR, METAL_MASK, MA_SINOGRAM, NMAR_SINOGRAM, METAL_TRACE, PRIOR)
+        last = nn.Conv2d(prior_width, 1, 3, padding=1)
+        if start == "nmar":
+            nn.init.zeros_(last.weight)
+            nn.init.constant_(cast(Tensor, last.bias), 1)
         self.prior_weights = nn.Sequential(
             nn.Conv2d(1, prior_width, 3, padding=1),
             nn.ReLU(),
             nn.Conv2d(prior_width, prior_width, 3, padding=1),
             nn.BatchNorm2d(prior_width),
             nn.ReLU(),
-            nn.Conv2d(prior_width, 1, 3, padding=1),
+            last,
         )
 
     def forward(
@@ -239,10 +277,10 @@ class InDuDoNetPlus(DualDomainNetwork):
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.
-            li: their linearly interpolated correction XLI.
+            li: their linearly interpolated correction XLI; that of NMAR if it starts from there.
             metal_mask: not used: the trace says where metal was.
             ma_sinogram: measured sinograms Sma, [batch, 1, views, bins], network units.
-            li_sinogram: their linear interpolation SLI.
+            li_sinogram: their linear interpolation SLI, or their correction by NMAR.
             metal_trace: 1 in the bins whose ray meets metal.
             prior: prior images of NMAR, as ``image``.
 
@@ -253,4 +291,5 @@ class InDuDoNetPlus(DualDomainNetwork):
             InputError: shapes or device that are not the projector's.
         """
         self.scan.check((image, li, prior), (ma_sinogram, li_sinogram, metal_trace))
-        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, self.prior_weights(image) * prior)
+        prior_image = self.prior_weights(image) * prior
+        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, prior_image, self.start == "nmar")

@@ -18,12 +18,12 @@ class Scan:
     """Projection, weighted adjoint and filtered back projection of images and sinograms in network units.
 
     Args:
-        projector: of the scan; None is the benchmark's.
+        projector: of the scan; None is the benchmark's, on the CPU.
         weighting: of the filtered back projection.
     """
 
     def __init__(self, projector: Projector | None = None, weighting: Weighting = "benchmark") -> None:
-        self.projector = projector or Projector(FanBeam.preset(BENCHMARK))
+        self.projector = projector or Projector(FanBeam.preset(BENCHMARK), "cpu")
         self.weighting = weighting
         geometry = self.projector.geometry
         view_rad, pitch_cm = 2 * math.pi / geometry.views, geometry.pitch_mm / MM_PER_CM
@@ -48,7 +48,8 @@ class Scan:
         """P* y, the adjoint under the inner products of functions: P^T y dtheta du / pixel^2.
 
         An image weighs pixel^2, a sinogram dtheta du, as ODL has it, on which the public code of the dual-domain
-        networks stands; step sizes depend on it. The result is that of y in line integrals: P* (4 / 255) y.
+        networks stands; step sizes depend on it. On CUDA it is as near to the transpose as ASTRA's pair of kernels. The
+        result is that of y in line integrals: P* (4 / 255) y.
 
         Args:
             sinogram: Float["batch 1 views bins"], network units.

@@ -51,7 +51,10 @@ class UNet(nn.Module):
 
         Raises:
             InputError: the image is smaller than a pixel at the lowest level.
+            ValueError: a guide without guided levels, or none for them.
         """
+        if (guide is None) != (self.guided == 0):
+            raise ValueError(f"U-Net: {self.guided} guided levels, but a guide is {'not ' * (guide is None)}given")
         smallest = 2 ** len(self.down)
         if min(x.shape[-2:]) < smallest:
             raise InputError(

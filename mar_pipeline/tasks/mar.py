@@ -1,23 +1,21 @@
-"""Metal artifact reduction: LI and metal-corrupted image in, corrected image out."""
+"""Metal artifact reduction: images with artifacts, for some networks their sinograms too, in; corrected images out."""
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
-from mar_pipeline.data.sample import TARGET_SINOGRAM, Layout
+from mar_pipeline.data.sample import Layout
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.losses import LOSSES, image_loss
+from mar_pipeline.losses import LOSSES, TRUTHS, image_loss
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.networks.build import build_network, network_inputs
+from mar_pipeline.networks.build import build_network, network_inputs, start_of
 from mar_pipeline.tasks.task import Batch, Task
-
-TRUTHS = {"indudonet": (TARGET_SINOGRAM,), "indudonet_plus": (TARGET_SINOGRAM,), "dudonet": (TARGET_SINOGRAM,)}
-"""What the losses of networks compare with besides the true image."""
 
 
 def mar_task(
@@ -46,7 +44,7 @@ def mar_task(
         fields={name: field_of(name) for name in (*layout.images, *layout.sinograms)},
         loss=LOSSES.get(network_name, image_loss),
         output_image=_image,
-        turning_output=_correction,
+        turning_output=partial(_correction, start=start_of(network)),
         score=_score,
         picture=_picture,
         loaders=loaders,
@@ -58,9 +56,9 @@ def _image(output: NetworkOutput) -> torch.Tensor:
     return output.image
 
 
-def _correction(output: NetworkOutput, batch: Batch) -> torch.Tensor:
-    """What the network adds to LI: LI itself turns exactly and would hide what the network does."""
-    return output.image - batch[LI]
+def _correction(output: NetworkOutput, batch: Batch, start: str) -> torch.Tensor:
+    """What the network adds to what it starts from."""
+    return output.image - batch[start]
 
 
 def _sample(image: torch.Tensor, batch: Batch, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -16,6 +16,8 @@ from mar_pipeline.data.sample import (
     MA_SINOGRAM,
     METAL_MASK,
     METAL_TRACE,
+    NMAR,
+    NMAR_SINOGRAM,
     PRIOR,
     SINOGRAMS,
 )
@@ -81,9 +83,11 @@ _INPUTS = {
     LI: "the same after linear interpolation of the metal trace, network units",
     METAL_MASK: "1 where metal is, else 0",
     PRIOR: "the prior image of NMAR, network units",
+    NMAR: "the image that NMAR makes, network units",
     HARDENING: "the image after first-order correction of the metal's beam hardening, network units",
     MA_SINOGRAM: "the measured sinogram, network units",
     LI_SINOGRAM: "the same after linear interpolation of the metal trace, network units",
+    NMAR_SINOGRAM: "the measured sinogram after NMAR, network units",
     METAL_TRACE: "1 in the bins whose ray meets metal, else 0",
 }
 

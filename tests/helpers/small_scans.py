@@ -62,3 +62,13 @@ def scan_batch(count: int = 2, geometry: FanBeam = SMALL) -> dict[str, Tensor]:
 def inputs_of(network: nn.Module, batch: dict[str, Tensor]) -> list[Tensor]:
     """What this network is called with."""
     return [batch[name] for name in network_inputs(network)]
+
+
+def settled(network: nn.Module) -> nn.Module:
+    """The network in evaluation mode, its batch norms filled: random ones otherwise overshoot every score's range."""
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = None  # the mean over all batches
+    with torch.no_grad():
+        network.train()(*inputs_of(network, scan_batch()))
+    return network.eval()

@@ -149,12 +149,15 @@ def test_a_mask_beyond_the_stack_is_not_guessed(settings: EvaluateSettings, data
     assert len(report.rows) == 3 * 2
 
 
-def test_a_mask_of_another_stack_is_found_out(settings: EvaluateSettings, data: Path, tmp_path: Path) -> None:
-    """The public test and train stacks share masks 0 and 1 only."""
+@pytest.mark.parametrize("sinograms", ["stored", "projected"])
+def test_a_mask_of_another_stack_is_found_out(
+    settings: EvaluateSettings, data: Path, tmp_path: Path, sinograms: str
+) -> None:
+    """The public test and train stacks share masks 0 and 1 only; the stored trace tells, whatever methods use."""
     other = masks()
     other[:, :, 2] = np.roll(other[:, :, 2], 20, axis=1)
     np.save(tmp_path / "other.npy", other)
-    mixed = dataclasses.replace(settings, masks=str(tmp_path / "other.npy"))
+    mixed = dataclasses.replace(settings, masks=str(tmp_path / "other.npy"), sinograms=sinograms)
     report = evaluate(mixed)
     assert [skipped.pair for skipped in report.not_scored] == ["test/000001_01_01/001/2"]
     assert "the mask is another one" in report.not_scored[0].reason
@@ -195,6 +198,7 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
         ({"methods": ()}, UsageError, "name each method once"),
         ({"methods": ("li", "li")}, UsageError, "name each method once"),
         ({"protocol": "png"}, UsageError, "unknown protocol 'png'"),
+        ({"sinograms": "none"}, UsageError, "unknown sinograms 'none'; expected one of stored, projected"),
         ({"figures": -1}, UsageError, "--figures: got -1"),
         ({"window_hu": (100.0, 100.0)}, UsageError, "rising window"),
         ({"preset": "spiral"}, UsageError, "unknown preset 'spiral'"),

@@ -5,16 +5,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from small_scanner import SMALL
+from small_scanner import SMALL, disc
 from small_scans import EVERYTHING, scan_of
 
-from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.measured import pair_arrays, with_projected_data
 from mar_pipeline.data.sample import IMAGES, KEYS, SINOGRAMS, Layout, PairArrays
-from simulation.correction import hardening_corrected, nmar_prior
+from simulation.correction import hardening_corrected, linear_interpolation, nmar, nmar_prior
 from simulation.errors import InputError
-from simulation.projector import Projector
+from simulation.projector import Projector, Weighting
+from simulation.store import Pair
+from simulation.synthesize import Sample
 
 PROJECTOR = Projector(SMALL, "cpu", threads=1)
+STORED = ("ma_CT", "LI_CT", "ma_sinogram", "LI_sinogram", "metal_trace")
 
 
 def arrays_of(layout: Layout, truth: bool = True, **changes: Any) -> PairArrays:
@@ -28,8 +31,10 @@ def test_every_array_is_what_its_name_says() -> None:
     images, sinograms = arrays_of(EVERYTHING)
     assert images.dtype == sinograms.dtype == np.float32
     corrected = hardening_corrected(scan.ma_sinogram, scan.LI_sinogram, metal_mask, PROJECTOR)
-    of_images = [scan.ma_CT, scan.LI_CT, truth_mu, None, nmar_prior(scan.LI_CT, metal_mask), corrected]
-    of_sinograms = [scan.ma_sinogram, scan.LI_sinogram, None, PROJECTOR.forward(truth_mu)]
+    prior_mu = nmar_prior(scan.LI_CT, metal_mask)
+    nmar_lines, nmar_mu = nmar(scan.ma_sinogram, scan.metal_trace, prior_mu, PROJECTOR)
+    of_images = [scan.ma_CT, scan.LI_CT, truth_mu, None, prior_mu, nmar_mu, corrected]
+    of_sinograms = [scan.ma_sinogram, scan.LI_sinogram, nmar_lines, None, PROJECTOR.forward(truth_mu)]
     for name, array, image_mu in zip(IMAGES, images, of_images, strict=True):
         expected = metal_mask if image_mu is None else 255 * image_mu.clip(0, 1)
         np.testing.assert_allclose(array, expected, rtol=1e-5, atol=1e-3, err_msg=name)
@@ -80,3 +85,39 @@ def test_bodies_whose_rays_networks_cannot_tell_apart_are_refused() -> None:
                 arrays_of(EVERYTHING, LI_sinogram=lines)
         else:
             arrays_of(EVERYTHING, LI_sinogram=lines)
+
+
+# An image whose raw data are gone
+
+
+@pytest.mark.parametrize("weighting", ["benchmark", "standard"])
+def test_an_image_alone_becomes_its_own_scan(weighting: Weighting) -> None:
+    scan, truth_mu, metal_mask = scan_of()
+    alone = Sample(None, None, scan.ma_CT, None, None)
+    pair = Pair(truth_mu, truth_mu, scan.ma_sinogram, *(getattr(scan, name) for name in STORED))
+    for own in (alone, pair):
+        made = with_projected_data(own, metal_mask, PROJECTOR, weighting)
+        np.testing.assert_array_equal(made.ma_sinogram, PROJECTOR.forward(scan.ma_CT))
+        np.testing.assert_array_equal(made.metal_trace, PROJECTOR.forward(metal_mask.astype(np.float32)) > 0)
+        np.testing.assert_array_equal(made.LI_sinogram, linear_interpolation(made.ma_sinogram, made.metal_trace))
+        np.testing.assert_array_equal(made.LI_CT, PROJECTOR.fbp(made.LI_sinogram, weighting))
+        assert made.ma_CT is scan.ma_CT
+        assert pair_arrays(EVERYTHING, made, truth_mu, metal_mask, PROJECTOR, weighting).sinograms.any()
+    assert made.image is truth_mu and made.poly_sinogram is scan.ma_sinogram
+    assert not np.array_equal(pair.ma_sinogram, made.ma_sinogram)
+
+
+@pytest.mark.parametrize("with_mask", [False, True])
+def test_an_image_without_artifacts_stays_as_it_is_outside_metal(with_mask: bool) -> None:
+    """Without a mask nothing is interpolated; the mask of a tissue-like implant costs little more."""
+    body, inside = disc(26), disc(22)
+    truth_mu = np.where(body, 0.2, 0).astype(np.float32)
+    metal_mask = disc(2) if with_mask else np.zeros_like(body)
+    alone = Sample(None, None, truth_mu, None, None)
+    made = with_projected_data(alone, metal_mask, PROJECTOR, "standard")
+    assert made.metal_trace.any() == with_mask
+    assert np.array_equal(made.LI_sinogram, made.ma_sinogram) != with_mask
+    error = (made.LI_CT - truth_mu) / 0.2
+    seen = PROJECTOR.geometry.inside_field_of_view & ~metal_mask
+    for region, largest in ((inside & seen, 0.025), (~disc(29) & seen, 0.05)):
+        assert np.sqrt(np.mean(error[region] ** 2)) < largest

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 from mar_pipeline.data import CommunityPairs
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.losses import LOSSES
+from mar_pipeline.metrics import score
+from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import build_network, has_projector, network_inputs
 from mar_pipeline.networks.scan import Scan
@@ -41,10 +43,12 @@ def test_images_and_sinograms_keep_their_shapes(name: str) -> None:
         assert (len(output.images), len(output.sinograms)) == stages[name]
 
 
-@pytest.mark.parametrize("name", UNFOLDED)
-def test_the_unfolding_is_the_published_one(name: str) -> None:
-    """Two stages by the formulas, with the transposed projector of the scan."""
-    network, batch = dual_network(name), scan_batch()
+@pytest.mark.parametrize(
+    ("name", "changes"), [("indudonet", {}), ("indudonet_plus", {}), ("indudonet_plus", {"start": "nmar"})]
+)
+def test_the_unfolding_is_the_published_one(name: str, changes: dict[str, str]) -> None:
+    """Two stages by the formulas, with the transposed projector of the scan; the start alone may be another one."""
+    network, batch = dual_network(name, **changes), scan_batch()
     projector, scale = Projector(SMALL, "cpu", threads=1), 255 / 4
     weight = 2.04889**-1 * (2 * np.pi / SMALL.views * 0.1 * SMALL.pitch_mm / 0.24**2) / 0.4880694  # of this geometry
 
@@ -64,6 +68,10 @@ def test_the_unfolding_is_the_published_one(name: str) -> None:
             prior_image = network.prior_weights(batch["image"]) * batch["prior"]
         y = project(functional.relu(network.prior_norm(prior_image)))
         outside, measured = (batch["metal_trace"] == 0).float(), batch["ma_sinogram"]
+        if changes:
+            assert torch.equal(prior_image, batch["prior"])
+            li, s = batch["nmar"], batch["nmar_sinogram"] * y / (y**2 + 0.01)
+            assert (y * s - batch["nmar_sinogram"])[y > 1].abs().max() < 0.011 * batch["nmar_sinogram"].max()
         box = torch.full((3, 1, 3, 3), 1 / 9)
         x_state = network.first_prox(torch.cat((li, functional.conv2d(li, box, padding=1)), 1))
         s_state = network.first_sinogram_prox(torch.cat((s, functional.conv2d(s, box, padding=1)), 1))
@@ -179,6 +187,44 @@ def test_a_step_on_a_real_pair_lowers_the_own_loss(name: str, shared_data: Path)
     assert after < before
 
 
+@pytest.mark.slow
+def test_three_stages_overfit_a_real_pair_in_sixty_steps(shared_data: Path) -> None:
+    """From NMAR; the published start is 1.4 dB above LI by then."""
+    layout, folder = Layout.of((*IMAGES, *SINOGRAMS)), shared_data / "syndeeplesion"
+    pairs = CommunityPairs(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=layout)
+    batch = {key: value[None] for key, value in pairs[0].items()}
+    torch.manual_seed(0)
+    arguments = {"stages": 3, "blocks": 1, "dual_channels": 15, "prior_width": 16, "start": "nmar"}
+    network = build_network("indudonet_plus", arguments)
+    losses_of_steps(network, "indudonet_plus", batch, 1e-2, 60)
+    with torch.no_grad():
+        image = run(network.eval(), batch).image
+    psnr = [
+        score(to_mu(own[0, 0].numpy()), to_mu(batch["target"][0, 0].numpy()), batch["metal_mask"][0, 0].numpy() > 0)
+        for own in (image, batch["li"])
+    ]
+    assert psnr[0]["psnr"] > psnr[1]["psnr"] + 3
+
+
+@pytest.mark.gpu
+@names
+def test_astra_projects_for_networks_on_a_gpu(name: str) -> None:
+    """Images as on the CPU, and gradients of every parameter that are as good."""
+    network, batch = dual_network(name), scan_batch()
+    torch.manual_seed(0)
+    other = NETWORKS[name](**DUAL[name], projector=Projector(SMALL, "cuda")).cuda()
+    other.load_state_dict(network.state_dict())
+    there = {key: value.cuda() for key, value in batch.items()}
+    for own, given in ((network, batch), (other, there)):
+        LOSSES[name](run(own.train(), given), given).backward()
+    with torch.no_grad():
+        images = [run(own.eval(), given).image.cpu() for own, given in ((network, batch), (other, there))]
+    assert (images[0] - images[1]).norm() < 5e-3 * images[0].norm()
+    for key, own in network.named_parameters():
+        gradient = other.get_parameter(key).grad.cpu()
+        assert (gradient - own.grad).norm() <= 5e-2 * own.grad.norm() + 1e-4, key
+
+
 @names
 def test_each_slice_of_a_batch_is_corrected_as_if_alone(name: str) -> None:
     network, batch = dual_network(name).eval(), scan_batch(3)
@@ -217,6 +263,11 @@ def test_it_is_built_with_the_presets_scanner(name: str) -> None:
     assert shapes == [(416, 416), (512, 512)]
     if name in ("dudonet", "cnnmar"):
         assert (benchmark.scan.weighting, clinical.scan.weighting) == ("benchmark", "standard")
+
+
+def test_an_unknown_start_is_refused() -> None:
+    with pytest.raises(UsageError, match="start: got 'fbp', expected li or nmar"):
+        build_network("indudonet_plus", {"start": "fbp"})
 
 
 def test_arguments_that_are_refused_do_not_name_the_operators() -> None:
