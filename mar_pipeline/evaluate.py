@@ -138,8 +138,7 @@ def _candidates(settings: EvaluateSettings, scanners: Mapping[str, Scanner], dev
         from mar_pipeline.evaluation.network_methods import load_networks, refuse_other_preset
 
         loaded = load_networks(paths, device, settings.precision)
-        if not settings.any_preset:
-            refuse_other_preset(loaded, {split: scanner.preset for split, scanner in scanners.items()})
+        refuse_other_preset(loaded, {split: scanner.preset for split, scanner in scanners.items()}, settings.any_preset)
         networks = dict(zip(paths, loaded, strict=True))
     return [networks.get(word) or Candidate(word, METHODS[word]) for word in settings.methods]
 

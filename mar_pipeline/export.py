@@ -26,13 +26,13 @@ class ExportSettings:
     Args:
         run: run folder, or weights file of mar train or mar export.
         out: folder for model.safetensors, model.onnx, MODEL_CARD.md, SHA256SUMS and report.json.
-        onnx: also write model.onnx and compare it with torch.
+        onnx: also write model.onnx and compare it with torch; if not said, unless the network projects.
         overwrite: replace what is in the folder.
     """
 
     run: str
     out: str
-    onnx: bool = True
+    onnx: bool | None = None
     overwrite: bool = False
 
 
@@ -63,16 +63,17 @@ def export(settings: ExportSettings) -> ExportReport:
         OSError: a file cannot be written.
     """
     started = time.monotonic()
-    if settings.onnx:
-        require_onnx()
     trained, out = load_trained(settings.run), Path(settings.out)
+    with_onnx = not has_projector(trained.network) if settings.onnx is None else settings.onnx
+    if with_onnx:
+        require_onnx()
     if settings.onnx and has_projector(trained.network):
         raise UsageError(
             f"--onnx: {trained.name} projects inside the network, which ONNX has no operator for; take --no-onnx"
         )
     _refuse_other_content(trained, out, settings.overwrite)
     make_folder(out)
-    onnx = export_onnx(trained.network, out / ONNX) if settings.onnx else None
+    onnx = export_onnx(trained.network, out / ONNX) if with_onnx else None
     if onnx is None:
         (out / ONNX).unlink(missing_ok=True)  # of weights that are replaced
     if not (out / WEIGHTS).is_file() or not trained.source.samefile(out / WEIGHTS):

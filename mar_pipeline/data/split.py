@@ -179,7 +179,9 @@ def _masks_within(masks: Sequence[int] | None, allowed: tuple[int, int] | None, 
         return None if masks is None else list(masks)
     chosen = [mask for mask in masks if mask in _between(allowed)]
     have = f"{masks[0]} .. {masks[-1]}" if masks else "none"
-    return _some(chosen, f"{option} {allowed[0]} {allowed[1]} takes none of the masks, which are {have}")
+    return _some(
+        chosen, f"{option} {allowed[0]} {allowed[1]} takes none of the masks, which are {have} (null does without)"
+    )
 
 
 def _some(chosen: Iterable, reason: str) -> list:

@@ -21,7 +21,13 @@ from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.network_units import to_mu
-from mar_pipeline.networks.build import inputs_of, network_inputs, refuse_other_geometry, start_of
+from mar_pipeline.networks.build import (
+    has_projector,
+    inputs_of,
+    network_inputs,
+    refuse_other_geometry,
+    start_of,
+)
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import InputError, UsageError
@@ -124,6 +130,7 @@ class NetworkMethod:
             "seed": trained.seed,
             "parameters": trained.parameters,
             "preset": trained.preset,
+            "dual_domain": has_projector(trained.network),
             "best_psnr": _finite(trained.best_psnr),
             "weights": str(trained.source),
             "weights_sha256": sha256_of(trained.source),
@@ -162,12 +169,13 @@ def load_networks(paths: Sequence[str], device: str, precision: Precision) -> li
     ]
 
 
-def refuse_other_preset(candidates: Sequence[Candidate], presets: Mapping[str, str]) -> None:
+def refuse_other_preset(candidates: Sequence[Candidate], presets: Mapping[str, str], allowed: bool = False) -> None:
     """Refuse networks that learned from another scanner than the one that made the data.
 
     Args:
         candidates: any; methods that are not trained, and runs that do not record their preset, pass.
         presets: split -> preset of the data.
+        allowed: only dual-domain networks are refused, which cannot project for another scanner.
 
     Raises:
         UsageError: a network was trained for another preset.
@@ -175,10 +183,12 @@ def refuse_other_preset(candidates: Sequence[Candidate], presets: Mapping[str, s
     for candidate in candidates:
         trained = candidate.facts.get("preset")
         others = [(split, preset) for split, preset in presets.items() if trained and trained != preset]
-        if others:
+        projects = candidate.facts.get("dual_domain")
+        if others and (projects or not allowed):
+            remedy = "leave it out" if projects else "--any-preset to score it all the same"
             raise UsageError(
                 f"{candidate.name}: trained for the preset {trained}, but the {others[0][0]} data are {others[0][1]}; "
-                "name data of its preset, or --any-preset to score it all the same"
+                f"name data of its preset, or {remedy}"
             )
 
 

@@ -3,7 +3,7 @@
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -11,6 +11,7 @@ from torch import nn
 from mar_pipeline.data.sample import IMAGE, LI, METAL_MASK
 from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NETWORKS, NetworkOutput
+from mar_pipeline.networks.scan import Scan
 from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
 from simulation.protocols import protocol
@@ -77,6 +78,10 @@ def build_network(
     """
     network_class = NETWORKS[name] if name in NETWORKS else _imported(name)
     operators = _operators(network_class, preset, device) if name in NETWORKS else {}
+    if taken := sorted(set(operators) & set(arguments)):
+        raise UsageError(
+            f"network {name}: got {', '.join(taken)} among its arguments, which the preset of the data decides"
+        )
     try:
         network = network_class(**arguments, **operators)
     except (TypeError, ValueError) as error:
@@ -110,6 +115,11 @@ def has_projector(network: nn.Module) -> bool:
     return hasattr(network, "scan")
 
 
+def projector_of(network: nn.Module) -> Projector | None:
+    """What a dual-domain network projects with."""
+    return cast(Scan, network.scan).projector if has_projector(network) else None
+
+
 def refuse_other_geometry(network: nn.Module, projector: Projector) -> None:
     """Refuses data of another scan than the one that a dual-domain network projects with, even of the same sizes.
 
@@ -120,9 +130,10 @@ def refuse_other_geometry(network: nn.Module, projector: Projector) -> None:
     Raises:
         InputError: they differ.
     """
-    if has_projector(network) and network.scan.projector.geometry != projector.geometry:  # type: ignore[union-attr]
+    own = projector_of(network)
+    if own is not None and own.geometry != projector.geometry:
         raise InputError(
-            f"network: projects with {network.scan.projector.geometry}, but the data are of {projector.geometry}; "  # type: ignore[union-attr]
+            f"network: projects with {own.geometry}, but the data are of {projector.geometry}; "
             "give it data of the preset it was trained for"
         )
 

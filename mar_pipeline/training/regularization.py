@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
-from mar_pipeline.networks.build import plain
+from mar_pipeline.networks.build import plain, projector_of
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.training.settings import EquivarianceTraining
 from simulation.errors import InputError, UsageError
@@ -36,6 +36,12 @@ def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> Equiva
     """
     if not wanted.enabled or not (wanted.weight or wanted.output_weight):
         return None
+    projector = projector_of(network)
+    if projector is not None and projector.geometry.views % wanted.group_order:
+        raise UsageError(
+            f"--equivariance.group_order: got {wanted.group_order}, which does not divide {projector.geometry.views} "
+            "views; take 2 or 4"
+        )
     try:
         typed = typed_layers(plain(network), wanted.group_order, wanted.layers)
         regularizer = EquivarianceRegularizer(

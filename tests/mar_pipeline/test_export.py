@@ -278,8 +278,9 @@ def test_networks_that_project_have_no_onnx(dual_run: Path, tmp_path: Path) -> N
     with pytest.raises(UsageError, match=r"^--onnx: indudonet_plus projects inside the network, .*; take --no-onnx$"):
         exported(dual_run, tmp_path / "out", onnx=True)
     assert not (tmp_path / "out").exists()
-    exported(dual_run, tmp_path / "out")
-    assert names(tmp_path / "out") == FILES
+    for folder, settings in (("no", {"onnx": False}), ("unsaid", {})):
+        export(ExportSettings(str(dual_run), str(tmp_path / folder), **settings))
+        assert names(tmp_path / folder) == FILES
 
 
 def test_the_card_names_the_inputs_of_the_network(run: Path, dual_run: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
 from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.weights.files import save_weights
-from simulation.errors import InputError
+from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
 from simulation.protocols import PROTOCOLS
 from simulation.store import read_pair
@@ -104,3 +104,14 @@ def test_pairs_of_another_scanner_are_one_line(name: str, data: Path, tmp_path: 
     with pytest.raises(InputError, match=message) as caught:
         candidate.correct(pair, np.eye(64) > 0, scanner)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("any_preset", [False, True])
+def test_another_preset_is_refused_whatever_is_allowed(data: Path, tmp_path: Path, any_preset: bool) -> None:
+    run = write_run(tmp_path, "cnnmar")
+    settings = EvaluateSettings(
+        str(data), str(tmp_path / "out"), ("li", run), preset="clinical", any_preset=any_preset, trust_masks=True
+    )
+    with pytest.raises(UsageError, match=r"cnnmar: trained for the preset .* or leave it out$"):
+        evaluate(settings)
+    assert not (tmp_path / "out").exists()

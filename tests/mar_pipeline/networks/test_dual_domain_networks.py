@@ -19,6 +19,8 @@ from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import build_network, has_projector, network_inputs
 from mar_pipeline.networks.scan import Scan
+from mar_pipeline.training.regularization import make_regularizer
+from mar_pipeline.training.settings import EquivarianceTraining
 from simulation.correction import replace_trace, tissue_prior
 from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
@@ -300,3 +302,14 @@ def test_another_device_than_the_projectors_is_refused(name: str) -> None:
         InputError, match=r"^network: got tensors on meta, but its projector computes on cpu; build both"
     ):
         run(network, {key: value.to("meta") for key, value in batch.items()})
+
+
+def test_the_projector_is_no_argument_of_the_user() -> None:
+    with pytest.raises(UsageError, match="got projector among its arguments, which the preset of the data"):
+        build_network("cnnmar", {"projector": "x"})
+
+
+def test_a_group_that_shifts_no_whole_view_is_refused_before_training() -> None:
+    wanted = EquivarianceTraining(enabled=True, group_order=3)
+    with pytest.raises(UsageError, match=r"group_order: got 3, which does not divide 64 views; take 2 or 4"):
+        make_regularizer(dual_network("indudonet_plus"), wanted)
