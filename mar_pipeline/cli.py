@@ -143,14 +143,15 @@ def _equivariance(arguments: list[str]) -> int:
     return _tell(report.table, list(report.failed))
 
 
-ONNX_HELP = "also write model.onnx; if not said, for all but dual-domain networks, which project inside"
-
-
 def _export(arguments: list[str]) -> int:
     parser = _Parser(prog="mar export", description="Weights, model card, hashes and ONNX of a trained network.")
     parser.add_argument("run", metavar="RUN", help="run folder, or weights file of mar train or mar export")
     parser.add_argument("out", metavar="OUT", help="folder to write")
-    parser.add_argument("--onnx", action=argparse.BooleanOptionalAction, help=ONNX_HELP)
+    parser.add_argument(
+        "--onnx",
+        action=argparse.BooleanOptionalAction,
+        help="also write model.onnx (default: but of dual-domain networks)",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     options = parser.parse_args(arguments)
 

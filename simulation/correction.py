@@ -4,7 +4,7 @@ One path for benchmark, training and clinic. numpy or torch; what comes in comes
 """
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -89,11 +89,7 @@ def nmar_prior(li_image_mu: Any, metal_mask: Any) -> Any:
     Raises:
         InputError: shapes differ.
     """
-    images, masks = to_numpy(li_image_mu).astype(np.float32), to_numpy(metal_mask) > 0
-    if images.shape != masks.shape:
-        raise InputError(f"NMAR prior: image {images.shape} and metal mask {masks.shape} differ in shape")
-    flat = [_prior_of_one(i, m) for i, m in zip(_planes(images), _planes(masks), strict=True)]
-    return like(np.stack(flat).reshape(images.shape), li_image_mu)
+    return _of_each_slice("NMAR prior", _prior_of_one, li_image_mu, metal_mask)
 
 
 def nmar(
@@ -138,11 +134,7 @@ def tissue_prior(image_mu: Any, metal_mask: Any) -> Any:
     Raises:
         InputError: shapes differ.
     """
-    images, masks = to_numpy(image_mu).astype(np.float32), to_numpy(metal_mask) > 0
-    if images.shape != masks.shape:
-        raise InputError(f"tissue prior: image {images.shape} and metal mask {masks.shape} differ in shape")
-    flat = [_tissue_prior_of_one(i, m) for i, m in zip(_planes(images), _planes(masks), strict=True)]
-    return like(np.stack(flat).reshape(images.shape), image_mu)
+    return _of_each_slice("tissue prior", _tissue_prior_of_one, image_mu, metal_mask)
 
 
 def replace_trace(
@@ -223,6 +215,17 @@ def reprojected(image_mu: Any, metal_mask: Any, projector: Projector, weighting:
     sinogram, trace = projector.forward(image_mu), metal_trace(projector, metal_mask)
     interpolated = linear_interpolation(sinogram, trace)
     return sinogram, interpolated, trace, projector.fbp(interpolated, weighting)
+
+
+def _of_each_slice(
+    what: str, prior_of_one: Callable[[np.ndarray, np.ndarray], np.ndarray], image_mu: Any, metal_mask: Any
+) -> Any:
+    """A prior image of every slice of a batch of any shape."""
+    images, masks = to_numpy(image_mu).astype(np.float32), to_numpy(metal_mask) > 0
+    if images.shape != masks.shape:
+        raise InputError(f"{what}: image {images.shape} and metal mask {masks.shape} differ in shape")
+    flat = [prior_of_one(i, m) for i, m in zip(_planes(images), _planes(masks), strict=True)]
+    return like(np.stack(flat).reshape(images.shape), image_mu)
 
 
 def _planes(array: np.ndarray) -> np.ndarray:
