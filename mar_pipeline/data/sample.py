@@ -71,6 +71,12 @@ class Layout(NamedTuple):
         wanted = {*KEYS, *names}
         return cls(tuple(n for n in IMAGES if n in wanted), tuple(n for n in SINOGRAMS if n in wanted))
 
+    @property
+    def without_truth(self) -> "Layout":
+        """What remains where nobody knows the slice without metal."""
+        images = tuple(name for name in self.images if name != TARGET)
+        return Layout(images, tuple(name for name in self.sinograms if name != TARGET_SINOGRAM))
+
 
 IMAGES_ONLY = Layout()
 

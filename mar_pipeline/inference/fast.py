@@ -83,8 +83,8 @@ def _fold_sequence(sequence: nn.Sequential) -> None:
 class _FastProxNet(nn.Module):
     """`ProxNet` or `SparseProxNet` for inference.
 
-    Float32 on a CPU goes through `WinogradConvolution`, all else through PyTorch's convolutions in place. Only maps are
-    ever rounded: a network that is not sparse has the image among its channels.
+    Float32 on a CPU without dilation goes through `WinogradConvolution`, all else through PyTorch's convolutions. Only
+    maps are ever rounded: a network that is not sparse has the image among its channels.
     """
 
     def __init__(self, prox: ProxNet, dtype: torch.dtype) -> None:
@@ -92,13 +92,14 @@ class _FastProxNet(nn.Module):
         self.threshold = prox.threshold if isinstance(prox, SparseProxNet) else None
         blocks = [cast(ResBlock, block) for block in prox.blocks]
         pairs = [pair for block in blocks for pair in ((block.conv1, block.norm1), (block.conv2, block.norm2))]
-        self.convolutions = nn.ModuleList(fuse_conv_bn_eval(convolution, norm) for convolution, norm in pairs)
+        convolutions = [fuse_conv_bn_eval(convolution, norm) for convolution, norm in pairs]
+        self.convolutions = nn.ModuleList(convolutions)
         self.compiled: list[WinogradConvolution] = []
         channels = blocks[0].conv1.in_channels
         if self.threshold is not None and dtype != torch.float32 and channels % _VECTOR == 0:
             self.convolutions.to(dtype)
-        elif all(parameter.device.type == "cpu" for parameter in self.convolutions.parameters()):
-            self.compiled = [WinogradConvolution(cast(nn.Conv2d, convolution)) for convolution in self.convolutions]
+        elif all(c.weight.device.type == "cpu" and c.dilation == (1, 1) for c in convolutions):
+            self.compiled = [WinogradConvolution(convolution) for convolution in convolutions]
 
     def forward(self, x: Tensor) -> Tensor:
         if self.compiled and x.device.type == "cpu" and x.dtype == torch.float32 and x.shape[3] <= MAX_WIDTH:

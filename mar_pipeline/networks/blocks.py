@@ -6,6 +6,8 @@ artifact layer A = K (x) M is a dictionary of kernels K convolved with sparse ma
 """
 
 import contextlib
+import itertools
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from typing import NamedTuple
 
@@ -41,13 +43,17 @@ class ResBlock(nn.Module):
     """Residual block of constant width: x <- ReLU(x + BN(conv(ReLU(BN(conv x))))), 3x3.
 
     The sum keeps the precision of x, so an image in channel 0 stays in float32 while autocast runs the convolutions.
+
+    Args:
+        channels: width.
+        dilation: distance of the convolutions' taps in pixels.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, dilation: int = 1) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
         self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=dilation, dilation=dilation)
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -62,11 +68,13 @@ class ProxNet(nn.Module):
     Args:
         channels: width of the blocks; 1 + dual channels for an image.
         blocks: number of residual blocks.
+        dilations: of the blocks, which take them in turn.
     """
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, channels: int, blocks: int, dilations: Sequence[int] = (1,)) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(*(ResBlock(channels) for _ in range(blocks)))
+        turns = zip(range(blocks), itertools.cycle(dilations), strict=False)
+        self.blocks = nn.Sequential(*(ResBlock(channels, dilation) for _, dilation in turns))
 
     def forward(self, x: Tensor) -> Tensor:
         """Applies the blocks to [batch, channels, height, width]."""
@@ -111,18 +119,19 @@ def dual_convolution(channels: int) -> nn.Conv2d:
     return convolution
 
 
-def initial_state(prox: ProxNet, dual: nn.Conv2d, image: Tensor) -> Tensor:
+def initial_state(prox: ProxNet, dual: nn.Conv2d, image: Tensor, seen: Tensor | None = None) -> Tensor:
     """The first state of an unfolding: ProxX0([X, dual(X)]).
 
     Args:
         prox: of 1 + dual channels.
         dual: see `dual_convolution`.
         image: image or sinogram, [batch, 1, height, width].
+        seen: what the dual channels are made from; None is the image.
 
     Returns:
         [batch, 1 + dual, height, width].
     """
-    return prox(torch.cat((image, dual(image).to(image.dtype)), dim=1))
+    return prox(torch.cat((image, dual(image if seen is None else seen).to(image.dtype)), dim=1))
 
 
 def oriented_kernels(count: int, size: int = 9) -> Tensor:

@@ -5,6 +5,7 @@ H. Wang et al., "InDuDoNet: An Interpretable Dual Domain Network for CT Metal Ar
 2023. Sizes and constants are those of their public code.
 """
 
+from collections.abc import Sequence
 from typing import Literal, cast, get_args
 
 import torch
@@ -26,6 +27,7 @@ from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
     ProxNet,
+    ResBlock,
     check_sizes,
     dual_convolution,
     initial_state,
@@ -60,19 +62,41 @@ class DualDomainNetwork(nn.Module):
         projector: of the scan that made the sinograms; None is the benchmark's.
         recompute: in training keep no more of a stage than its result and compute it once more in the backward pass,
             for a third more time; the weights are the same.
+        sinogram_blocks: residual blocks of the proximal networks of sinograms; None has as many as those of images.
+        dilations: of the residual blocks of images, which take them in turn; the published network has none.
     """
 
     def __init__(
-        self, stages: int, blocks: int, dual_channels: int, projector: Projector | None, recompute: bool
+        self,
+        stages: int,
+        blocks: int,
+        dual_channels: int,
+        projector: Projector | None,
+        recompute: bool,
+        sinogram_blocks: int | None = None,
+        dilations: Sequence[int] = (1,),
     ) -> None:
-        check_sizes(stages=stages, blocks=blocks, dual_channels=dual_channels)
+        sinogram_blocks = blocks if sinogram_blocks is None else sinogram_blocks
+        check_sizes(
+            stages=stages,
+            blocks=blocks,
+            dual_channels=dual_channels,
+            sinogram_blocks=sinogram_blocks,
+            dilations=min(dilations, default=0),
+        )
         super().__init__()
         self.scan, self.recompute = Scan(projector), recompute
-        channels = 1 + dual_channels
+
+        def image_prox() -> ProxNet:
+            return ProxNet(1 + dual_channels, blocks, dilations)
+
+        def sinogram_prox() -> ProxNet:
+            return ProxNet(1 + dual_channels, sinogram_blocks)
+
         self.dual, self.sinogram_dual = dual_convolution(dual_channels), dual_convolution(dual_channels)
-        self.first_prox, self.first_sinogram_prox = ProxNet(channels, blocks), ProxNet(channels, blocks)
+        self.first_prox, self.first_sinogram_prox = image_prox(), sinogram_prox()
         self.prior_norm = nn.BatchNorm2d(1)
-        self.stages = nn.ModuleList(DualDomainStage(channels, blocks) for _ in range(stages))
+        self.stages = nn.ModuleList(DualDomainStage(sinogram_prox(), image_prox()) for _ in range(stages))
 
     def unfold(
         self,
@@ -81,7 +105,7 @@ class DualDomainNetwork(nn.Module):
         li_sinogram: Tensor,
         metal_trace: Tensor,
         prior_image: Tensor,
-        normalised_start: bool = False,
+        measured_image: Tensor | None = None,
     ) -> NetworkOutput:
         """All stages.
 
@@ -91,16 +115,19 @@ class DualDomainNetwork(nn.Module):
             li_sinogram: its linear interpolation SLI.
             metal_trace: 1 in the bins whose ray meets metal.
             prior_image: Xs, as ``li``.
-            normalised_start: S begins as SLI / Ybar, whose product with Ybar is SLI, instead of SLI.
+            measured_image: Xma, for a warm start: S begins as SLI / Ybar, whose product with Ybar is SLI, instead of
+                SLI, and the dual channels are made from Xma and Sma / Ybar instead of XLI and SLI.
 
         Returns:
             The last stage's image; those of the others; Ybar S of all.
         """
         normaliser = self.scan.project(functional.relu(self.prior_norm(prior_image.to(li.dtype))))
-        image_state = initial_state(self.first_prox, self.dual, li)
-        if normalised_start:
-            li_sinogram = li_sinogram * normaliser / (normaliser.square() + _LEAST_NORMALISER**2)
-        sinogram_state = initial_state(self.first_sinogram_prox, self.sinogram_dual, li_sinogram)
+        seen_sinogram = None
+        if measured_image is not None:
+            inverse = normaliser / (normaliser.square() + _LEAST_NORMALISER**2)
+            li_sinogram, seen_sinogram = li_sinogram * inverse, ma_sinogram * inverse
+        image_state = initial_state(self.first_prox, self.dual, li, measured_image)
+        sinogram_state = initial_state(self.first_sinogram_prox, self.sinogram_dual, li_sinogram, seen_sinogram)
         images, sinograms = [], []
         for stage in self.stages:
             inputs = (image_state, sinogram_state, ma_sinogram, 1 - metal_trace, normaliser)
@@ -119,16 +146,16 @@ class DualDomainStage(nn.Module):
     """One step on the sinogram, one on the image.
 
     Args:
-        channels: of the proximal networks.
-        blocks: their residual blocks.
+        sinogram_prox: proximal network of the sinogram and its dual channels.
+        image_prox: that of the image and its dual channels.
     """
 
-    def __init__(self, channels: int, blocks: int) -> None:
+    def __init__(self, sinogram_prox: ProxNet, image_prox: ProxNet) -> None:
         super().__init__()
         self.sinogram_step = nn.Parameter(torch.tensor(1.0))
         self.image_step = nn.Parameter(torch.tensor(5.0))
         self.consistency = nn.Parameter(torch.tensor(0.5))
-        self.sinogram_prox, self.image_prox = ProxNet(channels, blocks), ProxNet(channels, blocks)
+        self.sinogram_prox, self.image_prox = sinogram_prox, image_prox
 
     def forward(
         self,
@@ -226,9 +253,12 @@ class InDuDoNetPlus(DualDomainNetwork):
         dual_channels: see there.
         prior_width: channels of WNet.
         start: ``li`` is the published network. ``nmar`` starts from NMAR's image and normalised sinogram in place of
-            LI's, and from WNet = 1: far less is left to learn, which short trainings of few stages need.
+            LI's, has dual channels made from the measured image and sinogram, and begins as NMAR: WNet = 1 and
+            residual blocks that change nothing. Far less is left to learn, which short trainings of few stages need.
         projector: see `DualDomainNetwork`.
         recompute: see there.
+        sinogram_blocks: see there.
+        dilations: see there; 1, 2, 4, 8 let few blocks see streaks from end to end.
     """
 
     inputs = (IMAGE, LI, METAL_MASK, MA_SINOGRAM, LI_SINOGRAM, METAL_TRACE, PRIOR)
@@ -242,16 +272,19 @@ class InDuDoNetPlus(DualDomainNetwork):
         start: Start = "li",
         projector: Projector | None = None,
         recompute: bool = True,
+        sinogram_blocks: int | None = None,
+        dilations: Sequence[int] = (1,),
     ) -> None:
-        super().__init__(stages, blocks, dual_channels, projector, recompute)
+        super().__init__(stages, blocks, dual_channels, projector, recompute, sinogram_blocks, dilations)
         check_sizes(prior_width=prior_width)
         if start not in get_args(Start):
             raise ValueError(f"start: got {start!r}, expected {' or '.join(get_args(Start))}")
         self.start = start
-        if start == "nmar":
-            self.inputs = (IMAGE, NMAR, METAL_MASK, MA_SINOGRAM, NMAR_SINOGRAM, METAL_TRACE, PRIOR)
         last = nn.Conv2d(prior_width, 1, 3, padding=1)
         if start == "nmar":
+            self.inputs = (IMAGE, NMAR, METAL_MASK, MA_SINOGRAM, NMAR_SINOGRAM, METAL_TRACE, PRIOR)
+            for block in (module for module in self.modules() if isinstance(module, ResBlock)):
+                nn.init.zeros_(block.norm2.weight)
             nn.init.zeros_(last.weight)
             nn.init.constant_(cast(Tensor, last.bias), 1)
         self.prior_weights = nn.Sequential(
@@ -292,4 +325,5 @@ class InDuDoNetPlus(DualDomainNetwork):
         """
         self.scan.check((image, li, prior), (ma_sinogram, li_sinogram, metal_trace))
         prior_image = self.prior_weights(image) * prior
-        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, prior_image, self.start == "nmar")
+        measured_image = image if self.start == "nmar" else None
+        return self.unfold(li, ma_sinogram, li_sinogram, metal_trace, prior_image, measured_image)

@@ -189,6 +189,12 @@ def test_dual_domain_networks_equal_the_plain_forward(name: str) -> None:
     assert relative_error(fast, plain(network, *images)) < TOLERANCE
 
 
+def test_dilated_blocks() -> None:
+    network = trained_on_scans("indudonet_plus", blocks=3, dilations=(1, 2, 4))
+    images = inputs_of(network, scan_batch(3))
+    assert relative_error(fast_network(network)(*images), plain(network, *images)) < TOLERANCE
+
+
 @pytest.mark.parametrize("name", DUAL)
 def test_rounded_dual_domain_networks_stay_within_two_hu(name: str) -> None:
     """Of proximal networks with an image, and of projections, nothing is rounded."""

@@ -17,6 +17,7 @@ from mar_pipeline.losses import LOSSES
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NETWORKS
+from mar_pipeline.networks.blocks import ResBlock
 from mar_pipeline.networks.build import build_network, has_projector, network_inputs
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.training.regularization import make_regularizer
@@ -58,6 +59,8 @@ def test_the_unfolding_is_the_published_one(name: str, changes: dict[str, str]) 
         return projector.forward(x / 255) * scale
 
     with torch.no_grad():
+        for block in (module for module in network.modules() if isinstance(module, ResBlock)):
+            block.norm2.weight.fill_(1)
         for number, stage in enumerate(network.stages):
             stage.sinogram_step.fill_(1.5 - number)
             stage.image_step.fill_(4.0 + number)
@@ -72,11 +75,14 @@ def test_the_unfolding_is_the_published_one(name: str, changes: dict[str, str]) 
         outside, measured = (batch["metal_trace"] == 0).float(), batch["ma_sinogram"]
         if changes:
             assert torch.equal(prior_image, batch["prior"])
-            li, s = batch["nmar"], batch["nmar_sinogram"] * y / (y**2 + 0.01)
+            li, s, seen = batch["nmar"], batch["nmar_sinogram"] * y / (y**2 + 0.01), batch["image"]
             assert (y * s - batch["nmar_sinogram"])[y > 1].abs().max() < 0.011 * batch["nmar_sinogram"].max()
+            seen_sinogram = measured * y / (y**2 + 0.01)
+        else:
+            seen, seen_sinogram = li, s
         box = torch.full((3, 1, 3, 3), 1 / 9)
-        x_state = network.first_prox(torch.cat((li, functional.conv2d(li, box, padding=1)), 1))
-        s_state = network.first_sinogram_prox(torch.cat((s, functional.conv2d(s, box, padding=1)), 1))
+        x_state = network.first_prox(torch.cat((li, functional.conv2d(seen, box, padding=1)), 1))
+        s_state = network.first_sinogram_prox(torch.cat((s, functional.conv2d(seen_sinogram, box, padding=1)), 1))
         images, sinograms = [], []
         for stage in network.stages:
             x, s = x_state[:, :1], s_state[:, :1]
@@ -91,6 +97,43 @@ def test_the_unfolding_is_the_published_one(name: str, changes: dict[str, str]) 
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-3)
     for got, expected in zip(output.sinograms, sinograms, strict=True):
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-2 * expected.abs().max().item())
+
+
+def test_the_warm_start_begins_as_nmar() -> None:
+    """Without its two steps the untrained network answers NMAR's image and sinogram."""
+    network, batch = dual_network("indudonet_plus", start="nmar"), scan_batch()
+    with torch.no_grad():
+        for stage in network.stages:
+            stage.sinogram_step.zero_()
+            stage.image_step.zero_()
+        output = run(network.eval(), batch)
+        y = network.scan.project(functional.relu(network.prior_norm(batch["prior"])))
+    torch.testing.assert_close(output.image, batch["nmar"].clamp_min(0))
+    body = y > 1
+    error = (output.sinograms[-1] - batch["nmar_sinogram"])[body].abs().max()
+    assert body.float().mean() > 0.3 and error < 0.011 * batch["nmar_sinogram"].max()
+
+
+def test_sizes_of_images_and_sinograms_differ_where_asked() -> None:
+    network = dual_network("indudonet_plus", blocks=3, sinogram_blocks=1, dilations=(1, 2))
+    for stage in network.stages:
+        assert [block.conv1.dilation for block in stage.image_prox.blocks] == [(1, 1), (2, 2), (1, 1)]
+        assert [block.conv2.dilation for block in stage.sinogram_prox.blocks] == [(1, 1)]
+    output = run(network.eval(), scan_batch())
+    assert output.image.shape == (2, 1, 64, 64)
+
+
+@pytest.mark.parametrize(
+    ("changes", "name"),
+    [
+        ({"dilations": (1, 0)}, "dilations"),
+        ({"dilations": ()}, "dilations"),
+        ({"sinogram_blocks": 0}, "sinogram_blocks"),
+    ],
+)
+def test_sizes_that_cannot_be_are_refused(changes, name: str) -> None:
+    with pytest.raises(UsageError, match=f"network: {name} must be 1 or more, got 0"):
+        dual_network("indudonet_plus", **changes)
 
 
 def test_dudonet_changes_the_sinogram_on_the_trace_alone_and_reconstructs_it() -> None:
