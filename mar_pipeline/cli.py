@@ -176,6 +176,17 @@ def _verify(arguments: list[str]) -> int:
     return SOME_FAILED if found.problems else OK
 
 
+def _dicom(arguments: list[str]) -> int:
+    try:
+        from mar_pipeline.dicom.command import dicom
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"mar dicom: needs {error.name}; install the extra: pip install 'mar-pipeline[clinic]'"
+        ) from error
+
+    return dicom(_Parser(prog="mar dicom", allow_abbrev=False), arguments)
+
+
 def _info(arguments: list[str]) -> int:
     parser = _Parser(prog="mar info", description="Versions, machine, GPU, and the names that commands accept.")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -196,5 +207,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "evaluate": ("score methods against the truth, with a table and pictures", _evaluate),
     "equivariance": ("how far networks follow a rotation, layer by layer, with figures", _equivariance),
     "export": ("weights, model card, hashes and ONNX of a trained network", _export),
+    "dicom": ("correct CT series in a DICOM folder; derived series, segmentation and report", _dicom),
     "info": ("versions, machine, GPU, and the names that commands accept", _info),
 }

@@ -1,0 +1,214 @@
+"""`mar dicom` on the command line."""
+
+import argparse
+import json
+import logging
+import sys
+from datetime import datetime
+from pathlib import Path
+
+from mar_pipeline.dicom.errors import OutputError
+from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
+from mar_pipeline.dicom.pacs.send import send
+from mar_pipeline.dicom.reading.discovery import discover
+from mar_pipeline.dicom.reading.limits import Limits
+from mar_pipeline.dicom.reading.series import Discovery
+from mar_pipeline.dicom.run import DicomRun, run
+from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.writing.derivation import STATEMENT
+from simulation.errors import InputError, UsageError
+from simulation.files import write_json
+from simulation.projector_cpu import usable_cores
+
+logger = logging.getLogger(__name__)
+
+PARTIAL = 8
+EPILOG = """\
+exit codes:
+  0  ok
+  1  unexpected
+  2  usage: an unknown option, series or method
+  3  no CT series that may be processed
+  4  no metal found
+  5  input refused
+  6  output folder exists or cannot be written
+  7  a limit was hit
+  8  some series failed, or could not be sent; the others are written
+"""
+
+
+def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
+    """Runs the command and answers its exit code.
+
+    Args:
+        parser: an empty one, which complains as the program does.
+        arguments: the command line after the command's name.
+
+    Raises:
+        InputError: with the exit code of its class.
+    """
+    _add_options(parser)
+    options = parser.parse_args(arguments)
+    settings = _settings(options)
+    if options.list:
+        found = discover(settings.source, settings.limits, settings.repair_uids)
+        sys.stdout.write(_as_json(_listing(found)) if options.json == "-" else _as_text(found))
+        return 0
+    if settings.out is None and not options.dry_run:
+        raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
+    address = _address(options) if options.send else None
+    try:
+        outcome = run(settings)
+    except InputError as error:
+        if type(error) in (InputError, UsageError):
+            raise
+        _write_json(options.json, {"statement": STATEMENT, "error": str(error), "exit_code": error.exit_code})
+        raise
+    _write_json(options.json, outcome.summary)
+    if options.json != "-":
+        sys.stdout.write(_told(outcome, settings))
+    for series, reason in outcome.failures:
+        sys.stderr.write(f"failed: series {series.number}: {reason}\n")
+    sent = _send(settings.out, address, options) if address and settings.out else True
+    return 0 if sent and not outcome.failures else PARTIAL
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    parser.description = f"Corrects metal artifacts of the CT series in a folder. {STATEMENT}"
+    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    switch = argparse.BooleanOptionalAction
+    add = parser.add_argument
+    add("source", metavar="IN", type=Path, help="folder with DICOM files, searched through and through")
+    add("out", metavar="OUT", type=Path, nargs="?", help="new or empty folder for the derived series and the report")
+    add("--method", default="nmar", help="li, nmar (default), a run folder, a weights file or a shipped network")
+    add("--list", action="store_true", help="list the series and what is left out, and do nothing")
+    add("--series", action="append", default=[], metavar="N|UID", help="only this series; may be given several times")
+    add("--dry-run", action="store_true", help="look for metal and say what would be done; writes nothing")
+    add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
+    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel is metal (2500)")
+    add("--min-metal-mm2", type=float, default=10, metavar="MM2", help="least area of metal in a slice (10)")
+    add("--max-trace", type=float, default=0.5, metavar="SHARE", help="most of the projections behind metal (0.5)")
+    add(
+        "--workers", type=int, default=usable_cores(), metavar="N", help="processes, or a network's threads (all cores)"
+    )
+    add("--seg", action=switch, default=True, help="write the metal as a DICOM segmentation")
+    add("--html", action=switch, default=True, help="write report.html")
+    add("--html-slices", type=int, default=40, metavar="N", help="most slices of a series in the report (40)")
+    add("--nifti", action=switch, default=False, help="write the derived series as NIfTI too")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="of a network (cpu)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of a network (float32)")
+    lenient = parser.add_argument_group("leniency; strict is the default")
+    lenient.add_argument("--repair-uids", action="store_true", help="accept blank UIDs and make them")
+    lenient.add_argument("--keep-private", action="store_true", help="keep private tags")
+    lenient.add_argument(
+        "--slice-fallback",
+        choices=("refuse", "original"),
+        default="refuse",
+        help="what becomes of a slice that cannot be corrected: its series is refused, or it stays the original",
+    )
+    limits = parser.add_argument_group("limits of the input")
+    for name, value in vars(Limits()).items():
+        limits.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"({value})")
+    server = parser.add_argument_group("send the result to a PACS (C-STORE)")
+    server.add_argument("--send", metavar="HOST:PORT", help="where to send")
+    server.add_argument("--aet", default="ANY-SCP", metavar="AET", help="the server's AE title (ANY-SCP)")
+    server.add_argument("--calling-aet", default="MAR", metavar="AET", help="ours (MAR)")
+    add("--created", type=datetime.fromisoformat, metavar="TIME", help="date and time to write instead of now")
+
+
+def _settings(options: argparse.Namespace) -> DicomSettings:
+    names = DicomSettings.__dataclass_fields__
+    values = {name: value for name, value in vars(options).items() if name in names}
+    try:
+        limits = Limits(**{name: getattr(options, name) for name in Limits.__dataclass_fields__})
+    except ValueError as error:
+        raise UsageError(f"--{str(error).replace('_', '-', 2)}") from error
+    out = None if options.dry_run or options.list else options.out
+    return DicomSettings(**(values | {"series": tuple(options.series), "limits": limits, "out": out}))
+
+
+def _listing(found: Discovery) -> dict[str, object]:
+    return {
+        "statement": STATEMENT,
+        "series": [
+            {
+                "number": series.number,
+                "slices": len(series.slices),
+                "rows_columns": list(series.shape),
+                "spacing_mm": list(series.spacing_mm),
+                "gap_mm": series.gap_mm,
+                "tilt_deg": series.tilt_deg,
+                "warnings": list(series.warnings),
+                "refusal": series.refusal,
+            }
+            for series in found.series
+        ],
+        "skipped": [{"name": one.name, "reason": one.reason} for one in found.skipped],
+    }
+
+
+def _as_json(content: object) -> str:
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
+
+
+def _as_text(found: Discovery) -> str:
+    lines = []
+    for series in found.series:
+        rows, columns = series.shape
+        gap = f", every {series.gap_mm:.3g} mm" if series.gap_mm is not None else ""
+        spacing = f"{series.spacing_mm[0]:.3g} x {series.spacing_mm[1]:.3g} mm"
+        lines.append(f"series {series.number}: {len(series.slices)} slices of {rows} x {columns}, {spacing}{gap}")
+        lines.append(f"  UID {series.series_uid or '(blank)'}")
+        lines += [f"  warning: {warning}" for warning in series.warnings]
+        lines += [f"  refused: {series.refusal}"] if series.refusal else []
+    lines += [f"skipped {one.name}: {one.reason}" for one in found.skipped]
+    return "\n".join([*lines, f"{len(found.series)} series, {len(found.skipped)} other files\n"])
+
+
+def _write_json(target: str | None, summary: object) -> None:
+    if target == "-":
+        sys.stdout.write(_as_json(summary))
+    elif target:
+        try:
+            write_json(Path(target), summary)
+        except OSError as error:
+            raise OutputError(f"--json {target}: cannot be written ({error.strerror})") from error
+
+
+def _told(outcome: DicomRun, settings: DicomSettings) -> str:
+    lines = []
+    for result in outcome.results:
+        metal, count = len(result.metal_slices), len(result.slices)
+        kept = sum(report.decision == "original kept" for report in result.slices)
+        done = (
+            "would be corrected"
+            if settings.out is None
+            else f"corrected by {outcome.summary['configuration']['method']}"
+        )
+        what = f"{metal - kept} of {count} slices {done}" if metal else f"{count} slices, no metal: nothing to correct"
+        lines.append(f"series {result.work.series.number}: {what}{f', {kept} originals kept' if kept else ''}")
+        lines += [f"  warning: {warning}" for warning in result.warnings]
+    if settings.out is not None:
+        page = f", look at {settings.out / 'report.html'}" if settings.html else ""
+        lines.append(f"{settings.out}: written{page}")
+    return "\n".join(lines) + "\n"
+
+
+def _address(options: argparse.Namespace) -> tuple[str, int]:
+    """Host and port, before anything is done that would be in vain."""
+    if options.dry_run:
+        raise UsageError("--send: a dry run writes nothing that could be sent; leave one of them out")
+    for title, what in ((options.aet, "--aet:"), (options.calling_aet, "--calling-aet:")):
+        check_ae_title(title, what)
+    return parse_address(options.send)
+
+
+def _send(folder: Path, address: tuple[str, int], options: argparse.Namespace) -> bool:
+    """Whether the server stored all."""
+    report = send(folder, *address, options.aet, options.calling_aet)
+    logger.info("%s: %s", options.send, report.summary)
+    for name, remark in report.warned:
+        logger.warning("%s: %s", name, remark)
+    for name, reason in report.failed:
+        sys.stderr.write(f"failed: {name}: {reason}\n")
+    return not report.failed

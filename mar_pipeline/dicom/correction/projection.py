@@ -1,0 +1,162 @@
+"""Correction of one reconstructed slice by LI or NMAR: projected, corrected there, and the difference added back.
+
+Only the difference FBP(corrected) - FBP(projected) is added to the image, and only as far as the image speaks for it
+(see `added`). Replacing the image would lose what its projection and reconstruction lose, everywhere.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from mar_pipeline.dicom.correction.virtual_scan import Grid
+from mar_pipeline.dicom.errors import RefusedInput
+from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
+from simulation.projector import Projector
+from simulation.units import MU_WATER_PER_CM, mu_to_hu
+
+HU_PER_MU = 1000 / MU_WATER_PER_CM
+_COVERED = 0.25
+"""Share of metal from which a pixel of the grid is metal."""
+_GATE_HU, _GATE_MM = (20.0, 80.0), 4.0
+"""Local size of the difference at which what projecting loses begins to be left out, and is left out altogether."""
+_FINE_MM, _WINDOW_MM, _NOTHING_HU2 = 5.0, 15.0, 1e-3
+"""Streaks are finer than the first; the regression is over the second."""
+_PRIOR_SMOOTHING_MM = 1.2
+"""Of the image that NMAR's prior is cut from: what is left of streaks there is noise to it."""
+
+
+@dataclass(frozen=True)
+class Corrected:
+    """A corrected slice.
+
+    Args:
+        hu: Float32["rows columns"]; as it was on metal and outside the field of view.
+        trace_share: share of the projections' bins whose ray meets metal.
+    """
+
+    hu: np.ndarray
+    trace_share: float
+
+
+SinogramMethod = Callable[[np.ndarray, np.ndarray, np.ndarray, Projector], np.ndarray]
+"""(sinogram, trace, metal mask, projector) -> corrected sinogram."""
+
+
+def li(sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
+    """The sinogram after linear interpolation, see `simulation.correction.linear_interpolation`."""
+    return linear_interpolation(sinogram, trace)
+
+
+def normalised(sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
+    """The sinogram after NMAR, see `simulation.correction.nmar`; the prior is cut from LI's smoothed image."""
+    image = projector.fbp(linear_interpolation(sinogram, trace), "standard")
+    image = ndimage.gaussian_filter(
+        np.where(metal, MU_WATER_PER_CM, image), _PRIOR_SMOOTHING_MM / projector.geometry.pixel_mm
+    )
+    return nmar(sinogram, trace, nmar_prior(image, metal), projector, "standard")[0]
+
+
+SINOGRAM_METHODS: dict[str, SinogramMethod] = {"li": li, "nmar": normalised}
+
+
+@dataclass(frozen=True)
+class ProjectionCorrection:
+    """LI or NMAR of images of one shape and pixel spacing.
+
+    Args:
+        name: key of `SINOGRAM_METHODS`.
+        grid: of the images.
+        projector: of its scan.
+        most_trace: trace share above which a slice is refused.
+    """
+
+    name: str
+    grid: Grid
+    projector: Projector
+    most_trace: float
+
+    def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
+        """Corrects a slice.
+
+        Args:
+            hu: Float["rows columns"]; padding is air.
+            metal: Bool["rows columns"].
+            field_of_view: Bool["rows columns"]; the image stays as it is outside.
+            truncated: whether the body goes on outside the field of view.
+
+        Raises:
+            RefusedInput: metal hides too much of the projections.
+        """
+        mu = self.grid.mu_on_grid(hu, field_of_view, truncated)
+        mask = self.grid.to_grid(metal.astype(np.float32)) > _COVERED
+        sinogram, trace = self.projector.forward(mu), metal_trace(self.projector, mask)
+        trace_share = checked_trace_share(trace, self.most_trace)
+        corrected = SINOGRAM_METHODS[self.name](sinogram, trace, mask, self.projector)
+        images = self.projector.fbp(np.stack((corrected - sinogram, sinogram)), "standard")
+        difference, projected = (self.grid.from_grid(image) for image in images)
+        difference *= HU_PER_MU
+        lost = hu - mu_to_hu(projected)
+        return Corrected(added(hu, difference, lost, metal, field_of_view, self.grid.spacing_mm), trace_share)
+
+
+def checked_trace_share(trace: np.ndarray, most: float) -> float:
+    """Share of the projections' bins whose ray meets metal.
+
+    Raises:
+        RefusedInput: it is more than the most that is allowed, or a view sees nothing but metal.
+    """
+    share = float(np.mean(trace))
+    if share > most or trace.all(axis=-1).any():
+        raise RefusedInput(
+            f"metal hides {100 * share:.0f} % of the projections, more than can be filled in (at most "
+            f"{100 * most:.0f} %, and no view whole); raise --metal-threshold if bone or contrast was taken for metal"
+        )
+    return share
+
+
+def added(
+    hu: np.ndarray,
+    difference: np.ndarray,
+    lost: np.ndarray,
+    metal: np.ndarray,
+    field_of_view: np.ndarray,
+    spacing_mm: tuple[float, float],
+) -> np.ndarray:
+    """The image with the difference that a correction makes added, as far as the image itself speaks for it.
+
+    A streak that the correction removes is in the image, and its negative in the difference; one that the correction
+    brings is in the difference alone. So the difference is weighted by the local regression coefficient of the image
+    on the negative difference, both without what is smooth: 1 where all of it is in the image, 0 where nothing is.
+    Where the weighted difference is large, what the way to the correction and back loses of the image, there mostly
+    the sharpest part of the streaks, is left out.
+
+    Args:
+        hu: Float["rows columns"].
+        difference: corrected - uncorrected, as ``hu``.
+        lost: image - uncorrected, what does not come back.
+        metal: Bool["rows columns"].
+        field_of_view: Bool["rows columns"].
+        spacing_mm: distance of rows, and of columns.
+
+    Returns:
+        Float32["rows columns"]; as it was on metal and outside the field of view.
+    """
+    weight = _evidence(hu, difference, field_of_view & ~ndimage.binary_dilation(metal, iterations=2), spacing_mm)
+    weighted = weight * difference
+    local = np.sqrt(ndimage.gaussian_filter(np.where(metal, 0, weighted) ** 2, np.divide(_GATE_MM, spacing_mm)))
+    gate = np.clip((local - _GATE_HU[0]) / (_GATE_HU[1] - _GATE_HU[0]), 0, 1)
+    return np.where(field_of_view & ~metal, hu + weighted - weight * gate * lost, hu).astype(np.float32)
+
+
+def _evidence(hu: np.ndarray, difference: np.ndarray, where: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
+    """Local regression coefficient of the image on the negative difference, from 0 to 1."""
+    counted, fine, window = where.astype(np.float32), np.divide(_FINE_MM, spacing_mm), np.divide(_WINDOW_MM, spacing_mm)
+    share = np.maximum(ndimage.gaussian_filter(counted, fine), 1e-3)
+    image, change = (
+        (values - ndimage.gaussian_filter(values * counted, fine) / share) * counted for values in (hu, difference)
+    )
+    together = ndimage.gaussian_filter(image * change, window)
+    alone = ndimage.gaussian_filter(change * change, window)
+    return np.clip(-together / np.maximum(alone, _NOTHING_HU2), 0, 1)

@@ -1,0 +1,54 @@
+"""The same work on every slice, in one process or several, in order."""
+
+import multiprocessing
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, TypeVar
+
+from simulation.errors import InputError
+from simulation.progress import with_progress
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+_function: Callable[[Any], Any] | None = None
+
+
+def _start_worker(function: Callable[[Any], Any]) -> None:
+    """Keeps the function in the worker, which Ctrl-C leaves to the main process."""
+    global _function
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _function = function
+
+
+def _call(item: Any) -> Any:
+    if _function is None:
+        raise RuntimeError("the worker has not been started by _start_worker")
+    return _function(item)
+
+
+def each(function: Callable[[Item], Result], items: Sequence[Item], workers: int, what: str) -> Iterator[Result]:
+    """function(item) of all items, in their order.
+
+    Args:
+        function: any; what it returns can be pickled.
+        items: can be pickled.
+        workers: processes; 1 works in this one.
+        what: for the progress line.
+
+    Raises:
+        InputError: a worker was killed.
+    """
+    if min(workers, len(items)) <= 1:
+        yield from with_progress(map(function, items), len(items), what, "slice")
+        return
+    context = multiprocessing.get_context("fork")  # workers share what is compiled and loaded
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker, (function,))
+    try:
+        yield from with_progress(pool.map(_call, items), len(items), what, "slice")
+    except BrokenProcessPool as error:
+        raise InputError("a worker process was killed, most likely for want of memory; use fewer --workers") from error
+    finally:
+        pool.shutdown(cancel_futures=True)

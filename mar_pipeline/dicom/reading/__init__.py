@@ -1,0 +1,1 @@
+"""A folder of DICOM files: which CT series it holds, and their pixels."""

@@ -1,0 +1,127 @@
+"""One CT image as its header tells: what the listing keeps of a file until its series is put together."""
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pydicom.dataset import FileMetaDataset
+
+from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.files import Header
+from mar_pipeline.dicom.reading.image_header import (
+    IDENTIFIERS,
+    LOSSY,
+    NATIVE,
+    VENDOR_CORRECTED,
+    VENDOR_TEXTS,
+    Geometry,
+    PixelFormat,
+    geometry,
+    pixel_format,
+    rescale,
+    text,
+    uid,
+    whole_number,
+)
+from mar_pipeline.dicom.reading.limits import Limits
+
+Refusal = RefusedInput | LimitHit
+
+
+@dataclass(frozen=True)
+class CTImage:
+    """One CT image, without its pixels.
+
+    Args:
+        path: the file.
+        name: the file relative to the input folder.
+        uids: by keyword, those of `IDENTIFIERS`; blank where the header has none.
+        meta_uid: SOPInstanceUID of the file meta.
+        series_number: SeriesNumber as text.
+        instance_number: InstanceNumber.
+        transfer_syntax: UID.
+        geometry: where it lies; None only with a fault.
+        pixels: how they are stored; None only with a fault.
+        rescale: slope, intercept; None only with a fault.
+        remarks: what the user should know of its series.
+        fault: why it cannot be used.
+    """
+
+    path: Path
+    name: str
+    uids: dict[str, str]
+    meta_uid: str
+    series_number: str
+    instance_number: int | None
+    transfer_syntax: str
+    geometry: Geometry | None
+    pixels: PixelFormat | None
+    rescale: tuple[float, float] | None
+    remarks: tuple[str, ...]
+    fault: Refusal | None
+
+    @property
+    def sop_uid(self) -> str:
+        """SOPInstanceUID, that of the file meta if the header has none."""
+        return self.uids["SOPInstanceUID"] or self.meta_uid
+
+    @property
+    def folder(self) -> str:
+        """The file's folder relative to the input folder."""
+        return PurePosixPath(self.name).parent.as_posix()
+
+    @property
+    def series_key(self) -> tuple[str, ...]:
+        """What images of one series share; without a SeriesInstanceUID also the folder and SeriesNumber."""
+        study, series = self.uids["StudyInstanceUID"], self.uids["SeriesInstanceUID"]
+        return (study, series) if series else (study, "", self.folder, self.series_number)
+
+
+def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
+    """Reads what the listing needs; what is wrong becomes the image's fault.
+
+    Args:
+        path: the file.
+        name: the file relative to the input folder.
+        header: with the attributes of `LISTING`.
+        meta: its file meta.
+        limits: for the image's size.
+    """
+    dataset, transfer_syntax = header.dataset, uid(meta, "TransferSyntaxUID")
+    placed, pixels, scale, number, fault = None, None, None, None, None
+    try:
+        if header.pixel_bytes == 0:
+            raise RefusedInput(f"{name}: it ends before its pixel data; fetch the file again")
+        number = whole_number(dataset, "InstanceNumber", name) if text(dataset, "InstanceNumber") else None
+        placed, scale = geometry(dataset, name), rescale(dataset, name)
+        pixels = pixel_format(dataset, transfer_syntax, name, limits)
+        least = pixels.decoded_bytes if transfer_syntax in NATIVE else 1
+        if header.pixel_bytes is not None and header.pixel_bytes < least:
+            raise RefusedInput(f"{name}: it ends within its pixel data; fetch the file again")
+    except (RefusedInput, LimitHit) as error:
+        fault = error
+    return CTImage(
+        path=path,
+        name=name,
+        uids={keyword: uid(dataset, keyword) for keyword in IDENTIFIERS},
+        meta_uid=uid(meta, "MediaStorageSOPInstanceUID"),
+        series_number=text(dataset, "SeriesNumber"),
+        instance_number=number,
+        transfer_syntax=transfer_syntax,
+        geometry=placed,
+        pixels=pixels,
+        rescale=scale,
+        remarks=_remarks(header, transfer_syntax),
+        fault=fault,
+    )
+
+
+def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
+    """What a careful user wants to know; of the header's own text only words of a fixed list."""
+    remarks = []
+    for keyword in VENDOR_TEXTS:
+        found = VENDOR_CORRECTED.search(text(header.dataset, keyword))
+        if found:
+            remarks.append(f"{keyword} says {found.group()}: the scanner may have corrected metal artifacts already")
+    if transfer_syntax in LOSSY or text(header.dataset, "LossyImageCompression") == "01":
+        remarks.append("its images were compressed with loss")
+    return tuple(remarks)

@@ -1,0 +1,167 @@
+"""Finds the CT series under a folder, header by header; nothing is decoded and no link is followed."""
+
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+
+from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.ct_image import CTImage, Refusal, ct_image
+from mar_pipeline.dicom.reading.files import check_file_size, is_dicom, quiet, read_header, read_meta, reading
+from mar_pipeline.dicom.reading.grouping import group
+from mar_pipeline.dicom.reading.image_header import LISTING, foreign_object, other_image, uid
+from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
+from mar_pipeline.dicom.reading.series import Discovery, Series, Skipped, SliceFile
+from simulation.errors import UsageError
+
+__all__ = ["Discovery", "Series", "Skipped", "SliceFile", "discover"]
+
+
+@dataclass(frozen=True)
+class _Unplaced:
+    """A DICOM file, perhaps a CT image, whose series its header does not tell."""
+
+    name: str
+    reason: Refusal
+
+    @property
+    def skipped(self) -> Skipped:
+        return Skipped(self.name, _without_name(str(self.reason), self.name), isinstance(self.reason, LimitHit))
+
+
+def discover(folder: Path, limits: Limits = DEFAULT_LIMITS, repair_uids: bool = False) -> Discovery:
+    """Lists the CT series under a folder, and every other file with the reason why it is left out.
+
+    A damaged image has its whole series refused. If the header does not even tell the series, the one that lies in the
+    same folder is refused; if several lie there, each gets a warning.
+
+    Args:
+        folder: searched through and through, whatever the files are called.
+        limits: how much may be read.
+        repair_uids: accept blank UIDs: that of an image from its file meta; those of study, series and frame of
+            reference are made from the UIDs of the images.
+
+    Raises:
+        LimitHit: there are more files than the limit.
+        UsageError: it is not a folder.
+    """
+    if not folder.is_dir():
+        raise UsageError("the input is not a folder; expected a folder with DICOM files")
+    images: list[CTImage] = []
+    skipped: list[Skipped] = []
+    unplaced: list[_Unplaced] = []
+    for found in _files(folder, limits):
+        known = _examine(found, _name(found, folder), limits) if isinstance(found, Path) else found
+        if isinstance(known, CTImage):
+            images.append(known)
+        elif isinstance(known, _Unplaced):
+            unplaced.append(known)
+        else:
+            skipped.append(known)
+    series, no_slices = group(images, limits, repair_uids)
+    skipped += [*no_slices, *(one.skipped for one in unplaced)]
+    series = _refuse_shared(_blame(series, unplaced))
+    return Discovery(tuple(series), tuple(sorted(skipped, key=lambda one: one.name)))
+
+
+def _name(path: Path, folder: Path) -> str:
+    """The file relative to the folder; bytes that are no text and control characters are escaped."""
+    name = os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace")
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
+
+
+def _without_name(message: str, name: str) -> str:
+    return message.removeprefix(f"{name}: ")
+
+
+def _files(folder: Path, limits: Limits) -> Iterator[Path | Skipped]:
+    """Regular files under a folder in a fixed order; links, devices and what cannot be read are skipped."""
+    folders, count = [folder], 0
+    while folders:
+        here = folders.pop()
+        try:
+            with os.scandir(here) as listing:
+                entries = sorted(listing, key=lambda entry: entry.name)
+        except OSError as error:
+            yield Skipped(_name(here, folder), f"this folder cannot be read: {error.strerror}")
+            continue
+        inner = []
+        for entry in entries:
+            path = Path(entry.path)
+            if entry.is_symlink():
+                yield Skipped(_name(path, folder), "a link, which is not followed")
+            elif entry.is_dir(follow_symlinks=False):
+                inner.append(path)
+            elif not entry.is_file(follow_symlinks=False):  # opening a pipe would wait for ever
+                yield Skipped(_name(path, folder), "not a regular file")
+            elif (count := count + 1) > limits.max_files:
+                raise LimitHit(f"got more than {limits.max_files} files; expected at most that; name a subfolder")
+            else:
+                yield path
+        folders.extend(reversed(inner))
+
+
+def _examine(path: Path, name: str, limits: Limits) -> CTImage | Skipped | _Unplaced:
+    """What a file is: by its magic word, then its file meta, then its header."""
+    try:
+        with reading(name), quiet():
+            if not is_dicom(path):
+                return Skipped(name, "not a DICOM file")
+            meta = read_meta(path, name)
+            sop_class = uid(meta, "MediaStorageSOPClassUID")
+            if sop_class and (foreign := foreign_object(sop_class)):
+                return Skipped(name, foreign)
+            check_file_size(path.stat().st_size, name, limits)
+            header = read_header(path, name, limits, LISTING)
+            cut_short = header.pixel_bytes == 0
+            other = foreign_object(uid(header.dataset, "SOPClassUID") or sop_class)
+            if not other and not cut_short:  # what a cut header lacks says nothing
+                other = other_image(header.dataset)
+            if other:
+                return Skipped(name, other)
+            if cut_short and not uid(header.dataset, "SeriesInstanceUID"):
+                raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
+            return ct_image(path, name, header, meta, limits)
+    except (RefusedInput, LimitHit) as error:
+        return _Unplaced(name, error)
+
+
+def _blame(series: list[Series], unplaced: Sequence[_Unplaced]) -> list[Series]:
+    """Refuse or warn of the series in whose folders lie files that may be slices of theirs."""
+    blamed = list(series)
+    homes = [{PurePosixPath(file.name).parent for file in one.slices} for one in series]
+    by_folder: dict[PurePosixPath, list[Refusal]] = defaultdict(list)
+    for file in unplaced:
+        by_folder[PurePosixPath(file.name).parent].append(file.reason)
+    for folder, reasons in by_folder.items():
+        more = f"; so may {len(reasons) - 1} more such files" if len(reasons) > 1 else ""
+        what = f"{reasons[0]} (it may be a slice of this series{more})"
+        near = [index for index, folders in enumerate(homes) if folder in folders]
+        for index in near:
+            if len(near) == 1:
+                blamed[index] = _refused(blamed[index], what, all(isinstance(one, LimitHit) for one in reasons))
+            else:
+                blamed[index] = replace(blamed[index], warnings=(*blamed[index].warnings, what))
+    return blamed
+
+
+def _refuse_shared(series: list[Series]) -> list[Series]:
+    """Refuse series that share a SOPInstanceUID: one of the two files is mislabelled."""
+    owners: dict[str, tuple[int, str]] = {}
+    refused = list(series)
+    for index, one in enumerate(series):
+        for file in one.slices:
+            owner, name = owners.setdefault(file.sop_uid, (index, file.name))
+            if owner != index and file.sop_uid:
+                what = f"{name} and {file.name} have one SOPInstanceUID, but belong to two series"
+                refused[owner] = _refused(refused[owner], what)
+                refused[index] = _refused(refused[index], what)
+    return refused
+
+
+def _refused(series: Series, reason: str, limit_hit: bool = False) -> Series:
+    """The series with one more reason."""
+    if series.refusal is None:
+        return replace(series, refusal=reason, limit_hit=limit_hit)
+    return replace(series, refusal=f"{series.refusal}; {reason}", limit_hit=series.limit_hit and limit_hit)

@@ -1,0 +1,198 @@
+"""Headers and encoded pixels of one file, read in silence and without following a claim into gigabytes."""
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+
+from pydicom.dataelem import RawDataElement
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
+from pydicom.filereader import read_dataset, read_partial, read_preamble
+from pydicom.tag import Tag
+from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.limits import MIB, Limits
+
+PIXEL_DATA = Tag("PixelData")
+PIXEL_ELEMENTS = (Tag("FloatPixelData"), Tag("DoubleFloatPixelData"), PIXEL_DATA)
+MAX_META_BYTES = MIB
+UNDEFINED_LENGTH = 0xFFFFFFFF
+DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")  # JPIP's as well
+DELIMITER_BYTES = 8
+LONG_VRS = ("OB", "OW", "UN", "OF", "OD", "OL")
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps pydicom silent: its warnings and log lines quote values of the header, which may be a patient's.
+
+    The settings are those of the whole process: not for several threads at once.
+    """
+    logger = logging.getLogger("pydicom")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL + 1)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def reading(name: str) -> Iterator[None]:
+    """Names the file by its relative name when the system cannot read it: an OSError quotes the whole path."""
+    try:
+        yield
+    except OSError as error:
+        raise RefusedInput(f"{name}: cannot be read: {error.strerror or 'input or output error'}") from None
+
+
+def check_file_size(size_bytes: int, name: str, limits: Limits) -> None:
+    """Raises LimitHit of a file that is larger than the limit."""
+    if size_bytes > limits.max_file_mb * MIB:
+        raise LimitHit(f"{name}: got {size_bytes / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
+
+
+class _Metered:
+    """A binary file of which no more than so many bytes are read."""
+
+    def __init__(self, file: BinaryIO, most: int):
+        self._file = file
+        self.left = most
+
+    def read(self, size: int = -1) -> bytes:
+        wanted = self.left + 1 if size < 0 else min(size, self.left + 1)
+        data = self._file.read(wanted)
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError("more than may be read")
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
+@dataclass(frozen=True)
+class Header:
+    """A data set up to its pixels.
+
+    Args:
+        dataset: with its file meta; it keeps neither the file's name nor the file.
+        pixel_bytes: how much of PixelData the file has, 0 if there is none; None where it claims no length.
+    """
+
+    dataset: FileDataset
+    pixel_bytes: int | None
+
+
+def is_dicom(path: Path) -> bool:
+    """Whether the file has the magic word of DICOM, whatever it is called.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with path.open("rb") as file:
+        return file.read(132)[128:] == b"DICM"
+
+
+def read_meta(path: Path, name: str) -> FileMetaDataset:
+    """The file meta alone; nothing of the data set is parsed, nor inflated.
+
+    Raises:
+        RefusedInput: it is damaged.
+    """
+    with path.open("rb") as file:
+        metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
+        try:
+            with quiet():
+                read_preamble(metered, force=False)
+                meta = read_dataset(metered, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+                return FileMetaDataset({tag: meta[tag] for tag in list(meta.keys())})
+        except Exception:  # pydicom raises what the damage leads to
+            raise RefusedInput(f"{name}: its file meta is damaged; fetch the file again") from None
+
+
+def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
+    """The data set up to its pixels.
+
+    Args:
+        path: the file.
+        name: of the file in messages.
+        limits: how much may be read.
+        keywords: which attributes; None is all. They stay as they are in the file until someone asks for them.
+
+    Raises:
+        LimitHit: the header is longer than the limit.
+        RefusedInput: it is damaged, ends early or is deflated.
+    """
+    # Before anything is parsed: half a megabyte may inflate to a gigabyte.
+    if read_meta(path, name).get("TransferSyntaxUID") in DEFLATED:
+        raise RefusedInput(f"{name}: got the Deflated transfer syntax, which is not accepted; convert the file")
+    claimed: list[tuple[str | None, int]] = []
+
+    def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
+        if tag in PIXEL_ELEMENTS:
+            claimed.append((vr, length if tag == PIXEL_DATA else 0))
+        return tag in PIXEL_ELEMENTS
+
+    with quiet(), path.open("rb") as file:
+        metered = _Metered(file, limits.max_header_mb * MIB)
+        tags = [Tag(keyword) for keyword in keywords] if keywords is not None else None
+        try:
+            dataset = read_partial(cast(BinaryIO, metered), at_pixels, specific_tags=cast(Any, tags))
+        except Exception:
+            if metered.left < 0:
+                raise LimitHit(
+                    f"{name}: got a header of more than {limits.max_header_mb} MiB; expected at most that; "
+                    "take the file out or raise the limit"
+                ) from None
+            raise RefusedInput(f"{name}: its header is damaged; fetch the file again") from None
+        vr, length = claimed[0] if claimed else (None, 0)
+        value_start = file.tell() + (12 if vr in LONG_VRS else 8)
+        bytes_left = os.fstat(file.fileno()).st_size - value_start
+        dataset.buffer = dataset.filename = dataset.fileobj_type = None
+        if not len(dataset) or _ends_early(dataset):
+            raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
+    return Header(dataset, None if length == UNDEFINED_LENGTH else min(length, max(bytes_left, 0)))
+
+
+def _ends_early(dataset: Dataset) -> bool:
+    """Whether an element has fewer bytes than it claims: the file ended there."""
+    raw = (element for element in dataset.values() if isinstance(element, RawDataElement))
+    return any(element.length != UNDEFINED_LENGTH and len(element.value or b"") < element.length for element in raw)
+
+
+def read_pixel_data(path: Path, name: str) -> bytes:
+    """The encoded pixels: the value of PixelData, with its items if it is encapsulated.
+
+    Args:
+        path: a file whose header was read.
+        name: of the file in messages.
+
+    Raises:
+        RefusedInput: there are none, or the file ends within them.
+    """
+    wanted = cast(Any, [PIXEL_DATA])
+    try:
+        with quiet(), path.open("rb") as file:
+            dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, specific_tags=wanted)
+            element: Any = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
+            size = os.fstat(file.fileno()).st_size
+    except Exception:
+        raise RefusedInput(f"{name}: its pixel data is damaged; fetch the file again") from None
+    value = element.value if isinstance(element, RawDataElement) else None
+    if isinstance(value, bytes) and value:
+        delimited = element.length == UNDEFINED_LENGTH
+        end = element.value_tell + (len(value) + DELIMITER_BYTES if delimited else element.length)
+        if end <= size:
+            return value
+    raise RefusedInput(f"{name}: it ends before or within its pixel data; fetch the file again")

@@ -1,0 +1,171 @@
+"""CT images to series: what belongs together, in which order it lies, and why it must not be processed."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.ct_image import CTImage, Refusal
+from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
+from mar_pipeline.dicom.reading.image_header import IDENTIFIERS, LackingError
+from mar_pipeline.dicom.reading.limits import MIB, Limits
+from mar_pipeline.dicom.reading.series import Series, Skipped, SliceFile
+from mar_pipeline.dicom.reading.stacking import differing_orientation, gap_mm, positions_mm, stacking_warnings, tilt_deg
+from mar_pipeline.dicom.writing.identifiers import derived_uid
+
+SPLITTING = ("FrameOfReferenceUID", "Rows, Columns", "PixelSpacing")
+MADE = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
+SHOWN = 3
+
+
+def group(images: Iterable[CTImage], limits: Limits, repair_uids: bool) -> tuple[list[Series], list[Skipped]]:
+    """Series in the order of their first files' names, and images that are no slices.
+
+    A damaged image has its series refused. An image without position, spacing or rescale does so only in the company of
+    others that have them; alone it is no slice, but a dose report or a screen.
+
+    Args:
+        images: of all series.
+        limits: for the size of a series.
+        repair_uids: fill in blank UIDs instead of refusing them.
+
+    Returns:
+        The series, numbered from 1, and the images that are skipped.
+    """
+    by_series: dict[tuple[str, ...], list[CTImage]] = defaultdict(list)
+    for image in images:
+        by_series[image.series_key].append(image)
+    stacks: list[tuple[str, Series]] = []
+    skipped: list[Skipped] = []
+    for members in by_series.values():
+        if all(isinstance(image.fault, LackingError) for image in members):
+            skipped += [Skipped(image.name, str(image.fault).removeprefix(f"{image.name}: ")) for image in members]
+            continue
+        parts: dict[tuple[object, ...], list[CTImage]] = defaultdict(list)
+        for image in members:
+            if not image.fault:
+                parts[_splitting_values(image)].append(image)
+        faults = [image.fault for image in members if image.fault]
+        remarks = _split_warning(list(parts))
+        for part in parts.values() or [members]:
+            stacks.append((min(image.name for image in part), _series(part, faults, remarks, limits, repair_uids)))
+    stacks.sort(key=lambda stack: stack[0])
+    return [replace(series, number=number) for number, (_, series) in enumerate(stacks, 1)], skipped
+
+
+def _splitting_values(image: CTImage) -> tuple[object, ...]:
+    """What images that can be stacked share within a series."""
+    shape = (image.pixels.rows, image.pixels.columns) if image.pixels else None
+    return image.uids["FrameOfReferenceUID"], shape, image.geometry and image.geometry.spacing_mm
+
+
+def _split_warning(parts: Sequence[tuple[object, ...]]) -> list[str]:
+    """That one SeriesInstanceUID is taken as several series, and by which attribute."""
+    if len(parts) < 2:
+        return []
+    differing = [name for name, values in zip(SPLITTING, zip(*parts, strict=True), strict=True) if len(set(values)) > 1]
+    return [f"its SeriesInstanceUID stands for {len(parts)} series that differ in {', '.join(differing)}"]
+
+
+def _series(
+    images: list[CTImage], faults: Sequence[Refusal], remarks: Sequence[str], limits: Limits, repair_uids: bool
+) -> Series:
+    """One series, its number still open, of images that share a key or all have faults."""
+    uids, unidentified, repairs = _identify(images, repair_uids)
+    usable = [image for image in images if not image.fault]
+    stack = _stack(usable)
+    refusals: list[Refusal] = [*faults, *unidentified, *stack.refusals]
+    pixels = next((image.pixels for image in images if image.pixels), None)
+    place = next((image.geometry for image in images if image.geometry), None)
+    decoded_mib = len(stack.slices) * pixels.decoded_bytes / MIB if pixels else 0
+    if decoded_mib > limits.max_series_mb:
+        refusals.append(LimitHit(f"got {decoded_mib:.0f} MiB of pixels; expected at most {limits.max_series_mb}"))
+    said = [remark for image in usable for remark in image.remarks]
+    return Series(
+        number=0,
+        study_uid=uids["StudyInstanceUID"],
+        series_uid=uids["SeriesInstanceUID"],
+        frame_uid=uids["FrameOfReferenceUID"],
+        shape=(pixels.rows, pixels.columns) if pixels else (0, 0),
+        spacing_mm=place.spacing_mm if place else (0.0, 0.0),
+        slices=stack.slices,
+        gap_mm=stack.gap_mm,
+        tilt_deg=stack.tilt_deg,
+        warnings=tuple(dict.fromkeys([*remarks, *repairs, *said, *stack.warnings])),
+        refusal=_some(list(dict.fromkeys(map(str, refusals))), "; ") if refusals else None,
+        limit_hit=bool(refusals) and all(isinstance(refusal, LimitHit) for refusal in refusals),
+    )
+
+
+def _identify(images: Sequence[CTImage], repair: bool) -> tuple[dict[str, str], list[Refusal], list[str]]:
+    """The UIDs of a series, why they are refused, and what was filled in."""
+    uids = dict(min(images, key=lambda image: image.name).uids)
+    blank = [keyword for keyword in IDENTIFIERS if any(not image.uids[keyword] for image in images)]
+    if not blank:
+        return uids, [], []
+    if not repair:
+        return uids, [RefusedInput(f"blank {', '.join(blank)}: --repair-uids fills in what is missing")], []
+    nameless = [image.name for image in images if not image.sop_uid]
+    if nameless:
+        return uids, [RefusedInput(f"{_some(nameless)}: no SOPInstanceUID, nor one in the file meta")], []
+    made = {keyword: derived_uid(what, *sorted({image.sop_uid for image in images})) for keyword, what in MADE.items()}
+    repaired = {keyword: uids[keyword] or made.get(keyword, "") for keyword in uids}
+    return repaired, [], [f"blank {', '.join(blank)} filled in from the file meta or from the images' UIDs"]
+
+
+@dataclass(frozen=True)
+class _Stack:
+    """Slices in order, and what is uncommon or wrong about them."""
+
+    slices: tuple[SliceFile, ...] = ()
+    gap_mm: float | None = None
+    tilt_deg: float = 0.0
+    warnings: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()
+
+
+def _stack(images: Sequence[CTImage]) -> _Stack:
+    """Put images without a fault in order."""
+    warnings: list[str] = []
+    refusals: list[Refusal] = []
+    try:
+        images, copies = without_copies(images)
+        if copies:
+            names = _some([image.name for image in copies])
+            warnings.append(f"{len(copies)} exact copies of other files are left out: {names}")
+    except RefusedInput as error:
+        refusals.append(error)
+    placed = [(image, image.geometry) for image in images if image.geometry]
+    if not placed:
+        return _Stack()
+    turned = differing_orientation([place for _, place in placed])
+    if turned is not None:
+        pair = f"{placed[0][0].name} and {placed[turned][0].name}"
+        refusals.append(RefusedInput(f"{pair} differ in ImageOrientationPatient; split the series"))
+    unsorted = positions_mm([place for _, place in placed])
+    order = sorted(range(len(placed)), key=lambda index: (unsorted[index], placed[index][0].name))
+    placed, positions = [placed[index] for index in order], unsorted[order]
+    clash = None if refusals else same_position([image for image, _ in placed], positions)
+    refusals += [clash] if clash else []
+    tilt = tilt_deg([place for _, place in placed])
+    if not refusals:
+        warnings += stacking_warnings([image.name for image, _ in placed], positions, tilt)
+    slices = (_slice_file(image, float(position)) for (image, _), position in zip(placed, positions, strict=True))
+    return _Stack(tuple(slices), gap_mm(positions), tilt, tuple(warnings), tuple(refusals))
+
+
+def _slice_file(image: CTImage, position_mm: float) -> SliceFile:
+    return SliceFile(
+        path=image.path,
+        name=image.name,
+        sop_uid=image.sop_uid,
+        instance_number=image.instance_number,
+        position_mm=position_mm,
+        transfer_syntax=image.transfer_syntax,
+    )
+
+
+def _some(words: Sequence[str], separator: str = ", ") -> str:
+    """The first of many words."""
+    more = f"{separator}and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
+    return separator.join(words[:SHOWN]) + more

@@ -1,0 +1,90 @@
+"""What a folder holds: its CT series, slice by slice, and everything else with the reason why it is left out."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+
+
+@dataclass(frozen=True)
+class SliceFile:
+    """One CT image: a small record, without pixels or header.
+
+    Args:
+        path: the file.
+        name: the file relative to the input folder, for messages; unprintable characters are escaped.
+        sop_uid: SOPInstanceUID, that of the file meta where the data set has none.
+        instance_number: InstanceNumber; slices are never sorted by it.
+        position_mm: of the image's first voxel along the slice normal.
+        transfer_syntax: UID.
+    """
+
+    path: Path
+    name: str
+    sop_uid: str
+    instance_number: int | None
+    position_mm: float
+    transfer_syntax: str
+
+
+@dataclass(frozen=True)
+class Series:
+    """CT images that share study, series, frame of reference, size and pixel spacing.
+
+    Args:
+        number: 1, 2, ... in the order of the first files' names.
+        study_uid: StudyInstanceUID, blank only if refused.
+        series_uid: SeriesInstanceUID, blank only if refused; never a part of a file name.
+        frame_uid: FrameOfReferenceUID, blank only if refused.
+        shape: rows, columns; zeros if no header tells.
+        spacing_mm: between rows, between columns; zeros if no header tells.
+        slices: in the order of their positions along the slice normal; empty if no image can be placed.
+        gap_mm: median distance of neighbours along the slice normal, None of a single slice.
+        tilt_deg: angle between the slice normal and the direction in which positions advance.
+        warnings: what the user should know; no text of the header is quoted.
+        refusal: why the series must not be processed, None if it may.
+        limit_hit: whether the refusal is a limit, which an option can raise.
+    """
+
+    number: int
+    study_uid: str
+    series_uid: str
+    frame_uid: str
+    shape: tuple[int, int]
+    spacing_mm: tuple[float, float]
+    slices: tuple[SliceFile, ...]
+    gap_mm: float | None
+    tilt_deg: float
+    warnings: tuple[str, ...]
+    refusal: str | None
+    limit_hit: bool = False
+
+    @property
+    def error(self) -> RefusedInput | LimitHit | None:
+        """The refusal as the exception to raise, with its exit code."""
+        if self.refusal is None:
+            return None
+        return LimitHit(self.refusal) if self.limit_hit else RefusedInput(self.refusal)
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that is no part of any series.
+
+    Args:
+        name: relative to the input folder.
+        reason: why.
+        limit_hit: whether a limit kept it from being read.
+    """
+
+    name: str
+    reason: str
+    limit_hit: bool = False
+
+
+@dataclass(frozen=True)
+class Discovery:
+    """What `discover` found, in the order of names."""
+
+    series: tuple[Series, ...]
+    skipped: tuple[Skipped, ...]

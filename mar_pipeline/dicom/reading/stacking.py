@@ -1,0 +1,82 @@
+"""Images in their order: positions along the slice normal, gaps and tilt, all from position and orientation."""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from mar_pipeline.dicom.reading.image_header import Geometry
+
+SAME_POSITION_MM = 0.01
+SAME_DIRECTION = 1e-3
+"""Largest difference of two direction cosines that still are one orientation (0.06 degrees)."""
+TILT_DEG = 0.1
+"""A tilt from here on is worth a warning."""
+MISSING_GAP = 1.5
+"""A gap from this multiple of the median on looks like missing slices."""
+UNEVEN_GAP = 0.02
+"""Gaps that differ from the median by more than this share of it are uneven; positions are rounded to 0.01 mm or so."""
+SHOWN = 3
+
+
+def positions_mm(places: Sequence[Geometry]) -> np.ndarray:
+    """Positions along the normal of the first image: float64 [images], in mm."""
+    normal = _normal(places[0])
+    return np.array([place.position_mm for place in places]) @ normal
+
+
+def _normal(place: Geometry) -> np.ndarray:
+    normal = np.cross(place.orientation[:3], place.orientation[3:])
+    return normal / np.linalg.norm(normal)
+
+
+def differing_orientation(places: Sequence[Geometry]) -> int | None:
+    """Index of an image that is turned against the first, None if there is none."""
+    orientations = np.array([place.orientation for place in places])
+    turned = np.abs(orientations - orientations[0]).max(axis=1) > SAME_DIRECTION
+    return int(turned.argmax()) if turned.any() else None
+
+
+def tilt_deg(places: Sequence[Geometry]) -> float:
+    """Angle between the slice normal and the way from the first to the last position, in degrees.
+
+    Args:
+        places: in the order of their positions; of a single one the tilt is 0.
+    """
+    way = np.subtract(places[-1].position_mm, places[0].position_mm)
+    length = float(np.linalg.norm(way))
+    if length < SAME_POSITION_MM:
+        return 0.0
+    along = float(abs(way @ _normal(places[0])))
+    return math.degrees(math.atan2(math.sqrt(max(length**2 - along**2, 0.0)), along))
+
+
+def gap_mm(positions: np.ndarray) -> float | None:
+    """Median distance of neighbours in mm, None of a single image."""
+    return float(np.median(np.diff(positions))) if len(positions) > 1 else None
+
+
+def stacking_warnings(names: Sequence[str], positions: np.ndarray, tilt: float) -> list[str]:
+    """What is uncommon about a stack: missing slices, uneven spacing, tilt.
+
+    Args:
+        names: of the files, in order.
+        positions: in mm, rising.
+        tilt: in degrees.
+    """
+    warnings = []
+    median, gaps = gap_mm(positions), np.diff(positions)
+    if median:
+        wide = [int(index) for index in np.flatnonzero(gaps > MISSING_GAP * median)]
+        if wide:
+            where = [f"between {names[i]} and {names[i + 1]} ({gaps[i]:.2f} mm)" for i in wide[:SHOWN]]
+            more = f" and {len(wide) - SHOWN} more" if len(wide) > SHOWN else ""
+            warnings.append(
+                f"slices may be missing: the median gap is {median:.2f} mm, wider ones are {', '.join(where)}{more}"
+            )
+        narrow = gaps[gaps <= MISSING_GAP * median]
+        if np.abs(narrow - median).max() > max(UNEVEN_GAP * median, SAME_POSITION_MM):
+            warnings.append(f"uneven spacing: gaps of {narrow.min():.2f} to {narrow.max():.2f} mm")
+    if tilt >= TILT_DEG:
+        warnings.append(f"tilted gantry: positions advance {tilt:.1f} degrees off the slice normal")
+    return warnings

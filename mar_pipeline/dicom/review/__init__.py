@@ -1,0 +1,1 @@
+"""What there is to look at afterwards: the page and the summary."""

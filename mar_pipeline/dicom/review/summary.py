@@ -1,0 +1,81 @@
+"""summary.json: what was done to every slice, by what, and what was not; without a word about the patient."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from mar_pipeline import __version__
+from mar_pipeline.dicom.correction.methods import Method
+from mar_pipeline.dicom.process import SeriesResult, SliceReport, image_name, series_name
+from mar_pipeline.dicom.reading.series import Discovery, Series
+from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.writing.derivation import STATEMENT
+from simulation.files import sha256_of_text
+from simulation.provenance import library_versions
+
+
+def summary_of(
+    found: Discovery,
+    results: Sequence[SeriesResult],
+    failures: Sequence[tuple[Series, str]],
+    settings: DicomSettings,
+    method: Method,
+) -> dict[str, Any]:
+    """All that summary.json says.
+
+    Args:
+        found: the input.
+        results: series that were looked at.
+        failures: series that were asked for and failed, with the reason.
+        settings: of the run.
+        method: what corrected.
+    """
+    return {
+        "statement": STATEMENT,
+        "version": __version__,
+        "libraries": library_versions(),
+        "method": method.facts,
+        "weights_sha256": method.weights_sha256,
+        "device": settings.device,
+        "configuration": settings.configuration | {"method": method.label},
+        "dry_run": settings.out is None,
+        "series": [_of_series(result) for result in results],
+        "not_processed": [
+            *({"what": f"series {series.number}", "reason": reason} for series, reason in failures),
+            *({"what": skipped.name, "reason": skipped.reason} for skipped in found.skipped),
+        ],
+    }
+
+
+def _of_series(result: SeriesResult) -> dict[str, Any]:
+    series, derivation = result.work.series, result.derivation
+    return {
+        "number": series.number,
+        "folder": series_name(series) if derivation else None,
+        "source_series_uid_sha256": sha256_of_text(series.series_uid),
+        "derived_series_uid_sha256": sha256_of_text(derivation.series_uid) if derivation else None,
+        "rows_columns": list(series.shape),
+        "spacing_mm": list(series.spacing_mm),
+        "slices": len(series.slices),
+        "gap_mm": series.gap_mm,
+        "tilt_deg": series.tilt_deg,
+        "slices_with_metal": len(result.metal_slices),
+        "corrected": sum(report.decision == "corrected" for report in result.slices),
+        "clipped_voxels": sum(report.clipped_voxels for report in result.slices),
+        "warnings": list(result.warnings),
+        "seconds": round(result.seconds, 3),
+        "per_slice": [_of_slice(report) for report in result.slices],
+    }
+
+
+def _of_slice(report: SliceReport) -> dict[str, Any]:
+    facts: dict[str, Any] = {
+        "file": image_name(report.number),
+        "position_mm": round(report.position_mm, 3),
+        "decision": report.decision,
+        "metal_mm2": round(report.metal_mm2, 2),
+    }
+    if report.trace_share is not None and report.changed is not None:
+        facts["trace_share"] = round(report.trace_share, 4)
+        facts |= {f"changed_by_more_than_{hu}_hu": round(share, 4) for hu, share in report.changed.items()}
+        facts["clipped_voxels"] = report.clipped_voxels
+    return facts | ({"reason": report.reason} if report.reason else {})

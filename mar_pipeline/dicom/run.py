@@ -1,0 +1,194 @@
+"""`mar dicom`: series in, derived series out, with a page to look at and a word about everything else."""
+
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from pydicom import dcmread
+
+from mar_pipeline.dicom.correction.methods import Method, method_of
+from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal, RefusedInput
+from mar_pipeline.dicom.process import SeriesResult, Work, process, series_name, write_segmentation
+from mar_pipeline.dicom.reading.discovery import discover
+from mar_pipeline.dicom.reading.files import quiet
+from mar_pipeline.dicom.reading.image_header import text
+from mar_pipeline.dicom.reading.series import Discovery, Series
+from mar_pipeline.dicom.review.nifti import write_nifti
+from mar_pipeline.dicom.review.report import write_report
+from mar_pipeline.dicom.review.summary import summary_of
+from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.writing.derivation import STATEMENT
+from mar_pipeline.dicom.writing.staging import check_target, staged
+from simulation.errors import InputError, UsageError
+from simulation.files import write_json
+
+logger = logging.getLogger(__name__)
+
+SUMMARY, REPORT, WAITING = "summary.json", "report.html", ".waiting"
+
+
+@dataclass(frozen=True)
+class DicomRun:
+    """What became of a run.
+
+    Args:
+        found: the input.
+        results: series that were looked at, those without metal among them.
+        failures: series that were asked for and failed, with the reason.
+        summary: what summary.json holds.
+    """
+
+    found: Discovery
+    results: tuple[SeriesResult, ...]
+    failures: tuple[tuple[Series, str], ...]
+    summary: dict[str, Any]
+
+
+def run(settings: DicomSettings) -> DicomRun:
+    """Corrects the series of a folder.
+
+    Args:
+        settings: `out` None looks and writes nothing.
+
+    Raises:
+        UsageError: unknown method or series.
+        NoEligibleCT: no CT series that may be processed.
+        NoMetal: no metal in any series.
+        RefusedInput: all series that were asked for were refused.
+        LimitHit: all of them, one at least by a limit.
+        OutputError: the target is not empty or cannot be written.
+    """
+    logger.warning("%s", STATEMENT)
+    if settings.out is not None:
+        check_target(settings.out)
+    method = method_of(settings)
+    found = discover(settings.source, settings.limits, settings.repair_uids)
+    chosen = choose(found, settings.series)
+    if settings.out is None:
+        return _finish(found, *_process_all(chosen, settings, method, None), settings, method)
+    with staged(settings.out) as staging:
+        outcome = _finish(found, *_process_all(chosen, settings, method, staging), settings, method)
+        write_json(staging / SUMMARY, outcome.summary)
+        if settings.nifti:
+            write_nifti(staging, outcome.results)
+        if settings.html:
+            write_report(staging / REPORT, found, outcome.results, outcome.failures, settings, method)
+        shutil.rmtree(staging / WAITING)
+        _make_private(staging)
+    return outcome
+
+
+def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
+    """The series that were asked for, or all.
+
+    Args:
+        found: the input.
+        wanted: numbers of the listing or SeriesInstanceUIDs.
+
+    Raises:
+        UsageError: one is not there.
+        NoEligibleCT: there is none at all.
+    """
+    if not found.series:
+        raise NoEligibleCT(
+            f"no CT series that may be processed among {len(found.skipped)} files; mar dicom IN --list says why"
+        )
+    chosen = []
+    for name in wanted:
+        matching = [series for series in found.series if name in (str(series.number), series.series_uid)]
+        if not matching:
+            raise UsageError(f"--series: no such series; expected 1 to {len(found.series)} or a UID that --list shows")
+        chosen += [series for series in matching if series not in chosen]
+    return chosen or list(found.series)
+
+
+def _process_all(
+    chosen: Sequence[Series], settings: DicomSettings, method: Method, staging: Path | None
+) -> tuple[list[SeriesResult], list[tuple[Series, InputError]]]:
+    """Works through the series; one that fails leaves nothing behind, and the others go on."""
+    created = settings.created or datetime.now()
+    results: list[SeriesResult] = []
+    failures: list[tuple[Series, InputError]] = []
+    taken = set(series_numbers(chosen))
+    for series in chosen:
+        logger.info("series %d: %d slices of %d x %d", series.number, len(series.slices), *series.shape)
+        try:
+            if series.error is not None:
+                raise series.error
+            with working_folders(staging, series) as (folder, waiting):
+                result = process(Work(series, settings, waiting), method, folder, created, taken)
+                if folder is not None and settings.seg and result.derivation is not None:
+                    write_segmentation(result, folder, taken, settings.metal_threshold)
+        except (RefusedInput, LimitHit) as error:
+            logger.warning("series %d is not processed: %s", series.number, error)
+            failures.append((series, error))
+            continue
+        results.append(result)
+        if result.derivation is not None:
+            taken |= {result.derivation.series_number, result.derivation.series_number + 1}
+    return results, failures
+
+
+@contextmanager
+def working_folders(staging: Path | None, series: Series) -> Iterator[tuple[Path | None, Path]]:
+    """Where the derived images go and where corrected pixels wait; both vanish if the series fails."""
+    if staging is None:
+        yield None, Path()
+        return
+    folder, waiting = staging / series_name(series), staging / WAITING / series_name(series)
+    folder.mkdir(mode=0o700)
+    waiting.mkdir(parents=True)
+    try:
+        yield folder, waiting
+    except BaseException:
+        shutil.rmtree(folder)
+        shutil.rmtree(waiting)
+        raise
+    if not any(folder.iterdir()):
+        folder.rmdir()  # no metal
+
+
+def _finish(
+    found: Discovery,
+    results: Sequence[SeriesResult],
+    failures: Sequence[tuple[Series, InputError]],
+    settings: DicomSettings,
+    method: Method,
+) -> DicomRun:
+    """The outcome, or the exception for a run in which nothing was there to correct."""
+    if not any(result.metal_slices for result in results):
+        if failures:
+            limits = [failure for failure in failures if isinstance(failure[1], LimitHit)]
+            series, error = (limits or failures)[0]
+            more = f" (and {len(failures) - 1} more series)" if len(failures) > 1 else ""
+            remedy = "; the --max options raise the limits" if limits else ""
+            raise type(error)(f"series {series.number}: {error}{more}{remedy}")
+        raise NoMetal(
+            f"no metal in {len(results)} series: nothing is above {settings.metal_threshold:g} HU on at least "
+            f"{settings.min_metal_mm2:g} mm2 of a slice; --metal-threshold and --min-metal-mm2 change that"
+        )
+    reasons = tuple((series, str(error)) for series, error in failures)
+    return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
+
+
+def series_numbers(chosen: Iterable[Series]) -> list[int]:
+    """SeriesNumbers that are in use."""
+    numbers = []
+    for series in chosen:
+        for file in series.slices[:1]:
+            with quiet():
+                header = dcmread(file.path, specific_tags=["SeriesNumber"], stop_before_pixels=True, force=True)
+                number = text(header, "SeriesNumber")
+            if number.isdecimal():
+                numbers.append(int(number))
+    return numbers
+
+
+def _make_private(folder: Path) -> None:
+    for path in folder.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)

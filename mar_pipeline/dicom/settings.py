@@ -1,0 +1,76 @@
+"""What `mar dicom` is asked to do."""
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from mar_pipeline.dicom.reading.limits import Limits
+from simulation.errors import UsageError
+
+LEAST_THRESHOLD_HU, MOST_THRESHOLD_HU = 1500.0, 30000.0
+
+
+@dataclass(frozen=True)
+class DicomSettings:
+    """One run of `mar dicom`.
+
+    Args:
+        source: folder of DICOM files.
+        out: folder to write; None only looks.
+        method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
+        series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.
+        metal_threshold: HU from which on a voxel is metal.
+        min_metal_mm2: smallest area of metal in a slice.
+        max_trace: share of the projections behind metal above which a slice is refused.
+        seg: write a DICOM segmentation of the metal.
+        html: write report.html.
+        html_slices: most slices of a series in the report.
+        nifti: write the corrected volume as NIfTI.
+        workers: processes of LI and NMAR, or threads of a network.
+        device: cpu or cuda, of a network.
+        precision: float32 or bfloat16, of a network on a GPU or a CPU that computes in it.
+        repair_uids: accept blank UIDs and make them.
+        keep_private: keep private tags.
+        slice_fallback: what becomes of a slice that cannot be corrected: refuse the series, or keep the original.
+        created: date and time to write instead of now.
+        limits: of the input.
+    """
+
+    source: Path
+    out: Path | None = None
+    method: str = "nmar"
+    series: tuple[str, ...] = ()
+    metal_threshold: float = 2500.0
+    min_metal_mm2: float = 10.0
+    max_trace: float = 0.5
+    seg: bool = True
+    html: bool = True
+    html_slices: int = 40
+    nifti: bool = False
+    workers: int = 1
+    device: str = "cpu"
+    precision: Literal["float32", "bfloat16"] = "float32"
+    repair_uids: bool = False
+    keep_private: bool = False
+    slice_fallback: Literal["refuse", "original"] = "refuse"
+    created: datetime | None = None
+    limits: Limits = field(default_factory=Limits)
+
+    def __post_init__(self) -> None:
+        for name, value, low, high in (
+            ("metal_threshold", self.metal_threshold, LEAST_THRESHOLD_HU, MOST_THRESHOLD_HU),
+            ("min_metal_mm2", self.min_metal_mm2, 0.0, 1e5),
+            ("max_trace", self.max_trace, 0.01, 0.95),
+            ("html_slices", self.html_slices, 1, 10_000),
+            ("workers", self.workers, 1, 1024),
+        ):
+            if not low <= value <= high:
+                option = "--" + name.replace("_", "-")
+                raise UsageError(f"{option}: got {value:g}, expected {low:g} to {high:g}")
+
+    @property
+    def configuration(self) -> dict[str, Any]:
+        """What decides the corrected pixels, and is hashed into UIDs."""
+        names = ("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision")
+        return {name: asdict(self)[name] for name in names}

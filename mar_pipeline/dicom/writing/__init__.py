@@ -1,0 +1,1 @@
+"""Derived series: headers, pixels, segmentation, files that are whole or absent."""
