@@ -12,8 +12,8 @@ import numpy as np
 from pydicom.dataset import FileDataset
 from pydicom.uid import CTImageStorage
 
+from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.writing.derive import file_meta, write_dataset
-from mar_pipeline.dicom.writing.identifiers import derived_uid
 from simulation.implants import ImplantLibrary
 from simulation.phantoms import phantom
 from simulation.protocols import protocol

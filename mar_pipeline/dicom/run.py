@@ -13,7 +13,7 @@ from pydicom import dcmread
 
 from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal, RefusedInput
-from mar_pipeline.dicom.process import SeriesResult, Work, process, series_name, write_segmentation
+from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import text
@@ -22,6 +22,7 @@ from mar_pipeline.dicom.review.nifti import write_nifti
 from mar_pipeline.dicom.review.report import write_report
 from mar_pipeline.dicom.review.summary import summary_of
 from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.slices import Work
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from mar_pipeline.dicom.writing.staging import check_target, staged
 from simulation.errors import InputError, UsageError

@@ -32,9 +32,7 @@ SCANS = {
     "rays along diagonals": dataclasses.replace(SMALL, bins=5, views=4, image_shape=(16, 16)),
     "detector at the isocentre": dataclasses.replace(SMALL, detector_mm=0.0),
     "turned and mirrored onto itself": dataclasses.replace(SMALL, image_shape=(26, 26)),
-    "the same with a pixel in the middle": dataclasses.replace(
-        SMALL, image_shape=(25, 25), bins=40
-    ),
+    "the same with a pixel in the middle": dataclasses.replace(SMALL, image_shape=(25, 25), bins=40),
 }
 MAPS = ("forward", "adjoint", "fbp benchmark", "fbp standard")
 scans = pytest.mark.parametrize("geometry", SCANS.values(), ids=SCANS)

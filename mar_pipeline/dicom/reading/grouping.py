@@ -5,13 +5,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.reading.ct_image import CTImage, Refusal
 from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
 from mar_pipeline.dicom.reading.image_header import IDENTIFIERS, LackingError
 from mar_pipeline.dicom.reading.limits import MIB, Limits
 from mar_pipeline.dicom.reading.series import Series, Skipped, SliceFile
 from mar_pipeline.dicom.reading.stacking import differing_orientation, gap_mm, positions_mm, stacking_warnings, tilt_deg
-from mar_pipeline.dicom.writing.identifiers import derived_uid
 
 SPLITTING = ("FrameOfReferenceUID", "Rows, Columns", "PixelSpacing")
 MADE = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}

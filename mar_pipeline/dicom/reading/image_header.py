@@ -27,8 +27,8 @@ from pydicom.uid import (
 )
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading.limits import Limits
-from mar_pipeline.dicom.writing.identifiers import MANUFACTURER
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 LOSSLESS = (*NATIVE, RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)

@@ -9,7 +9,8 @@ import numpy as np
 from pydicom import dcmread
 from pydicom.dataset import Dataset
 
-from mar_pipeline.dicom.process import SeriesResult, image_name, series_name
+from mar_pipeline.dicom.process import SeriesResult, series_name
+from mar_pipeline.dicom.slices import image_name
 
 logger = logging.getLogger(__name__)
 

@@ -8,10 +8,11 @@ import numpy as np
 
 from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.methods import Method
-from mar_pipeline.dicom.process import SeriesResult, SliceReport, series_name
+from mar_pipeline.dicom.process import SeriesResult, series_name
 from mar_pipeline.dicom.reading.series import Discovery, Series
 from mar_pipeline.dicom.review.page import PageSeries, PageSlice, write_page
 from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.slices import SliceReport
 
 
 def write_report(

@@ -5,9 +5,10 @@ from typing import Any
 
 from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.methods import Method
-from mar_pipeline.dicom.process import SeriesResult, SliceReport, image_name, series_name
+from mar_pipeline.dicom.process import SeriesResult, series_name
 from mar_pipeline.dicom.reading.series import Discovery, Series
 from mar_pipeline.dicom.settings import DicomSettings
+from mar_pipeline.dicom.slices import SliceReport, image_name
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from simulation.files import sha256_of_text
 from simulation.provenance import library_versions

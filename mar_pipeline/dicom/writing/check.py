@@ -15,6 +15,7 @@ from pydicom.sr.coding import Code
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
+from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading.decoding import stored_values
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import pixel_format
@@ -31,7 +32,6 @@ from mar_pipeline.dicom.writing.headers import (
     swapped,
     text_of,
 )
-from mar_pipeline.dicom.writing.identifiers import MANUFACTURER
 from mar_pipeline.dicom.writing.tags import (
     ACQUISITION_EQUIPMENT,
     DROPPED,

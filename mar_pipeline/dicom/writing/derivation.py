@@ -9,7 +9,7 @@ from datetime import datetime, timedelta, timezone
 import numpy as np
 from pydicom.uid import RE_VALID_UID
 
-from mar_pipeline.dicom.writing.identifiers import MANUFACTURER, derived_uid
+from mar_pipeline.dicom.identifiers import MANUFACTURER, derived_uid
 
 STATEMENT = "Research software, not a medical device: research use only; review with the original series."
 MAX_SERIES_NUMBER = 2**31 - 1

@@ -13,15 +13,15 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from mar_pipeline.dicom.errors import OutputError, RefusedInput
-from mar_pipeline.dicom.reading.files import quiet
-from mar_pipeline.dicom.reading.pixels import SlicePixels
-from mar_pipeline.dicom.writing.derivation import Derivation, instance_uid
-from mar_pipeline.dicom.writing.headers import carried, item_of, items_of, text_of
-from mar_pipeline.dicom.writing.identifiers import (
+from mar_pipeline.dicom.identifiers import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
     MANUFACTURER,
 )
+from mar_pipeline.dicom.reading.files import quiet
+from mar_pipeline.dicom.reading.pixels import SlicePixels
+from mar_pipeline.dicom.writing.derivation import Derivation, instance_uid
+from mar_pipeline.dicom.writing.headers import carried, item_of, items_of, text_of
 from mar_pipeline.dicom.writing.tags import (
     ACQUISITION_EQUIPMENT,
     ALSO_OF_THE_SCANNER,

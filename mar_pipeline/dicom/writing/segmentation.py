@@ -19,11 +19,11 @@ from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
 from mar_pipeline.dicom.errors import OutputError, RefusedInput
+from mar_pipeline.dicom.identifiers import MANUFACTURER, derived_uid
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.writing.derivation import Derivation
 from mar_pipeline.dicom.writing.derive import file_meta, write_dataset
 from mar_pipeline.dicom.writing.headers import Element, carried, text_of
-from mar_pipeline.dicom.writing.identifiers import MANUFACTURER, derived_uid
 from mar_pipeline.dicom.writing.tags import OF_THE_STUDY
 
 ALGORITHM = "threshold with hysteresis"

@@ -25,9 +25,9 @@ from pydicom.uid import (
 )
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading.discovery import Discovery, Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
-from mar_pipeline.dicom.writing.identifiers import MANUFACTURER
 from simulation.errors import UsageError
 
 

@@ -28,9 +28,9 @@ from pydicom.uid import (
 )
 
 from mar_pipeline.dicom.errors import OutputError, RefusedInput
+from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.writing.derivation import Derivation, series_number, series_uid
 from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
-from mar_pipeline.dicom.writing.identifiers import derived_uid
 
 COPIED = """
     StudyInstanceUID FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient
