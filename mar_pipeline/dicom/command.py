@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import os
 import sys
 from datetime import datetime
 from pathlib import Path
@@ -50,9 +51,15 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     _add_options(parser)
     options = parser.parse_args(arguments)
     settings = _settings(options)
+    _check_json_target(options.json)
     if options.list:
+        if options.send:
+            raise UsageError("--send: --list writes nothing that could be sent; leave one of them out")
+        logger.warning("%s", STATEMENT)
         found = discover(settings.source, settings.limits, settings.repair_uids)
-        sys.stdout.write(_as_json(_listing(found)) if options.json == "-" else _as_text(found))
+        _write_json(options.json, _listing(found))
+        if options.json != "-":
+            sys.stdout.write(_as_text(found))
         return 0
     if settings.out is None and not options.dry_run:
         raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
@@ -62,7 +69,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     except InputError as error:
         if type(error) in (InputError, UsageError):
             raise
-        _write_json(options.json, {"statement": STATEMENT, "error": str(error), "exit_code": error.exit_code})
+        _write_json(options.json, {"statement": STATEMENT, "exit_code": error.exit_code})
         raise
     _write_json(options.json, outcome.summary)
     if options.json != "-":
@@ -173,6 +180,12 @@ def _write_json(target: str | None, summary: object) -> None:
             write_json(Path(target), summary)
         except OSError as error:
             raise OutputError(f"--json {target}: cannot be written ({error.strerror})") from error
+
+
+def _check_json_target(target: str | None) -> None:
+    """Refuses a place where the summary could not be written once all is done."""
+    if target and target != "-" and (Path(target).is_dir() or not os.access(Path(target).parent, os.W_OK)):
+        raise OutputError(f"--json {target}: cannot be written; name a file in a folder that you may write to")
 
 
 def _told(outcome: DicomRun, settings: DicomSettings) -> str:

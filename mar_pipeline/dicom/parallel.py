@@ -1,7 +1,10 @@
 """The same work on every slice, in one process or several, in order."""
 
 import multiprocessing
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -16,11 +19,19 @@ Result = TypeVar("Result")
 _function: Callable[[Any], Any] | None = None
 
 
-def _start_worker(function: Callable[[Any], Any]) -> None:
-    """Keeps the function in the worker, which Ctrl-C leaves to the main process."""
+def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
+    """Keeps the function in the worker, leaves Ctrl-C to the main process, and ends when that process is gone."""
     global _function
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     _function = function
+
+
+def _end_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os._exit(1)
 
 
 def _call(item: Any) -> Any:
@@ -45,7 +56,7 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], workers: int
         yield from with_progress(map(function, items), len(items), what, "slice")
         return
     context = multiprocessing.get_context("fork")  # workers share what is compiled and loaded
-    pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker, (function,))
+    pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker, (function, os.getpid()))
     try:
         yield from with_progress(pool.map(_call, items), len(items), what, "slice")
     except BrokenProcessPool as error:

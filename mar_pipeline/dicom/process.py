@@ -80,7 +80,10 @@ def process(
         truncated = any(looks[number].truncated for number in with_metal)
         correction = method.make(work.series.shape, work.series.spacing_mm, truncated)
         one = partial(correct_slice, work, correction, masks, [look.truncated for look in looks], areas)
-        for report in each(one, with_metal, workers if method.forks else 1, "correct"):
+        warnings += correction.remarks
+        if not method.forks:  # a process that has used PyTorch's threads must not fork
+            workers = 1
+        for report in each(one, with_metal, workers, "correct"):
             reports[report.number] = report
         derivation = _derivation(work, method, looks, created, taken_numbers)
         malformed = each(partial(write_slice, work, derivation, folder), numbers, workers, "write")

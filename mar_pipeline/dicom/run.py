@@ -2,21 +2,21 @@
 
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+import traceback
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from pydicom import dcmread
-
 from mar_pipeline.dicom.correction.methods import Method, method_of
-from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal, RefusedInput
+from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
 from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
-from mar_pipeline.dicom.reading.discovery import discover
-from mar_pipeline.dicom.reading.files import quiet
+from mar_pipeline.dicom.reading.discovery import NOT_DICOM, discover
+from mar_pipeline.dicom.reading.files import quiet, read_header, reading
 from mar_pipeline.dicom.reading.image_header import text
+from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery, Series
 from mar_pipeline.dicom.review.nifti import write_nifti
 from mar_pipeline.dicom.review.report import write_report
@@ -70,10 +70,11 @@ def run(settings: DicomSettings) -> DicomRun:
     method = method_of(settings)
     found = discover(settings.source, settings.limits, settings.repair_uids)
     chosen = choose(found, settings.series)
+    taken = series_numbers(found, settings.source, settings.limits)
     if settings.out is None:
-        return _finish(found, *_process_all(chosen, settings, method, None), settings, method)
+        return _finish(found, *_process_all(chosen, taken, settings, method, None), settings, method)
     with staged(settings.out) as staging:
-        outcome = _finish(found, *_process_all(chosen, settings, method, staging), settings, method)
+        outcome = _finish(found, *_process_all(chosen, taken, settings, method, staging), settings, method)
         write_json(staging / SUMMARY, outcome.summary)
         if settings.nifti:
             write_nifti(staging, outcome.results)
@@ -109,13 +110,12 @@ def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
 
 
 def _process_all(
-    chosen: Sequence[Series], settings: DicomSettings, method: Method, staging: Path | None
+    chosen: Sequence[Series], taken: set[int], settings: DicomSettings, method: Method, staging: Path | None
 ) -> tuple[list[SeriesResult], list[tuple[Series, InputError]]]:
     """Works through the series; one that fails leaves nothing behind, and the others go on."""
     created = settings.created or datetime.now()
     results: list[SeriesResult] = []
     failures: list[tuple[Series, InputError]] = []
-    taken = set(series_numbers(chosen))
     for series in chosen:
         logger.info("series %d: %d slices of %d x %d", series.number, len(series.slices), *series.shape)
         try:
@@ -125,14 +125,26 @@ def _process_all(
                 result = process(Work(series, settings, waiting), method, folder, created, taken)
                 if folder is not None and settings.seg and result.derivation is not None:
                     write_segmentation(result, folder, taken, settings.metal_threshold)
-        except (RefusedInput, LimitHit) as error:
-            logger.warning("series %d is not processed: %s", series.number, error)
-            failures.append((series, error))
+        except OSError:
+            raise  # no space left, most likely: it will be so for all
+        except Exception as error:  # whatever it is, other series go on
+            told = error if isinstance(error, InputError) else _unexpected(error)
+            logger.warning("series %d is not processed: %s", series.number, told)
+            failures.append((series, told))
             continue
         results.append(result)
         if result.derivation is not None:
             taken |= {result.derivation.series_number, result.derivation.series_number + 1}
     return results, failures
+
+
+def _unexpected(error: Exception) -> InputError:
+    """An error that nobody foresaw, without its text, which may quote a header."""
+    logger.debug("unexpected", exc_info=error)
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return InputError(
+        f"unexpected {type(error).__name__} in {Path(last.filename).name}, line {last.lineno}; please report it"
+    )
 
 
 @contextmanager
@@ -177,17 +189,20 @@ def _finish(
     return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
 
 
-def series_numbers(chosen: Iterable[Series]) -> list[int]:
-    """SeriesNumbers that are in use."""
-    numbers = []
-    for series in chosen:
-        for file in series.slices[:1]:
-            with quiet():
-                header = dcmread(file.path, specific_tags=["SeriesNumber"], stop_before_pixels=True, force=True)
-                number = text(header, "SeriesNumber")
-            if number.isdecimal():
-                numbers.append(int(number))
-    return numbers
+def series_numbers(found: Discovery, source: Path, limits: Limits) -> set[int]:
+    """SeriesNumbers in use among all DICOM files of the input, those that are left out among them."""
+    first = [(series.slices[0].path, series.slices[0].name) for series in found.series if series.slices]
+    others = [(source / skipped.name, skipped.name) for skipped in found.skipped if skipped.reason != NOT_DICOM]
+    taken = set()
+    for path, name in first + others:
+        try:
+            with reading(name), quiet():
+                number = text(read_header(path, name, limits, ("SeriesNumber",)).dataset, "SeriesNumber")
+        except InputError:
+            continue  # a file that cannot be read has no number that could be seen
+        if number.isdecimal():
+            taken.add(int(number))
+    return taken
 
 
 def _make_private(folder: Path) -> None:

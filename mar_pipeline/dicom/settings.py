@@ -71,6 +71,9 @@ class DicomSettings:
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """What decides the corrected pixels, and is hashed into UIDs."""
-        names = ("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision")
+        """What decides the derived images, and is hashed into their UIDs."""
+        names = (
+            *("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision"),
+            *("repair_uids", "keep_private"),
+        )
         return {name: asdict(self)[name] for name in names}

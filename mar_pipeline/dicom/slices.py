@@ -4,14 +4,16 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from pydicom.dataset import Dataset
 
 from mar_pipeline.dicom.correction.metal import Candidates, PackedMask, candidates
 from mar_pipeline.dicom.correction.methods import Correction
 from mar_pipeline.dicom.correction.virtual_scan import AIR_HU, field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.reading.files import quiet
+from mar_pipeline.dicom.reading.image_header import text
 from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.settings import DicomSettings
@@ -80,7 +82,7 @@ class Work:
     settings: DicomSettings
     staging: Path
 
-    def read(self, number: int) -> tuple[Any, SlicePixels]:
+    def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
         return read_slice(self.series.slices[number], self.series, self.settings.limits, self.settings.repair_uids)
 
@@ -103,9 +105,9 @@ def look(work: Work, number: int) -> Look:
     return Look(
         candidates(np.where(inside, hu, AIR_HU), work.settings.metal_threshold),
         is_truncated(hu, inside, work.series.spacing_mm),
-        brightest >= pixels.highest * pixels.slope + pixels.intercept or brightest == 3071,
+        brightest in (pixels.brightest_hu, 3071),
         hashlib.sha256(np.ascontiguousarray(pixels.stored, "<i4").tobytes()).hexdigest(),
-        _whole(header.get("SeriesNumber")),
+        _whole(_text(header, "SeriesNumber")),
     )
 
 
@@ -160,21 +162,26 @@ def image_name(number: int) -> str:
     return f"IM{number + 1:05}.dcm"
 
 
-def _inside(series: Series, header: Any, pixels: SlicePixels) -> np.ndarray:
-    diameter = _number(header.get("ReconstructionDiameter"))
+def _inside(series: Series, header: Dataset, pixels: SlicePixels) -> np.ndarray:
+    diameter = _number(_text(header, "ReconstructionDiameter"))
     return field_of_view(series.shape, series.spacing_mm, pixels.padding, diameter)
 
 
-def _number(value: Any) -> float | None:
+def _text(header: Dataset, keyword: str) -> str:
+    with quiet():
+        return text(header, keyword)
+
+
+def _number(value: str) -> float | None:
     try:
         number = float(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
     return number if number > 0 else None
 
 
-def _whole(value: Any) -> int | None:
+def _whole(value: str) -> int | None:
     try:
         return int(value)
-    except (TypeError, ValueError):
+    except ValueError:
         return None

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -14,8 +14,16 @@ from simulation.errors import UsageError
 from simulation.files import sha256_of
 from simulation.projector import Projector
 
-Correction = Callable[[np.ndarray, np.ndarray, np.ndarray, bool], Corrected]
-"""(HU, metal, field of view, whether the body is cut off there) -> the corrected slice."""
+
+class Correction(Protocol):
+    """What corrects slices of one shape and pixel spacing."""
+
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of all of them."""
+
+    def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
+        """The corrected slice, see `projection.ProjectionCorrection`."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,8 @@ def method_of(settings: DicomSettings) -> Method:
         InputError: weights that cannot be used.
     """
     if settings.method in SINOGRAM_METHODS:
+        if (settings.device, settings.precision) != ("cpu", "float32"):
+            raise UsageError(f"--device and --precision are of networks; {settings.method} runs on the CPU in float32")
         return _projection_method(settings)
     return _network_method(settings)
 

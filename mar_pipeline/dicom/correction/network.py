@@ -34,7 +34,7 @@ class NetworkCorrection:
     """A trained network on images of one shape and pixel spacing.
 
     The image is resampled to the network's pixels; what the network changes there is resampled back and added, see
-    `correct.added`.
+    `projection.added`.
 
     Args:
         trained: the network.
@@ -54,17 +54,27 @@ class NetworkCorrection:
     device: str
     most_trace: float
 
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        """What the user should know of the network's pixels."""
+        trained_mm = BODY_PIXEL_MM[self.trained.preset]
+        if self.grid.pixel_mm <= trained_mm * 1.001:
+            return ()
+        return (
+            f"the network sees pixels of {self.grid.pixel_mm:.2f} mm instead of the {trained_mm:.2f} mm that it learnt "
+            "at, because its one grid must hold the whole image",
+        )
+
     def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
-        """Corrects a slice, see `ProjectionCorrection`.
+        """Corrects a slice, see `ProjectionCorrection`; a body that is cut off fades out in the corners of the grid.
 
         Raises:
             RefusedInput: metal hides too much of the projections, or the network cannot compute the image.
         """
         network = self.trained.network
-        mu = self.grid.mu_on_grid(hu, field_of_view, extend=False)
-        mask = self.grid.to_grid(metal.astype(np.float32)) > _COVERED
-        if not mask.any():  # smaller than the network's pixels
-            mask = self.grid.to_grid(metal.astype(np.float32)) > 0
+        mu = self.grid.mu_on_grid(hu, field_of_view, truncated)
+        covered = self.grid.to_grid(metal.astype(np.float32))
+        mask = covered > min(_COVERED, covered.max() / 2)  # also metal that is smaller than the network's pixels
         try:
             given = Sample(None, None, np.maximum(mu, 0), None, None)
             sample = with_projected_data(given, mask, self.projector, self.weighting)

@@ -21,8 +21,9 @@ _COVERED = 0.25
 """Share of metal from which a pixel of the grid is metal."""
 _GATE_HU, _GATE_MM = (20.0, 80.0), 4.0
 """Local size of the difference at which what projecting loses begins to be left out, and is left out altogether."""
-_FINE_MM, _WINDOW_MM, _NOTHING_HU2 = 5.0, 15.0, 1e-3
-"""Streaks are finer than the first; the regression is over the second."""
+_FINE_MM, _WINDOW_MM, _RIM_MM = 5.0, 15.0, 5.0
+"""Streaks are finer than the first, the regression is over the second, and the blurred rim of metal does not count."""
+_MOST_HU, _NOTHING_HU2 = 150.0, 1e-3
 _PRIOR_SMOOTHING_MM = 1.2
 """Of the image that NMAR's prior is cut from: what is left of streaks there is noise to it."""
 
@@ -70,12 +71,14 @@ class ProjectionCorrection:
         grid: of the images.
         projector: of its scan.
         most_trace: trace share above which a slice is refused.
+        remarks: what the user should know.
     """
 
     name: str
     grid: Grid
     projector: Projector
     most_trace: float
+    remarks: tuple[str, ...] = ()
 
     def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
         """Corrects a slice.
@@ -143,7 +146,8 @@ def added(
     Returns:
         Float32["rows columns"]; as it was on metal and outside the field of view.
     """
-    weight = _evidence(hu, difference, field_of_view & ~ndimage.binary_dilation(metal, iterations=2), spacing_mm)
+    away_mm = ndimage.distance_transform_edt(~metal, spacing_mm)
+    weight = _evidence(hu, difference, field_of_view & (away_mm > _RIM_MM), spacing_mm)
     weighted = weight * difference
     local = np.sqrt(ndimage.gaussian_filter(np.where(metal, 0, weighted) ** 2, np.divide(_GATE_MM, spacing_mm)))
     gate = np.clip((local - _GATE_HU[0]) / (_GATE_HU[1] - _GATE_HU[0]), 0, 1)
@@ -151,11 +155,15 @@ def added(
 
 
 def _evidence(hu: np.ndarray, difference: np.ndarray, where: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Local regression coefficient of the image on the negative difference, from 0 to 1."""
+    """Local regression coefficient of the image on the negative difference, from 0 to 1.
+
+    Both without what is smooth, and clipped, so that edges and the strongest streaks do not speak for all others.
+    """
     counted, fine, window = where.astype(np.float32), np.divide(_FINE_MM, spacing_mm), np.divide(_WINDOW_MM, spacing_mm)
     share = np.maximum(ndimage.gaussian_filter(counted, fine), 1e-3)
     image, change = (
-        (values - ndimage.gaussian_filter(values * counted, fine) / share) * counted for values in (hu, difference)
+        np.clip((values - ndimage.gaussian_filter(values * counted, fine) / share) * counted, -_MOST_HU, _MOST_HU)
+        for values in (hu, difference)
     )
     together = ndimage.gaussian_filter(image * change, window)
     alone = ndimage.gaussian_filter(change * change, window)

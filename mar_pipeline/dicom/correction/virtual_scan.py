@@ -1,7 +1,7 @@
 """The scan that stands in for the raw data of a reconstructed image: its grid, its geometry, the way to it and back.
 
 The image is projected as a fan beam with the distances of a clinical scanner, corrected there, and the difference that
-the correction makes is reconstructed and added to the image (see `correct`).
+the correction makes is reconstructed and added to the image (see `projection.added`).
 """
 
 import math
@@ -82,7 +82,8 @@ class Grid:
 def virtual_scan(shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool = False) -> tuple[Grid, FanBeam]:
     """The scan of images of a shape and pixel spacing: pixels as fine as the image's, the whole image in the fan.
 
-    Distances are those of the preset ``clinical``, and views and bins are as dense in proportion to the pixels.
+    Distances and views are those of the preset ``clinical``, bins as dense in proportion to the pixels. More views
+    do not help: the streaks of an image lie along the views of its scanner, which has about as many.
 
     Args:
         shape: rows and columns.
@@ -103,7 +104,7 @@ def virtual_scan(shape: tuple[int, int], spacing_mm: tuple[float, float], extend
         pixel_mm=pixel_mm,
         source_mm=source_mm,
         detector_mm=_CLINICAL.detector_mm,
-        views=8 * math.ceil(_CLINICAL.views * density / 8),
+        views=_CLINICAL.views,
         bins=bins,
         pitch_mm=2 * half_detector_mm / bins,
     )
@@ -150,8 +151,10 @@ def _resampled(
     new_spacing_mm: tuple[float, float],
     outside: float,
 ) -> np.ndarray:
-    """The image on another grid with the same middle, interpolated linearly."""
+    """The image on another grid with the same middle, interpolated linearly, blurred before if that one is coarser."""
     scale = np.array(new_spacing_mm) / spacing_mm
+    if (scale > 1).any():
+        image = ndimage.gaussian_filter(image.astype(np.float32), np.maximum(scale - 1, 0) / 2)
     offset = (np.array(image.shape) - 1) / 2 - scale * (np.array(shape) - 1) / 2
     return ndimage.affine_transform(
         image.astype(np.float32), scale, offset, shape, order=1, mode="constant", cval=outside

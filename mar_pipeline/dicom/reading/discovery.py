@@ -18,6 +18,9 @@ from simulation.errors import UsageError
 __all__ = ["Discovery", "Series", "Skipped", "SliceFile", "discover"]
 
 
+NOT_DICOM = "not a DICOM file"
+
+
 @dataclass(frozen=True)
 class _Unplaced:
     """A DICOM file, perhaps a CT image, whose series its header does not tell."""
@@ -107,7 +110,7 @@ def _examine(path: Path, name: str, limits: Limits) -> CTImage | Skipped | _Unpl
     try:
         with reading(name), quiet():
             if not is_dicom(path):
-                return Skipped(name, "not a DICOM file")
+                return Skipped(name, NOT_DICOM)
             meta = read_meta(path, name)
             sop_class = uid(meta, "MediaStorageSOPClassUID")
             if sop_class and (foreign := foreign_object(sop_class)):

@@ -57,6 +57,11 @@ class SlicePixels:
         hu[self.padding] = AIR_HU
         return hu
 
+    @property
+    def brightest_hu(self) -> float:
+        """The highest HU that the image's bits can store."""
+        return max(self.lowest * self.slope, self.highest * self.slope) + self.intercept
+
     def to_stored(self, hu: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, int]:
         """Stored values of an image that was changed in places; everywhere else they are the original's, bit by bit.
 

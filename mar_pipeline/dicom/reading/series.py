@@ -1,6 +1,8 @@
 """What a folder holds: its CT series, slice by slice, and everything else with the reason why it is left out."""
 
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
@@ -88,3 +90,16 @@ class Discovery:
 
     series: tuple[Series, ...]
     skipped: tuple[Skipped, ...]
+
+    def without_folders(self, text: str) -> str:
+        """A text with the names of folders, which may name a patient, replaced by numbers."""
+        for folder, number in self._folders.items():
+            text = text.replace(f"{folder}/", f"folder {number}/")
+        return text
+
+    @cached_property
+    def _folders(self) -> dict[str, int]:
+        """Folders of the input and their numbers, the longest first, so that no part of a name is left."""
+        names = [file.name for one in self.series for file in one.slices] + [one.name for one in self.skipped]
+        folders = sorted({name.rpartition("/")[0] for name in names if "/" in name})
+        return dict(sorted(zip(folders, count(1), strict=False), key=lambda one: -len(one[0])))

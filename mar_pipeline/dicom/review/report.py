@@ -34,9 +34,9 @@ def write_report(
         method: what corrected.
     """
     left_out = [
-        *((f"Series {series.number}", reason) for series, reason in failures),
+        *((f"Series {series.number}", found.without_folders(reason)) for series, reason in failures),
         *((f"Series {r.work.series.number}", "no metal") for r in results if not r.metal_slices),
-        *((skipped.name, skipped.reason) for skipped in found.skipped),
+        *((found.without_folders(one.name), found.without_folders(one.reason)) for one in found.skipped),
     ]
     facts = {
         "Method": method.label,
@@ -45,11 +45,11 @@ def write_report(
     }
     if method.weights_sha256:
         facts["Weights (SHA-256)"] = method.weights_sha256
-    pages = [_page_series(result, settings.html_slices) for result in results if result.metal_slices]
+    pages = [_page_series(result, found, settings.html_slices) for result in results if result.metal_slices]
     write_page(path, pages, left_out, facts)
 
 
-def _page_series(result: SeriesResult, most: int) -> PageSeries:
+def _page_series(result: SeriesResult, found: Discovery, most: int) -> PageSeries:
     series = result.work.series
     shown = _spread(result.metal_slices, most)
     facts = {
@@ -61,7 +61,7 @@ def _page_series(result: SeriesResult, most: int) -> PageSeries:
     return PageSeries(
         f"Series {series.number}",
         facts,
-        result.warnings,
+        [found.without_folders(warning) for warning in result.warnings],
         [_page_slice(result, result.slices[number]) for number in shown],
         len(result.metal_slices) - len(shown),
     )

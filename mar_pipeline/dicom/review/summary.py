@@ -39,20 +39,24 @@ def summary_of(
         "device": settings.device,
         "configuration": settings.configuration | {"method": method.label},
         "dry_run": settings.out is None,
-        "series": [_of_series(result) for result in results],
+        "series": [_of_series(result, found) for result in results],
         "not_processed": [
-            *({"what": f"series {series.number}", "reason": reason} for series, reason in failures),
-            *({"what": skipped.name, "reason": skipped.reason} for skipped in found.skipped),
+            *({"what": f"series {s.number}", "reason": found.without_folders(reason)} for s, reason in failures),
+            *(
+                {"what": found.without_folders(skipped.name), "reason": found.without_folders(skipped.reason)}
+                for skipped in found.skipped
+            ),
         ],
     }
 
 
-def _of_series(result: SeriesResult) -> dict[str, Any]:
+def _of_series(result: SeriesResult, found: Discovery) -> dict[str, Any]:
     series, derivation = result.work.series, result.derivation
     return {
         "number": series.number,
         "folder": series_name(series) if derivation else None,
         "source_series_uid_sha256": sha256_of_text(series.series_uid),
+        "configuration_sha256": derivation.configuration_sha256 if derivation else None,
         "derived_series_uid_sha256": sha256_of_text(derivation.series_uid) if derivation else None,
         "rows_columns": list(series.shape),
         "spacing_mm": list(series.spacing_mm),
@@ -62,7 +66,7 @@ def _of_series(result: SeriesResult) -> dict[str, Any]:
         "slices_with_metal": len(result.metal_slices),
         "corrected": sum(report.decision == "corrected" for report in result.slices),
         "clipped_voxels": sum(report.clipped_voxels for report in result.slices),
-        "warnings": list(result.warnings),
+        "warnings": [found.without_folders(warning) for warning in result.warnings],
         "seconds": round(result.seconds, 3),
         "per_slice": [_of_slice(report) for report in result.slices],
     }

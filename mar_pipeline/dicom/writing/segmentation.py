@@ -39,7 +39,7 @@ BLANK = (
     *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
 )
 """What highdicom wants of the patient and the study; theirs come in afterwards, undecoded."""
-SAME_DIRECTION = 1e-4
+SAME_DIRECTION = 1e-3
 """Direction cosines that differ less are the same: scanners round them per slice."""
 
 

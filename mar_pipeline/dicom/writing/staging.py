@@ -1,6 +1,7 @@
 """An output folder that is whole or absent: everything is written beside it and renamed once."""
 
 import fcntl
+import glob
 import logging
 import os
 import shutil
@@ -12,6 +13,8 @@ from pathlib import Path
 from mar_pipeline.dicom.errors import OutputError
 
 logger = logging.getLogger(__name__)
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -35,16 +38,17 @@ def staged(out: Path) -> Iterator[Path]:
         staging = Path(tempfile.mkdtemp(prefix=beginning, dir=out.parent))
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
-    lock = os.open(staging, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
+    lock = (staging / LOCK).open("w")
+    fcntl.lockf(lock, fcntl.LOCK_EX)  # of this process alone: one that it forks may outlive it for a moment
     try:
         yield staging
         check_target(out)
+        (staging / LOCK).unlink()
         os.replace(staging, out)  # an empty folder gives way
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
     finally:
-        os.close(lock)
+        lock.close()
         shutil.rmtree(staging, ignore_errors=True)
 
 
@@ -61,13 +65,11 @@ def check_target(out: Path) -> None:
 
 
 def _remove_abandoned(parent: Path, beginning: str) -> None:
-    for folder in parent.glob(f"{beginning}*"):
-        lock = os.open(folder, os.O_RDONLY)
+    for folder in parent.glob(f"{glob.escape(beginning)}*"):
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            logger.info("removing what a run left that was killed")
-            shutil.rmtree(folder, ignore_errors=True)
-        except BlockingIOError:
-            pass  # a run that is at work
-        finally:
-            os.close(lock)
+            with (folder / LOCK).open("r+") as lock:
+                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                logger.info("removing what a run left that was killed")
+                shutil.rmtree(folder, ignore_errors=True)
+        except (BlockingIOError, FileNotFoundError):
+            continue  # a run that is at work, or has just begun

@@ -17,6 +17,7 @@ from metal_slices import discs, with_metal
 from pydicom import dcmread
 
 from mar_pipeline.cli import main
+from mar_pipeline.dicom.writing.derive import derived_slice as derive
 from mar_pipeline.networks.build import build_network, plain
 from mar_pipeline.weights.files import save_weights
 
@@ -255,18 +256,34 @@ def test_too_much_metal_refuses_the_series_or_keeps_the_original(tmp_path: Path,
         np.testing.assert_array_equal(derived.pixel_array, original)
 
 
-def test_killed_in_the_middle_it_leaves_nothing_and_the_next_run_cleans_up(source: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(out), *CREATED]
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_killed_in_the_middle_it_leaves_nothing_and_the_next_run_cleans_up(
+    source: Path, tmp_path: Path, workers: str
+) -> None:
+    out = tmp_path / "out [1]"
+    command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(out), "--workers", workers]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out.partial-*/series_001")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*.partial-*/.waiting/*/*.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not out.exists() and list(tmp_path.glob(".out.partial-*"))
+    assert not out.exists() and list(tmp_path.glob(".out*.partial-*"))
     assert main(["dicom", str(source), str(out), *CREATED]) == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    assert [path.name for path in tmp_path.iterdir()] == ["out [1]"]
+    left = Path("/proc").glob("[0-9]*/cmdline")
+    deadline = time.monotonic() + 10
+    while any(str(out).encode() in _content(path) for path in left) and time.monotonic() < deadline:
+        time.sleep(0.1)
+        left = Path("/proc").glob("[0-9]*/cmdline")
+    assert time.monotonic() < deadline, "workers outlive the run"
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:
+        return b""
 
 
 def test_memory_does_not_grow_with_the_series(tmp_path: Path) -> None:
@@ -284,7 +301,7 @@ def test_memory_does_not_grow_with_the_series(tmp_path: Path) -> None:
         arguments = ["dicom", str(tmp_path / str(count)), str(tmp_path / f"out{count}"), *CREATED]
         ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, check=True)
         peaks.append(int(ended.stdout.split()[-1]) / 1024)
-    assert peaks[1] - peaks[0] < 10
+    assert peaks[1] - peaks[0] < 4
 
 
 def test_the_created_time_is_written(result: Path) -> None:
@@ -310,3 +327,60 @@ def test_a_network_of_both_domains(source: Path, tmp_path: Path) -> None:
         for number, image in enumerate(images(tmp_path / "out"))
     ]
     assert changed[0] == changed[3] == 0 and changed[1] > 0.1
+
+
+def test_the_series_number_is_free_among_all_that_is_there(tmp_path: Path) -> None:
+    """Taken are 1001 by another series, 1002 by an object that is no image."""
+    hu = volume(1, (0,))
+    write_series(tmp_path / "in" / "a", 1, hu=hu, SeriesNumber=1, SeriesInstanceUID="2.25.1", **SPACED)
+    write_series(tmp_path / "in" / "b", 1, hu=hu, SeriesNumber=1001, SeriesInstanceUID="2.25.2", **SPACED)
+    plan = {"SOPClassUID": "1.2.840.10008.5.1.4.1.1.481.3", "Modality": "RTSTRUCT", "SeriesNumber": 1002}
+    write_series(tmp_path / "in" / "c", 1, hu=hu, SeriesInstanceUID="2.25.3", **SPACED | plan)
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--series", "1", "--no-seg", *CREATED]) == 0
+    assert {image.SeriesNumber for image in images(tmp_path / "out")} == {1003}
+
+
+def test_an_error_that_nobody_foresaw_costs_one_series_and_quotes_nothing(tmp_path, monkeypatch, capsys) -> None:
+    for name in ("1", "2"):
+        hu = volume(1, (0,))
+        write_series(tmp_path / "in" / name, 1, hu=hu, SeriesInstanceUID=f"2.25.{name}", **SPACED)
+    calls = []
+
+    def derived_slice(*arguments):
+        calls.append(arguments)
+        if len(calls) == 1:
+            raise ValueError("Doe^John")
+        return derive(*arguments)
+
+    monkeypatch.setattr("mar_pipeline.dicom.slices.derived_slice", derived_slice)
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), *CREATED]) == 8
+    said = capsys.readouterr().err
+    assert "failed: series 1: unexpected ValueError in test_run.py, line " in said and "Doe" not in said
+    assert not (tmp_path / "out" / "series_001").exists() and (tmp_path / "out" / "series_002").exists()
+
+
+def test_folders_are_not_named_in_what_is_written(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in" / "DOE^JOHN"
+    write_series(folder, 2, hu=volume(2, (0,)), **SPACED)
+    (folder / "note.txt").write_text("hello")
+    out = tmp_path / "out"
+    assert main(["dicom", str(tmp_path / "in"), str(out), "--json", str(tmp_path / "said.json"), *CREATED]) == 0
+    for file in (out / "summary.json", out / "report.html", tmp_path / "said.json"):
+        assert "DOE" not in file.read_text() and "folder 1/note.txt" in file.read_text()
+
+
+def test_a_place_for_json_that_cannot_be_is_told_before_the_work(source: Path, tmp_path: Path, capsys) -> None:
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--json", str(tmp_path / "no" / "x.json")]) == 6
+    assert "--json" in capsys.readouterr().err and list(tmp_path.iterdir()) == []
+
+
+def test_options_of_networks_are_refused_where_there_is_none(source: Path, tmp_path: Path, capsys) -> None:
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--precision", "bfloat16"]) == 2
+    assert "of networks" in capsys.readouterr().err
+
+
+def test_other_options_give_other_identifiers(source: Path, result: Path, tmp_path: Path) -> None:
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--keep-private", *CREATED]) == 0
+    assert {image.SOPInstanceUID for image in images(tmp_path / "out")}.isdisjoint(
+        {image.SOPInstanceUID for image in images(result)}
+    )
