@@ -11,6 +11,7 @@ from pathlib import Path
 from mar_pipeline.dicom.errors import OutputError
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
 from mar_pipeline.dicom.pacs.send import send
+from mar_pipeline.dicom.parallel import sigterm_as_interrupt
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery
@@ -51,7 +52,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     _add_options(parser)
     options = parser.parse_args(arguments)
     settings = _settings(options)
-    _check_json_target(options.json)
+    _check_targets(options)
     if options.list:
         if options.send:
             raise UsageError("--send: --list writes nothing that could be sent; leave one of them out")
@@ -65,7 +66,8 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
     address = _address(options) if options.send else None
     try:
-        outcome = run(settings)
+        with sigterm_as_interrupt():
+            outcome = run(settings)
     except InputError as error:
         if type(error) in (InputError, UsageError):
             raise
@@ -178,14 +180,21 @@ def _write_json(target: str | None, summary: object) -> None:
     elif target:
         try:
             write_json(Path(target), summary)
+            Path(target).chmod(0o600)
         except OSError as error:
             raise OutputError(f"--json {target}: cannot be written ({error.strerror})") from error
 
 
-def _check_json_target(target: str | None) -> None:
-    """Refuses a place where the summary could not be written once all is done."""
-    if target and target != "-" and (Path(target).is_dir() or not os.access(Path(target).parent, os.W_OK)):
-        raise OutputError(f"--json {target}: cannot be written; name a file in a folder that you may write to")
+def _check_targets(options: argparse.Namespace) -> None:
+    """Refuses places where nothing can, or must, be written, before anything is done."""
+    source = options.source.absolute()
+    for name, target in (("OUT", options.out), ("--json", options.json and options.json != "-" and options.json)):
+        if target and (Path(target).absolute() == source or source in Path(target).absolute().parents):
+            raise OutputError(f"{name}: lies within IN, whose files are never touched; choose another place")
+    if options.json and options.json != "-":
+        target = Path(options.json)
+        if target.exists() or not os.access(target.parent, os.W_OK):
+            raise OutputError(f"--json {target}: exists, or its folder cannot be written; name a new file")
 
 
 def _told(outcome: DicomRun, settings: DicomSettings) -> str:
@@ -201,6 +210,8 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
         what = f"{metal - kept} of {count} slices {done}" if metal else f"{count} slices, no metal: nothing to correct"
         lines.append(f"series {result.work.series.number}: {what}{f', {kept} originals kept' if kept else ''}")
         lines += [f"  warning: {warning}" for warning in result.warnings]
+    if outcome.found.skipped:
+        lines.append(f"left out: {len(outcome.found.skipped)} other files; mar dicom IN --list says why")
     if settings.out is not None:
         page = f", look at {settings.out / 'report.html'}" if settings.html else ""
         lines.append(f"{settings.out}: written{page}")

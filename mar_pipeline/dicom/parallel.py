@@ -5,9 +5,11 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from types import FrameType
 from typing import Any, TypeVar
 
 from simulation.errors import InputError
@@ -17,6 +19,29 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _function: Callable[[Any], Any] | None = None
+_stopped = threading.Event()
+
+
+@contextmanager
+def sigterm_as_interrupt() -> Iterator[None]:
+    """SIGTERM ends the work as Ctrl-C does, cleaning up.
+
+    An exception that a signal raises inside a destructor or a fork is told and forgotten, so `each` asks again.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield  # signals go to the main thread
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        _stopped.set()
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        _stopped.clear()
 
 
 def _start_worker(function: Callable[[Any], Any], parent: int) -> None:
@@ -53,13 +78,26 @@ def each(function: Callable[[Item], Result], items: Sequence[Item], workers: int
         InputError: a worker was killed.
     """
     if min(workers, len(items)) <= 1:
-        yield from with_progress(map(function, items), len(items), what, "slice")
+        yield from _until_stopped(with_progress(map(function, items), len(items), what, "slice"))
         return
     context = multiprocessing.get_context("fork")  # workers share what is compiled and loaded
     pool = ProcessPoolExecutor(min(workers, len(items)), context, _start_worker, (function, os.getpid()))
     try:
-        yield from with_progress(pool.map(_call, items), len(items), what, "slice")
+        yield from _until_stopped(with_progress(pool.map(_call, items), len(items), what, "slice"))
     except BrokenProcessPool as error:
         raise InputError("a worker process was killed, most likely for want of memory; use fewer --workers") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def check_stopped() -> None:
+    """Raises KeyboardInterrupt again if SIGTERM has come and was forgotten."""
+    if _stopped.is_set():
+        raise KeyboardInterrupt
+
+
+def _until_stopped(results: Iterable[Result]) -> Iterator[Result]:
+    for result in results:
+        check_stopped()
+        yield result
+    check_stopped()

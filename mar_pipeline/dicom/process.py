@@ -78,9 +78,9 @@ def process(
     derivation = None
     if with_metal and folder is not None:
         truncated = any(looks[number].truncated for number in with_metal)
-        correction = method.make(work.series.shape, work.series.spacing_mm, truncated)
+        correction, remarks = method.make(work.series.shape, work.series.spacing_mm, truncated)
         one = partial(correct_slice, work, correction, masks, [look.truncated for look in looks], areas)
-        warnings += correction.remarks
+        warnings += remarks
         if not method.forks:  # a process that has used PyTorch's threads must not fork
             workers = 1
         for report in each(one, with_metal, workers, "correct"):

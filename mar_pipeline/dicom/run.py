@@ -12,6 +12,7 @@ from typing import Any
 
 from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
+from mar_pipeline.dicom.parallel import check_stopped
 from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
 from mar_pipeline.dicom.reading.discovery import NOT_DICOM, discover
 from mar_pipeline.dicom.reading.files import quiet, read_header, reading
@@ -82,6 +83,7 @@ def run(settings: DicomSettings) -> DicomRun:
             write_report(staging / REPORT, found, outcome.results, outcome.failures, settings, method)
         shutil.rmtree(staging / WAITING)
         _make_private(staging)
+        check_stopped()
     return outcome
 
 
@@ -97,8 +99,10 @@ def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
         NoEligibleCT: there is none at all.
     """
     if not found.series:
+        reasons = dict.fromkeys(skipped.reason for skipped in found.skipped)
+        why = f" ({'; '.join(list(reasons)[:3])})" if reasons else ""
         raise NoEligibleCT(
-            f"no CT series that may be processed among {len(found.skipped)} files; mar dicom IN --list says why"
+            f"no CT series that may be processed among {len(found.skipped)} files{why}; --list names each file"
         )
     chosen = []
     for name in wanted:

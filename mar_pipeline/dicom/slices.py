@@ -9,7 +9,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from mar_pipeline.dicom.correction.metal import Candidates, PackedMask, candidates
-from mar_pipeline.dicom.correction.methods import Correction
+from mar_pipeline.dicom.correction.projection import ProjectionCorrection
 from mar_pipeline.dicom.correction.virtual_scan import AIR_HU, field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.reading.files import quiet
@@ -113,7 +113,7 @@ def look(work: Work, number: int) -> Look:
 
 def correct_slice(
     work: Work,
-    correction: Correction,
+    correction: ProjectionCorrection,
     masks: Sequence[PackedMask],
     truncated: Sequence[bool],
     areas: Sequence[float],

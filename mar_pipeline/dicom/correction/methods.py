@@ -3,27 +3,14 @@
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
-import numpy as np
-
-from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, Corrected, ProjectionCorrection
+from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection
 from mar_pipeline.dicom.correction.virtual_scan import virtual_scan
 from mar_pipeline.dicom.settings import DicomSettings
 from simulation.errors import UsageError
 from simulation.files import sha256_of
 from simulation.projector import Projector
-
-
-class Correction(Protocol):
-    """What corrects slices of one shape and pixel spacing."""
-
-    @property
-    def remarks(self) -> tuple[str, ...]:
-        """What the user should know of all of them."""
-
-    def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
-        """The corrected slice, see `projection.ProjectionCorrection`."""
 
 
 @dataclass(frozen=True)
@@ -34,14 +21,15 @@ class Method:
         label: name in SeriesDescription and the report: letters, digits and `_ . + -`.
         facts: for summary.json.
         weights_sha256: of a network.
-        make: (rows and columns, spacing in mm, whether a slice is cut off) -> what corrects slices of that kind.
+        make: (rows and columns, spacing in mm, whether a slice is cut off) -> what corrects slices of that kind, and
+            what the user should know of all of them.
         forks: whether slices may be corrected in forked processes; networks use threads.
     """
 
     label: str
     facts: dict[str, Any]
     weights_sha256: str | None
-    make: Callable[[tuple[int, int], tuple[float, float], bool], Correction]
+    make: Callable[[tuple[int, int], tuple[float, float], bool], tuple[ProjectionCorrection, tuple[str, ...]]]
     forks: bool
 
 
@@ -60,17 +48,21 @@ def method_of(settings: DicomSettings) -> Method:
 
 
 def _projection_method(settings: DicomSettings) -> Method:
-    def make(shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool) -> Correction:
+    def make(
+        shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool
+    ) -> tuple[ProjectionCorrection, tuple[str, ...]]:
         grid, geometry = virtual_scan(shape, spacing_mm, extend)
         projector = Projector(geometry, "cpu", threads=1)
-        return ProjectionCorrection(settings.method, grid, projector, settings.max_trace)
+        fill = SINOGRAM_METHODS[settings.method]
+        return ProjectionCorrection(fill, grid, projector, settings.max_trace), ()
 
     return Method(settings.method.upper(), {"name": settings.method}, None, make, forks=True)
 
 
 def _network_method(settings: DicomSettings) -> Method:
-    # PyTorch takes seconds to import, which LI and NMAR do without.
-    from mar_pipeline.dicom.correction.network import network_correction
+    # PyTorch's networks take seconds to import, which LI and NMAR do without.
+    from mar_pipeline.device import torch_device
+    from mar_pipeline.dicom.correction.network import network_fill
     from mar_pipeline.weights.shipped import SHIPPED, shipped_or_path
     from mar_pipeline.weights.trained import load_trained
 
@@ -79,14 +71,17 @@ def _network_method(settings: DicomSettings) -> Method:
             f"--method: got {settings.method!r}, expected {', '.join(SINOGRAM_METHODS)}, {', '.join(SHIPPED)}, or the "
             "path of a run folder or weights file"
         )
-    trained = load_trained(settings.method, settings.device)
+    trained = load_trained(settings.method, torch_device(settings.device))
     label = re.sub(r"[^A-Za-z0-9_.+-]+", "_", trained.label).strip("_")[:32] or trained.name
-    weights_sha256 = sha256_of(trained.source)
 
-    def make(shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool) -> Correction:
-        return network_correction(
-            trained, shape, spacing_mm, settings.device, settings.precision, settings.workers, settings.max_trace
-        )
+    def make(
+        shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool
+    ) -> tuple[ProjectionCorrection, tuple[str, ...]]:
+        grid, geometry = virtual_scan(shape, spacing_mm, extend)
+        side, pixel_mm = geometry.image_shape[0], geometry.pixel_mm
+        fill = network_fill(trained, side, pixel_mm, settings.device, settings.precision, settings.workers)
+        projector = Projector(geometry, "cpu", settings.workers)
+        return ProjectionCorrection(fill, grid, projector, settings.max_trace), fill.remarks
 
     facts = {"name": label, "network": trained.name, "preset": trained.preset, "parameters": trained.parameters}
-    return Method(label, facts, weights_sha256, make, forks=False)
+    return Method(label, facts, sha256_of(trained.source), make, forks=False)

@@ -1,4 +1,4 @@
-"""Correction of one reconstructed slice by LI or NMAR: projected, corrected there, and the difference added back.
+"""Correction of one reconstructed slice: projected, corrected there, and the difference added back.
 
 Only the difference FBP(corrected) - FBP(projected) is added to the image, and only as far as the image speaks for it
 (see `added`). Replacing the image would lose what its projection and reconstruction lose, everywhere.
@@ -41,16 +41,18 @@ class Corrected:
     trace_share: float
 
 
-SinogramMethod = Callable[[np.ndarray, np.ndarray, np.ndarray, Projector], np.ndarray]
-"""(sinogram, trace, metal mask, projector) -> corrected sinogram."""
+SinogramMethod = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Projector], np.ndarray]
+"""(image in 1/cm, its sinogram, trace, metal mask, projector) -> corrected sinogram."""
 
 
-def li(sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
+def li(mu: np.ndarray, sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
     """The sinogram after linear interpolation, see `simulation.correction.linear_interpolation`."""
     return linear_interpolation(sinogram, trace)
 
 
-def normalised(sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
+def normalised(
+    mu: np.ndarray, sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector
+) -> np.ndarray:
     """The sinogram after NMAR, see `simulation.correction.nmar`; the prior is cut from LI's smoothed image."""
     image = projector.fbp(linear_interpolation(sinogram, trace), "standard")
     image = ndimage.gaussian_filter(
@@ -64,21 +66,19 @@ SINOGRAM_METHODS: dict[str, SinogramMethod] = {"li": li, "nmar": normalised}
 
 @dataclass(frozen=True)
 class ProjectionCorrection:
-    """LI or NMAR of images of one shape and pixel spacing.
+    """The correction of images of one shape and pixel spacing in their projections.
 
     Args:
-        name: key of `SINOGRAM_METHODS`.
+        fill: corrects the sinogram.
         grid: of the images.
         projector: of its scan.
         most_trace: trace share above which a slice is refused.
-        remarks: what the user should know.
     """
 
-    name: str
+    fill: SinogramMethod
     grid: Grid
     projector: Projector
     most_trace: float
-    remarks: tuple[str, ...] = ()
 
     def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
         """Corrects a slice.
@@ -96,7 +96,7 @@ class ProjectionCorrection:
         mask = self.grid.to_grid(metal.astype(np.float32)) > _COVERED
         sinogram, trace = self.projector.forward(mu), metal_trace(self.projector, mask)
         trace_share = checked_trace_share(trace, self.most_trace)
-        corrected = SINOGRAM_METHODS[self.name](sinogram, trace, mask, self.projector)
+        corrected = self.fill(mu, sinogram, trace, mask, self.projector)
         images = self.projector.fbp(np.stack((corrected - sinogram, sinogram)), "standard")
         difference, projected = (self.grid.from_grid(image) for image in images)
         difference *= HU_PER_MU

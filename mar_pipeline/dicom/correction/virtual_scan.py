@@ -141,7 +141,11 @@ def is_truncated(hu: np.ndarray, inside: np.ndarray, spacing_mm: tuple[float, fl
     """
     depth = math.ceil(_BORDER_MM / min(spacing_mm))
     border = inside & ~ndimage.binary_erosion(inside, iterations=depth)
-    return bool(border.any()) and float((hu[border] > TISSUE_HU).mean()) > _TRUNCATED_SHARE
+    labels, count = ndimage.label(ndimage.binary_opening(inside & (hu > TISSUE_HU), iterations=2 * depth))
+    if not count or not border.any():
+        return False
+    body = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])  # not the table
+    return float(body[border].mean()) > _TRUNCATED_SHARE
 
 
 def _resampled(

@@ -23,8 +23,12 @@ from mar_pipeline.dicom.reading.image_header import (
     whole_number,
 )
 from mar_pipeline.dicom.reading.limits import Limits
+from simulation.files import sha256_of_text
 
 Refusal = RefusedInput | LimitHit
+
+
+PATIENT = ("PatientName", "PatientID")
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class CTImage:
         uids: by keyword, those of `IDENTIFIERS`; blank where the header has none.
         meta_uid: SOPInstanceUID of the file meta.
         series_number: SeriesNumber as text.
+        patient: hash of the patient's name and ID.
         instance_number: InstanceNumber.
         transfer_syntax: UID.
         geometry: where it lies; None only with a fault.
@@ -51,6 +56,7 @@ class CTImage:
     uids: dict[str, str]
     meta_uid: str
     series_number: str
+    patient: str
     instance_number: int | None
     transfer_syntax: str
     geometry: Geometry | None
@@ -105,6 +111,7 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         uids={keyword: uid(dataset, keyword) for keyword in IDENTIFIERS},
         meta_uid=uid(meta, "MediaStorageSOPInstanceUID"),
         series_number=text(dataset, "SeriesNumber"),
+        patient=sha256_of_text("\n".join(text(dataset, keyword) for keyword in PATIENT)),
         instance_number=number,
         transfer_syntax=transfer_syntax,
         geometry=placed,

@@ -19,6 +19,7 @@ __all__ = ["Discovery", "Series", "Skipped", "SliceFile", "discover"]
 
 
 NOT_DICOM = "not a DICOM file"
+IMAGE_SUFFIXES = {"", ".dcm", ".ima", ".dicom"}
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,8 @@ def _examine(path: Path, name: str, limits: Limits) -> CTImage | Skipped | _Unpl
     """What a file is: by its magic word, then its file meta, then its header."""
     try:
         with reading(name), quiet():
+            if path.stat().st_size == 0 and path.suffix.lower() in IMAGE_SUFFIXES:
+                raise RefusedInput(f"{name}: is empty; fetch the file again")
             if not is_dicom(path):
                 return Skipped(name, NOT_DICOM)
             meta = read_meta(path, name)

@@ -11,7 +11,15 @@ from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
 from mar_pipeline.dicom.reading.image_header import IDENTIFIERS, LackingError
 from mar_pipeline.dicom.reading.limits import MIB, Limits
 from mar_pipeline.dicom.reading.series import Series, Skipped, SliceFile
-from mar_pipeline.dicom.reading.stacking import differing_orientation, gap_mm, positions_mm, stacking_warnings, tilt_deg
+from mar_pipeline.dicom.reading.stacking import (
+    LEAST_AXIAL,
+    differing_orientation,
+    gap_mm,
+    positions_mm,
+    slice_normal,
+    stacking_warnings,
+    tilt_deg,
+)
 
 SPLITTING = ("FrameOfReferenceUID", "Rows, Columns", "PixelSpacing")
 MADE = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
@@ -80,6 +88,10 @@ def _series(
     decoded_mib = len(stack.slices) * pixels.decoded_bytes / MIB if pixels else 0
     if decoded_mib > limits.max_series_mb:
         refusals.append(LimitHit(f"got {decoded_mib:.0f} MiB of pixels; expected at most {limits.max_series_mb}"))
+    if len({image.patient for image in images}) > 1:
+        refusals.append(RefusedInput("its images name different patients; separate them"))
+    if place and abs(slice_normal(place)[2]) < LEAST_AXIAL:
+        refusals.append(RefusedInput("its slices are coronal or sagittal, no planes of a scan; take the axial series"))
     said = [remark for image in usable for remark in image.remarks]
     return Series(
         number=0,

@@ -44,9 +44,9 @@ LISTING = (
     *("SeriesNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
-    *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression"),
+    *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "PatientName", "PatientID"),
 )
-"""What `discover` reads of a header; none of it names a patient."""
+"""What `discover` reads of a header; of the patient no more than a hash is kept."""
 
 
 @dataclass(frozen=True)

@@ -91,15 +91,15 @@ class Discovery:
     series: tuple[Series, ...]
     skipped: tuple[Skipped, ...]
 
-    def without_folders(self, text: str) -> str:
-        """A text with the names of folders, which may name a patient, replaced by numbers."""
-        for folder, number in self._folders.items():
-            text = text.replace(f"{folder}/", f"folder {number}/")
+    def without_names(self, text: str) -> str:
+        """A text with the names of files, which may name a patient, replaced by their numbers in alphabetical order."""
+        for name, number in self._numbers.items():
+            if name in text:
+                text = text.replace(name, f"file {number}")
         return text
 
     @cached_property
-    def _folders(self) -> dict[str, int]:
-        """Folders of the input and their numbers, the longest first, so that no part of a name is left."""
-        names = [file.name for one in self.series for file in one.slices] + [one.name for one in self.skipped]
-        folders = sorted({name.rpartition("/")[0] for name in names if "/" in name})
-        return dict(sorted(zip(folders, count(1), strict=False), key=lambda one: -len(one[0])))
+    def _numbers(self) -> dict[str, int]:
+        """Names of the input and their numbers, the longest first, so that no part of a name is left."""
+        names = {file.name for one in self.series for file in one.slices} | {one.name for one in self.skipped}
+        return dict(sorted(zip(sorted(names), count(1), strict=False), key=lambda one: -len(one[0])))

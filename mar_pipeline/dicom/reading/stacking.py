@@ -17,15 +17,18 @@ MISSING_GAP = 1.5
 UNEVEN_GAP = 0.02
 """Gaps that differ from the median by more than this share of it are uneven; positions are rounded to 0.01 mm or so."""
 SHOWN = 3
+LEAST_AXIAL = 0.7
+"""Cosine between slice normal and patient axis below which slices are coronal or sagittal."""
 
 
 def positions_mm(places: Sequence[Geometry]) -> np.ndarray:
     """Positions along the normal of the first image: float64 [images], in mm."""
-    normal = _normal(places[0])
+    normal = slice_normal(places[0])
     return np.array([place.position_mm for place in places]) @ normal
 
 
-def _normal(place: Geometry) -> np.ndarray:
+def slice_normal(place: Geometry) -> np.ndarray:
+    """Unit vector across a slice."""
     normal = np.cross(place.orientation[:3], place.orientation[3:])
     return normal / np.linalg.norm(normal)
 
@@ -47,7 +50,7 @@ def tilt_deg(places: Sequence[Geometry]) -> float:
     length = float(np.linalg.norm(way))
     if length < SAME_POSITION_MM:
         return 0.0
-    along = float(abs(way @ _normal(places[0])))
+    along = float(abs(way @ slice_normal(places[0])))
     return math.degrees(math.atan2(math.sqrt(max(length**2 - along**2, 0.0)), along))
 
 

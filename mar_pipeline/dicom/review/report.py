@@ -34,9 +34,9 @@ def write_report(
         method: what corrected.
     """
     left_out = [
-        *((f"Series {series.number}", found.without_folders(reason)) for series, reason in failures),
+        *((f"Series {series.number}", found.without_names(reason)) for series, reason in failures),
         *((f"Series {r.work.series.number}", "no metal") for r in results if not r.metal_slices),
-        *((found.without_folders(one.name), found.without_folders(one.reason)) for one in found.skipped),
+        *((found.without_names(one.name), found.without_names(one.reason)) for one in found.skipped),
     ]
     facts = {
         "Method": method.label,
@@ -61,7 +61,7 @@ def _page_series(result: SeriesResult, found: Discovery, most: int) -> PageSerie
     return PageSeries(
         f"Series {series.number}",
         facts,
-        [found.without_folders(warning) for warning in result.warnings],
+        [found.without_names(warning) for warning in result.warnings],
         [_page_slice(result, result.slices[number]) for number in shown],
         len(result.metal_slices) - len(shown),
     )

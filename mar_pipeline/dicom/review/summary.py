@@ -41,9 +41,9 @@ def summary_of(
         "dry_run": settings.out is None,
         "series": [_of_series(result, found) for result in results],
         "not_processed": [
-            *({"what": f"series {s.number}", "reason": found.without_folders(reason)} for s, reason in failures),
+            *({"what": f"series {s.number}", "reason": found.without_names(reason)} for s, reason in failures),
             *(
-                {"what": found.without_folders(skipped.name), "reason": found.without_folders(skipped.reason)}
+                {"what": found.without_names(skipped.name), "reason": found.without_names(skipped.reason)}
                 for skipped in found.skipped
             ),
         ],
@@ -66,7 +66,7 @@ def _of_series(result: SeriesResult, found: Discovery) -> dict[str, Any]:
         "slices_with_metal": len(result.metal_slices),
         "corrected": sum(report.decision == "corrected" for report in result.slices),
         "clipped_voxels": sum(report.clipped_voxels for report in result.slices),
-        "warnings": [found.without_folders(warning) for warning in result.warnings],
+        "warnings": [found.without_names(warning) for warning in result.warnings],
         "seconds": round(result.seconds, 3),
         "per_slice": [_of_slice(report) for report in result.slices],
     }

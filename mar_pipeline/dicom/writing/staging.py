@@ -46,7 +46,7 @@ def staged(out: Path) -> Iterator[Path]:
         (staging / LOCK).unlink()
         os.replace(staging, out)  # an empty folder gives way
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); nothing was left there") from error
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left there") from error
     finally:
         lock.close()
         shutil.rmtree(staging, ignore_errors=True)

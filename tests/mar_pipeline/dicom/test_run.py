@@ -359,14 +359,40 @@ def test_an_error_that_nobody_foresaw_costs_one_series_and_quotes_nothing(tmp_pa
     assert not (tmp_path / "out" / "series_001").exists() and (tmp_path / "out" / "series_002").exists()
 
 
-def test_folders_are_not_named_in_what_is_written(source: Path, tmp_path: Path) -> None:
+def test_files_are_not_named_in_what_is_written(source: Path, tmp_path: Path) -> None:
     folder = tmp_path / "in" / "DOE^JOHN"
     write_series(folder, 2, hu=volume(2, (0,)), **SPACED)
     (folder / "note.txt").write_text("hello")
     out = tmp_path / "out"
     assert main(["dicom", str(tmp_path / "in"), str(out), "--json", str(tmp_path / "said.json"), *CREATED]) == 0
     for file in (out / "summary.json", out / "report.html", tmp_path / "said.json"):
-        assert "DOE" not in file.read_text() and "folder 1/note.txt" in file.read_text()
+        assert "DOE" not in file.read_text() and "note.txt" not in file.read_text() and "file 3" in file.read_text()
+
+
+@pytest.mark.parametrize("name", ["in/summary.json", "in/0.dcm"])
+def test_nothing_is_written_into_the_input(name: str, tmp_path: Path, capsys) -> None:
+    write_series(tmp_path / "in", 2, hu=volume(2, (0,)), **SPACED)
+    before = contents(tmp_path)
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--json", str(tmp_path / name)]) == 6
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "in" / "out")]) == 6
+    assert "lies within IN" in capsys.readouterr().err and contents(tmp_path) == before
+
+
+def test_a_summary_that_is_there_is_not_overwritten(source: Path, tmp_path: Path, capsys) -> None:
+    (tmp_path / "mine.json").write_text("mine")
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--json", str(tmp_path / "mine.json")]) == 6
+    assert (tmp_path / "mine.json").read_text() == "mine" and not (tmp_path / "out").exists()
+
+
+def test_stopped_by_a_signal_it_cleans_up(source: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(tmp_path / "out"), "--workers", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 60
+    while not list(tmp_path.glob(".out*.partial-*/.waiting")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.terminate()
+    assert process.wait(30) == 130
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_place_for_json_that_cannot_be_is_told_before_the_work(source: Path, tmp_path: Path, capsys) -> None:

@@ -22,7 +22,7 @@ def correction(
     method: str, shape=SHAPE, spacing_mm=SPACING_MM, most_trace: float = 0.5, truncated: bool = False
 ) -> ProjectionCorrection:
     grid, geometry = virtual_scan(shape, (spacing_mm,) * 2, truncated)
-    return ProjectionCorrection(method, grid, Projector(geometry, "cpu"), most_trace)
+    return ProjectionCorrection(SINOGRAM_METHODS[method], grid, Projector(geometry, "cpu"), most_trace)
 
 
 def body() -> np.ndarray:
@@ -130,7 +130,9 @@ def test_pixels_that_are_not_square(truncated: bool, steel) -> None:
     truth, corrupted, metal = (image[:, ::2] for image in steel)
     grid, geometry = virtual_scan(truth.shape, (SPACING_MM, 2 * SPACING_MM), truncated)
     inside = field_of_view(truth.shape, (SPACING_MM, 2 * SPACING_MM), np.zeros(truth.shape, bool), None)
-    result = ProjectionCorrection("nmar", grid, Projector(geometry, "cpu"), 0.5)(corrupted, metal, inside, truncated)
+    result = ProjectionCorrection(SINOGRAM_METHODS["nmar"], grid, Projector(geometry, "cpu"), 0.5)(
+        corrupted, metal, inside, truncated
+    )
     near = inside & ~metal & (ndimage.distance_transform_edt(~metal, (SPACING_MM, 2 * SPACING_MM)) < 40)
     before, after = (np.sqrt(np.mean((hu - truth)[near] ** 2)) for hu in (corrupted, result.hu))
     assert after < 0.67 * before

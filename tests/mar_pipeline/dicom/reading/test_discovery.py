@@ -207,9 +207,9 @@ def test_a_segmentation_and_structures_beside_the_ct_leave_it_alone(tmp_path: Pa
 def test_files_that_are_not_dicom_are_listed(tmp_path: Path) -> None:
     write_series(tmp_path, 1)
     (tmp_path / "notes.dcm").write_text("not DICOM")
-    (tmp_path / "empty").touch()
+    (tmp_path / "empty.txt").touch()
     found = discover(tmp_path)
-    assert reasons(found) == {"notes.dcm": "not a DICOM file", "empty": "not a DICOM file"}
+    assert reasons(found) == {"notes.dcm": "not a DICOM file", "empty.txt": "not a DICOM file"}
     assert only(found).refusal is None
 
 
@@ -531,3 +531,29 @@ def test_real_data(shared_data: Path) -> None:
     assert same == three and repaired.refusal is None
     assert len({file.sop_uid for file in repaired.slices} - {""}) == 20
     assert repaired.gap_mm == pytest.approx(2) and repaired.series_uid.startswith("2.25.")
+
+
+def test_images_of_different_patients_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, 3)
+    image = pydicom.dcmread(tmp_path / "1.dcm")
+    image.PatientID = "another"
+    image.save_as(tmp_path / "1.dcm")
+    (series,) = discover(tmp_path).series
+    assert "different patients" in series.refusal and "another" not in series.refusal
+
+
+def test_coronal_slices_are_refused(tmp_path: Path) -> None:
+    write_series(tmp_path, 2, ImageOrientationPatient=[1, 0, 0, 0, 0, -1], ImagePositionPatient=None)
+    for number in range(2):
+        image = pydicom.dcmread(tmp_path / f"{number}.dcm")
+        image.ImagePositionPatient = [0, 5 * number, 0]
+        image.save_as(tmp_path / f"{number}.dcm")
+    (series,) = discover(tmp_path).series
+    assert "coronal or sagittal" in series.refusal
+
+
+def test_an_empty_file_beside_slices_is_a_damaged_slice(tmp_path: Path) -> None:
+    write_series(tmp_path, 3)
+    (tmp_path / "1.dcm").write_bytes(b"")
+    (series,) = discover(tmp_path).series
+    assert "1.dcm: is empty" in series.refusal
