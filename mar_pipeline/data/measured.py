@@ -152,5 +152,6 @@ def refuse_long_rays(scan: Sample | Pair) -> None:
     if beyond > _BEYOND_RANGE:
         raise InputError(
             f"{100 * beyond:.1f} % of the line integrals are above {MAX_LINE_INTEGRAL:g}, from where on all are the "
-            "same to dual-domain networks; use the preset syndeeplesion, whose bodies are small enough"
+            "same to dual-domain networks; make the data with the preset syndeeplesion, whose bodies are small enough, "
+            "or train a network of images"
         )

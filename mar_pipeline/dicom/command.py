@@ -97,7 +97,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
     add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel is metal (2500)")
     add("--min-metal-mm2", type=float, default=10, metavar="MM2", help="least area of metal in a slice (10)")
-    add("--max-trace", type=float, default=0.5, metavar="SHARE", help="most of the projections behind metal, 0.01 to 0.95 (0.5)")
+    add(
+        "--max-trace",
+        type=float,
+        default=0.5,
+        metavar="SHARE",
+        help="most of all projections behind metal (0.5)",
+    )
     add(
         "--workers", type=int, default=usable_cores(), metavar="N", help="processes, or a network's threads (all cores)"
     )
@@ -123,7 +129,12 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     server.add_argument("--send", metavar="HOST:PORT", help="where to send")
     server.add_argument("--aet", default="ANY-SCP", metavar="AET", help="the server's AE title (ANY-SCP)")
     server.add_argument("--calling-aet", default="MAR", metavar="AET", help="ours (MAR)")
-    add("--created", type=datetime.fromisoformat, metavar="TIME", help="date and time to write instead of now, as 2026-01-31T12:00")
+    add(
+        "--created",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="written instead of now, as 2026-01-31T12:00",
+    )
 
 
 def _settings(options: argparse.Namespace) -> DicomSettings:
