@@ -23,7 +23,7 @@ from pydicom.dataset import Dataset
 from pydicom.filewriter import write_file_meta_info
 from pydicom.uid import ExplicitVRLittleEndian
 from pynetdicom import AE, build_role, evt
-from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelGet
+from pynetdicom.sop_class import CTImageStorage, PatientRootQueryRetrieveInformationModelGet, SegmentationStorage
 
 from mar_pipeline.dicom.pacs.association import SendError
 from mar_pipeline.dicom.pacs.send import send
@@ -45,7 +45,7 @@ def main(folder: Path) -> dict[str, Any]:
             "wrong name": refusal(folder / "sent", "OTHER", "MAR"),
             "send": send(folder / "sent", HOST, DICOM_PORT, "ORTHANC").summary,
             "storescu": subprocess.run(storescu(folder / "storescu"), capture_output=True).returncode,
-            "stow": stow(sorted((folder / "stow").glob("*.dcm"))),
+            "stow": stow(sorted((folder / "stow").rglob("*.dcm"))),
         }
         studies = [one["0020000D"]["Value"][0] for one in as_json("/studies")]
         told["series"] = as_json("/series")
@@ -131,6 +131,9 @@ def wado(study: str, folder: Path) -> None:
         (folder / f"{study}_{number}.dcm").write_bytes(part.partition(b"\r\n\r\n")[2].removesuffix(b"\r\n"))
 
 
+KINDS = (CTImageStorage, SegmentationStorage)
+
+
 def c_get(study: str, folder: Path) -> None:
     """Fetches a study by C-GET."""
 
@@ -143,12 +146,13 @@ def c_get(study: str, folder: Path) -> None:
 
     ae = AE("MAR")
     ae.add_requested_context(PatientRootQueryRetrieveInformationModelGet)
-    ae.add_requested_context(CTImageStorage, ExplicitVRLittleEndian)
+    for kind in KINDS:
+        ae.add_requested_context(kind, ExplicitVRLittleEndian)
     query = Dataset()
     query.QueryRetrieveLevel, query.StudyInstanceUID, query.PatientID = "STUDY", study, "*"
-    role = build_role(CTImageStorage, scp_role=True)
+    roles = [build_role(kind, scp_role=True) for kind in KINDS]
     association = ae.associate(
-        HOST, DICOM_PORT, ae_title="ORTHANC", ext_neg=[role], evt_handlers=[(evt.EVT_C_STORE, keep)]
+        HOST, DICOM_PORT, ae_title="ORTHANC", ext_neg=roles, evt_handlers=[(evt.EVT_C_STORE, keep)]
     )
     answers = [status for status, _ in association.send_c_get(query, PatientRootQueryRetrieveInformationModelGet)]
     association.release()
