@@ -612,6 +612,7 @@ if __name__""",
 def test_an_interrupt_is_noticed_even_where_it_was_dropped(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
     before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
 
     class Interrupted:

@@ -214,7 +214,7 @@ def test_a_sample_has_what_its_layout_names(folder, cache_mb):
         ),
         (
             lambda path: edit(path, "LI_sinogram", lambda a: a + 5),
-            r"1\.h5: 100\.0 % of the line integrals are above 4, .*; use the preset syndeeplesion",
+            r"1\.h5: 100\.0 % of the line integrals are above 4, .*; make the data with the preset syndeeplesion",
         ),
     ],
 )

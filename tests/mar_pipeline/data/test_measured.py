@@ -81,7 +81,9 @@ def test_bodies_whose_rays_networks_cannot_tell_apart_are_refused() -> None:
         lines.ravel()[:beyond] = 4.01
         assert arrays_of(Layout.of(KEYS), LI_sinogram=lines).images.any()
         if refused:
-            with pytest.raises(InputError, match=r"^0\.1 % of the line integrals are above 4, .*; use the preset synd"):
+            with pytest.raises(
+                InputError, match=r"^0\.1 % of the line integrals are above 4, .*; make the data with the preset synd"
+            ):
                 arrays_of(EVERYTHING, LI_sinogram=lines)
         else:
             arrays_of(EVERYTHING, LI_sinogram=lines)
