@@ -59,11 +59,12 @@ def _start_worker(maker: CaseMaker, parent: int) -> None:
     """Keeps the maker in the worker, leaves Ctrl-C to the main process, and ends when that process is gone."""
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
+    threading.Thread(target=end_with, args=(parent,), daemon=True).start()
     _maker = maker
 
 
-def _end_with(parent: int) -> None:
+def end_with(parent: int) -> None:
+    """Ends this process once its parent is gone; for a thread of a worker."""
     while os.getppid() == parent:
         time.sleep(1)
     os._exit(1)

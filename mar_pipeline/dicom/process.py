@@ -17,7 +17,7 @@ from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import Look, SliceReport, Work, correct_slice, image_name, look, write_slice
-from mar_pipeline.dicom.writing.derivation import Derivation, series_number, series_uid
+from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, series_number, series_uid
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
 from simulation.files import sha256_of_text
 
@@ -116,10 +116,7 @@ def _derivation(
     digest = hashlib.sha256()
     for number, one in enumerate(looks):
         path = work.corrected_path(number)
-        pixels = (
-            hashlib.sha256(np.ascontiguousarray(np.load(path), "<i4").tobytes()).hexdigest() if path.exists() else ""
-        )
-        digest.update((pixels or one.pixels_sha256).encode())
+        digest.update((pixels_sha256(np.load(path)) if path.exists() else one.pixels_sha256).encode())
     configuration = sha256_of_text(json.dumps({**work.settings.configuration, "method": method.label}, sort_keys=True))
     made = (method.label, __version__, configuration, method.weights_sha256)
     uid = series_uid(work.series.series_uid, [file.sop_uid for file in work.series.slices], *made, digest.hexdigest())

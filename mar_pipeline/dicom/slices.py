@@ -1,6 +1,5 @@
 """One slice of a series: looked at, corrected, written, checked."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,15 +9,15 @@ from pydicom.dataset import Dataset
 
 from mar_pipeline.dicom.correction.metal import Candidates, PackedMask, candidates
 from mar_pipeline.dicom.correction.projection import ProjectionCorrection
-from mar_pipeline.dicom.correction.virtual_scan import AIR_HU, field_of_view, is_truncated
+from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import text
-from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
+from mar_pipeline.dicom.reading.pixels import AIR_HU, SlicePixels, read_slice
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.check import check_derived
-from mar_pipeline.dicom.writing.derivation import Derivation
+from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256
 from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dataset
 
 CHANGES_HU = (5, 20)
@@ -106,7 +105,7 @@ def look(work: Work, number: int) -> Look:
         candidates(np.where(inside, hu, AIR_HU), work.settings.metal_threshold),
         is_truncated(hu, inside, work.series.spacing_mm),
         brightest in (pixels.brightest_hu, 3071),
-        hashlib.sha256(np.ascontiguousarray(pixels.stored, "<i4").tobytes()).hexdigest(),
+        pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
     )
 

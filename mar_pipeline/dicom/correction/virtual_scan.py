@@ -13,7 +13,7 @@ from scipy import ndimage
 from simulation.geometry import FanBeam
 from simulation.units import hu_to_mu
 
-AIR_HU, TISSUE_HU = -1000.0, -500.0
+TISSUE_HU = -500.0
 _CLINICAL = FanBeam.preset("clinical")
 _EXTENSION_MM = 40.0
 """Length over which a body that is cut off at the field of view fades into air."""

@@ -23,9 +23,9 @@ from typing import TextIO
 import numpy as np
 from PIL import Image
 
+from mar_pipeline.dicom.writing.derivation import STATEMENT
 from simulation.files import whole_file
 
-RESEARCH = "Research software, not a medical device; review with the original series."
 OFFSET = 32896
 """Stored value of 0 HU. The high byte then steps at -128 and 128 HU, away from the noise of air, fat and water, which
 would else flicker between two bytes and pack badly."""
@@ -126,7 +126,7 @@ def _template(
     values = {
         "policy": "; ".join(f"{name} {value}" for name, value in policy.items()),
         "style": style,
-        "research": html.escape(RESEARCH),
+        "research": html.escape(STATEMENT),
         "legend_hu": CHANGED_HU,
         "series": "\n".join(_head(number, item) for number, item in enumerate(series)),
         "details": _details(series, not_processed, facts),

@@ -115,6 +115,11 @@ def series_number(source_number: int | None, taken: Collection[int]) -> int:
     return number
 
 
+def pixels_sha256(stored: np.ndarray) -> str:
+    """Hash of stored values, whatever their number type."""
+    return hashlib.sha256(np.ascontiguousarray(stored, "<i4").tobytes()).hexdigest()
+
+
 def instance_uid(source_uid: str, stored: np.ndarray, derivation: Derivation) -> str:
     """SOPInstanceUID of a derived slice, which follows from its pixels too.
 
@@ -123,6 +128,5 @@ def instance_uid(source_uid: str, stored: np.ndarray, derivation: Derivation) ->
         stored: stored values (rows, columns).
         derivation: its series UID stands for method, version, configuration and weights.
     """
-    pixels = hashlib.sha256(np.ascontiguousarray(stored, "<i4").tobytes()).hexdigest()
     made = (derivation.method, derivation.version, derivation.configuration_sha256, derivation.weights_sha256 or "")
-    return derived_uid("slice", source_uid, derivation.series_uid, *made, repr(stored.shape), pixels)
+    return derived_uid("slice", source_uid, derivation.series_uid, *made, repr(stored.shape), pixels_sha256(stored))

@@ -12,7 +12,8 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
 
-from mar_pipeline.dicom.review.page import HIGHEST_HU, LOWEST_HU, RESEARCH, PageSlice, write_page
+from mar_pipeline.dicom.review.page import HIGHEST_HU, LOWEST_HU, PageSlice, write_page
+from mar_pipeline.dicom.writing.derivation import STATEMENT
 
 PRESETS = {"1": (40, 400), "2": (400, 1800), "3": (-600, 1500), "4": (1500, 5000)}
 """Center and width in HU behind each key."""
@@ -258,7 +259,7 @@ def test_what_was_left_out_and_the_facts_are_told(page):
     for word in ("a/1.dcm", "LOCALIZER", "b/2.dcm", "Enhanced CT", "NMAR", "0.1.0", "Not processed (2)"):
         assert word in text
     sentence = shown.driver.find_element(By.ID, "research")
-    assert (sentence.text, sentence.is_displayed()) == (RESEARCH, True)
+    assert (sentence.text, sentence.is_displayed()) == (STATEMENT, True)
     assert sentence.rect["y"] + sentence.rect["height"] < 100
 
 
