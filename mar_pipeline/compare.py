@@ -1,28 +1,29 @@
-"""`mar compare`: several arms of one training over several seeds, scored side by side on the same pairs."""
+"""`mar compare`: several arms of one training over several seeds, scored side by side on the same samples."""
 
-import csv
 import json
 import logging
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.comparison.trainings import Run, cost_table, plan, train_all
+from mar_pipeline.comparison.verdicts import Column, verdicts
 from mar_pipeline.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.evaluate_task import TaskEvaluateSettings, evaluate_task
 from mar_pipeline.evaluation.files import make_folder
-from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings, flat, read_train_settings
+from mar_pipeline.evaluation.task_tables import ERROR
+from mar_pipeline.tasks.catalogue import TESTS
+from mar_pipeline.training.settings import TrainSettings, as_plain, flat, read_train_settings
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of_text, whole_file, write_json
 from simulation.progress import with_progress
-from simulation.projector_cpu import usable_cores
 from simulation.provenance import library_versions
-from simulation.sources.slices import safe_name
 
 logger = logging.getLogger(__name__)
+
+_PROTOCOL = "float"
 
 
 @dataclass(frozen=True)
@@ -30,27 +31,28 @@ class CompareSettings:
     """Train several arms of one run over several seeds and score them side by side.
 
     Args:
-        base: settings file of mar train that all arms start from.
-        out: folder for the runs (ARM/seed_N), their logs, and evaluation/ with the tables and pictures.
+        base: settings file of mar train that all arms start from; its task is theirs.
+        out: folder for the runs (ARM/seed_N), their logs, comparison.md, and evaluation/ with tables and pictures.
+        data: folder whose pairs the runs are scored on, held out from the training; other tasks than mar hold out
+            samples of their own, and take none.
         arms: name of each arm -> what it changes, by dotted key.
         seeds: each arm is trained once with each.
         jobs: trainings at once; they share the CPU's cores.
-        data: folder whose pairs the runs are scored on; held out from the training.
-        split: of data: train or test; null takes what it lists.
-        masks: mask stack (.npy) instead of the data's own.
-        methods: what stands beside the arms: input, li, nmar.
-        figures: pictures to draw; null one for every slice.
+        split: of data: train or test; null takes what it lists (mar).
+        masks: mask stack (.npy) instead of the data's own (mar).
+        methods: what stands beside the arms: null takes input, li and nmar, for other tasks input where there is one.
+        figures: pictures to draw; null one for every slice, and three for other tasks than mar.
     """
 
     base: str
     out: str
-    data: str
+    data: str | None = None
     arms: dict[str, dict[str, Any] | None] = field(default_factory=dict)
     seeds: tuple[int, ...] = (0, 1, 2)
     jobs: int = 1
     split: str | None = None
     masks: str | None = None
-    methods: tuple[str, ...] = ("input", "li", "nmar")
+    methods: tuple[str, ...] | None = None
     figures: int | None = None
 
 
@@ -59,7 +61,7 @@ class CompareReport:
     """What `compare` did.
 
     Args:
-        table: evaluation and cost of the arms as text.
+        table: evaluation, differences and cost of the arms as text.
         failed: trainings that failed and pairs that could not be scored, with reasons.
     """
 
@@ -68,13 +70,20 @@ class CompareReport:
 
 
 @dataclass(frozen=True)
-class Run:
-    """One training: its arm, its place, and the command line that starts it."""
+class _Results:
+    """Scores of the arms.
 
-    arm: str
-    seed: int
-    folder: Path
-    arguments: tuple[str, ...]
+    Args:
+        text: tables for a terminal.
+        markdown: the same for the page.
+        columns: what differences are taken of.
+        failed: samples that could not be scored, with reasons.
+    """
+
+    text: str
+    markdown: str
+    columns: tuple[Column, ...]
+    failed: tuple[str, ...] = ()
 
 
 def compare(settings: CompareSettings) -> CompareReport:
@@ -88,13 +97,13 @@ def compare(settings: CompareSettings) -> CompareReport:
         InputError: every training failed, or the data cannot be used.
         OSError: the folder cannot be written.
     """
-    started = time.monotonic()
-    runs = plan(settings)
-    out = Path(settings.out)
+    started, out = time.monotonic(), Path(settings.out)
+    runs = planned(settings)
     make_folder(out)
     (out / "logs").mkdir(exist_ok=True)
     failed, finished = [], []
-    for run, reason in with_progress(_train_all(runs, settings, out / "logs"), len(runs), "compare", "training"):
+    trainings = train_all(runs, settings.jobs, out / "logs")
+    for run, reason in with_progress(trainings, len(runs), "compare", "training"):
         if reason:
             failed.append(f"{run.arm}, seed {run.seed}: {reason}")
         else:
@@ -102,121 +111,128 @@ def compare(settings: CompareSettings) -> CompareReport:
     finished.sort(key=runs.index)
     if not finished:
         raise InputError(f"no training came through; the first one: {failed[0]}")
-    evaluation = evaluate(
-        EvaluateSettings(
-            data=settings.data,
-            out=str(out / "evaluation"),
-            methods=(*settings.methods, *(str(run.folder) for run in finished)),
-            split=settings.split,  # type: ignore[arg-type]
-            masks=settings.masks,
-            figures=settings.figures,
-        )
-    )
-    failed += [f"{item.pair}: {item.reason}" for item in evaluation.failed]
-    cost = _cost_table(finished)
-    missing = "".join(f"- {reason}\n" for reason in failed)
-    missing = f"\n## Failed\n\n{missing}" if missing else ""
-    with whole_file(out / "comparison.md") as partial:
-        scores = (out / "evaluation" / "table.md").read_text()
-        partial.write_text(
-            f"# Comparison of arms\n\n{_arms_text(settings)}\n{scores}\n## Training\n\n{cost}\n{missing}"
-        )
-    _write_report(settings, out, failed, time.monotonic() - started)
-    return CompareReport(f"{evaluation.table}\n\n{cost}", tuple(failed))
+    base = read_train_settings([f"--settings={settings.base}", "--run=unused"])
+    if base.task == "mar":
+        results = _scored_pairs(settings, finished, out / "evaluation")
+    else:
+        results = _scored_samples(settings, base, finished, out / "evaluation")
+    failed += results.failed
+    differences = verdicts(settings.arms, results.columns)
+    cost = cost_table(finished)
+    _write_page(settings, results.markdown, differences, cost, failed, out / "comparison.md")
+    _write_report(settings, base, out, failed, time.monotonic() - started)
+    return CompareReport("\n\n".join(part for part in (results.text, differences, cost) if part), tuple(failed))
 
 
-def plan(settings: CompareSettings) -> list[Run]:
-    """Every training, checked as `mar train` would before the first one starts.
+def planned(settings: CompareSettings) -> list[Run]:
+    """The trainings of a comparison, and whether their data suit it.
 
     Args:
         settings: what to compare.
 
     Raises:
-        UsageError: no arms, no seeds, or settings that `mar train` refuses.
+        UsageError: as `plan`, or data that cannot be held out.
     """
-    if not settings.arms or not settings.seeds or settings.jobs < 1:
-        raise UsageError(
-            f"compare: got {len(settings.arms)} arms, {len(settings.seeds)} seeds and --jobs {settings.jobs}; expected "
-            "at least one of each"
-        )
-    if len(set(settings.seeds)) < len(settings.seeds):
-        raise UsageError(f"--seeds: got {' '.join(map(str, settings.seeds))}; name each seed once")
-    folders: dict[str, str] = {}
-    for arm in settings.arms:
-        other = folders.setdefault(safe_name(arm), arm)
-        if other != arm:
-            raise UsageError(f"--arms: {other!r} and {arm!r} would share the folder {safe_name(arm)}; rename one")
-    threads = max(1, usable_cores() // settings.jobs)
-    runs = []
-    for seed in settings.seeds:
-        for arm, changes in settings.arms.items():
-            folder = Path(settings.out) / safe_name(arm) / f"seed_{seed}"
-            fixed = {"run": str(folder), "label": arm, "seed": seed, "threads": threads}
-            words = [f"--{key}={_word(value)}" for key, value in {**(changes or {}), **fixed}.items()]
-            arguments = (f"--settings={settings.base}", *words)
-            try:
-                training = read_train_settings(list(arguments))
-                check_settings(training)
-                _refuse_training_pairs(settings, training)
-            except UsageError as error:
-                raise UsageError(f"arm {arm}: {error}") from error
-            runs.append(Run(arm, seed, folder, arguments))
+    runs = plan(settings.base, settings.arms, settings.seeds, settings.jobs, Path(settings.out))
+    tasks = {run.settings.task for run in runs}
+    if len(tasks) > 1:
+        raise UsageError(f"--arms: are of the tasks {', '.join(sorted(tasks))}; take one")
+    if tasks != {"mar"}:
+        for name in ("data", "split", "masks"):
+            if getattr(settings, name) is not None:
+                raise UsageError(
+                    f"--{name}: only for metal artifact reduction; {tasks.pop()} scores the samples that its own data "
+                    "hold out: leave it out"
+                )
+        return runs
+    if settings.data is None:
+        raise UsageError("--data: not given; name a folder whose pairs the runs are scored on")
+    for run in runs:
+        _refuse_training_pairs(settings, run)
     return runs
 
 
-def _refuse_training_pairs(settings: CompareSettings, training: TrainSettings) -> None:
-    folder = training.data.folder
-    if folder and Path(folder).resolve() == Path(settings.data).resolve() and settings.split != "test":
+def _refuse_training_pairs(settings: CompareSettings, run: Run) -> None:
+    folder = getattr(run.settings.data, "folder", None)
+    if folder and Path(folder).resolve() == Path(settings.data or "").resolve() and settings.split != "test":
         raise UsageError(
-            f"--data: {settings.data} is what the runs are trained on; score them on another folder, or with --split "
-            "test on its test pairs"
+            f"arm {run.arm}: --data: {settings.data} is what the runs are trained on; score them on another folder, or "
+            "with --split test on its test pairs"
         )
 
 
-def _word(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> _Results:
+    """Metal artifact reduction on pairs in the community layout."""
+    methods = ("input", "li", "nmar") if settings.methods is None else settings.methods
+    evaluation = evaluate(
+        EvaluateSettings(
+            data=str(settings.data),
+            out=str(out),
+            methods=(*methods, *(str(run.folder) for run in runs)),
+            split=settings.split,  # type: ignore[arg-type]
+            masks=settings.masks,
+            figures=settings.figures,
+        )
+    )
+    columns = []
+    for name, label, digits in (("psnr", "PSNR (dB)", 2), ("ssim", "SSIM", 4)):
+        sums: dict[str, dict[int, list[float]]] = {}
+        for row in evaluation.rows:
+            if row.protocol == _PROTOCOL and row.seed is not None:
+                sums.setdefault(row.method, {}).setdefault(row.seed, []).append(getattr(row, name))
+        means = {arm: {seed: sum(own) / len(own) for seed, own in seeds.items()} for arm, seeds in sums.items()}
+        columns.append(Column(label, digits, False, means))
+    failed = tuple(f"{item.pair}: {item.reason}" for item in evaluation.failed)
+    return _Results(evaluation.table, (out / "table.md").read_text(), tuple(columns), failed)
 
 
-def _train_all(runs: list[Run], settings: CompareSettings, logs: Path) -> Iterator[tuple[Run, str]]:
-    """The runs as they end, each with the reason of its failure or an empty text."""
-    with ThreadPoolExecutor(settings.jobs) as pool:
-        futures = {pool.submit(_train, run, logs / f"{run.folder.parent.name}_{run.seed}.log"): run for run in runs}
-        try:
-            for future in as_completed(futures):
-                yield futures[future], future.result()
-        except BaseException:
-            pool.shutdown(wait=True, cancel_futures=True)
-            raise
+def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequence[Run], out: Path) -> _Results:
+    """A secondary task on the samples that the base's data hold out."""
+    testing = TESTS[base.task]
+    data = testing.data(**{one.name: getattr(base.data, one.name) for one in fields(testing.data)})
+    baselines = tuple(testing.make(data).baselines) if settings.methods is None else settings.methods
+    report = evaluate_task(
+        TaskEvaluateSettings(
+            task=base.task,  # type: ignore[arg-type]
+            data=data,
+            out=str(out),
+            methods=(*baselines, *(str(run.folder) for run in runs)),
+            figures=3 if settings.figures is None else settings.figures,
+        )
+    )
+    columns = tuple(
+        Column(
+            label=column.label,
+            digits=column.digits,
+            lower_is_better=name == ERROR,
+            values={
+                result.method: dict(zip(map(int, result.seeds), result.values[name], strict=True))  # type: ignore[arg-type]
+                for result in report.results
+                if result.seeds and name in result.values
+            },
+        )
+        for name, column in report.columns.items()
+    )
+    pictures = "\n\n".join(f"![{name}](evaluation/{name})" for name in report.pictures)
+    return _Results(report.table, f"## Results: {base.task}\n\n{report.markdown}\n{pictures}\n", columns)
 
 
-def _train(run: Run, log: Path) -> str:
-    """Runs `mar train` in a process of its own, so that memory and threads are its own too."""
-    command = [sys.executable, "-m", "mar_pipeline", "train", *run.arguments]
-    with log.open("a") as file:
-        code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
-    lines = log.read_text().strip().splitlines()
-    return "" if code == 0 else f"exit code {code}: {lines[-1] if lines else 'no message'} (see {log})"
-
-
-def _cost_table(runs: list[Run]) -> str:
-    """Mean training time, steps and validation PSNR of each arm, in Markdown."""
-    lines = ["| arm | seeds | steps | minutes a run | best validation PSNR (dB) |", "|---|---:|---:|---:|---:|"]
-    for arm in dict.fromkeys(run.arm for run in runs):
-        reports = [json.loads((run.folder / "report.json").read_text()) for run in runs if run.arm == arm]
-        rows = [_last_row(run.folder / "metrics.csv") for run in runs if run.arm == arm]
-        minutes = sum(row["minutes"] for row in rows) / len(rows)
-        psnr = sum(report["best"]["psnr"] for report in reports) / len(reports)
-        lines.append(f"| {arm} | {len(rows)} | {rows[0]['iterations']:.0f} | {minutes:.1f} | {psnr:.2f} |")
-    return "\n".join(lines)
-
-
-def _last_row(metrics: Path) -> dict[str, float]:
-    with metrics.open() as file:
-        rows = list(csv.DictReader(file))
-    return {
-        "iterations": float(rows[-1]["iterations"]),
-        "minutes": sum(float(row["seconds"]) for row in rows) / 60,
-    }
+def _write_page(
+    settings: CompareSettings, scores: str, differences: str, cost: str, failed: Sequence[str], path: Path
+) -> None:
+    """The page of results."""
+    brings = (
+        "\n## What EQ-Reg brings\n\nDifferences between arms that are the same but for EQ-Reg, seed by seed; the "
+        f"interval is Student's t of the paired differences.\n\n{differences}\n"
+        if differences
+        else ""
+    )
+    missing = "".join(f"- {reason}\n" for reason in failed)
+    missing = f"\n## Failed\n\n{missing}" if missing else ""
+    with whole_file(path) as partial:
+        partial.write_text(
+            f"# Comparison of arms\n\n{_arms_text(settings)}\n{scores}{brings}\n## Training\n\n{cost}\n{missing}"
+        )
 
 
 def _arms_text(settings: CompareSettings) -> str:
@@ -227,8 +243,9 @@ def _arms_text(settings: CompareSettings) -> str:
     return f"Every arm starts from `{settings.base}` and changes:\n\n{arms}\n"
 
 
-def _write_report(settings: CompareSettings, out: Path, failed: list[str], seconds: float) -> None:
-    base: TrainSettings = read_train_settings([f"--settings={settings.base}", "--run=unused"])
+def _write_report(
+    settings: CompareSettings, base: TrainSettings, out: Path, failed: Sequence[str], seconds: float
+) -> None:
     plain = asdict(settings)
     write_json(
         out / "report.json",
@@ -240,7 +257,7 @@ def _write_report(settings: CompareSettings, out: Path, failed: list[str], secon
             "base": flat(as_plain(base)),
             "seconds": round(seconds, 1),
             "counts": {"arms": len(settings.arms), "seeds": len(settings.seeds), "failed": len(failed)},
-            "failed": failed,
+            "failed": list(failed),
             "outputs": ["comparison.md", "evaluation/table.md"],
         },
     )

@@ -3,10 +3,16 @@
 import dataclasses
 import difflib
 import inspect
+import itertools
 import json
 import re
 import types
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import yaml
 
 from simulation.errors import UsageError
 
@@ -25,7 +31,12 @@ _PLAINER = (
 """What jsonargparse says, and what a user of the program understands."""
 
 
-def read_settings(command: str, settings_class: type[Settings], arguments: list[str]) -> Settings:
+def read_settings(
+    command: str,
+    settings_class: type[Settings],
+    arguments: list[str],
+    sections: Mapping[str, type] = MappingProxyType({}),
+) -> Settings:
     """A command's settings from `--settings FILE.yaml` and its options, which win wherever they stand.
 
     Fields become options: `masks_per_slice: int` is `--masks-per-slice N`, a bool is a switch, a tuple takes several
@@ -35,13 +46,14 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
         command: name of the command, for its help and errors.
         settings_class: a dataclass.
         arguments: the command line after the command's name.
+        sections: fields that are of another dataclass here than their annotation says.
 
     Raises:
         UsageError: for an unknown key, a wrong type or a missing value, by name.
     """
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
-    leaves = _leaves(settings_class)
+    leaves = _leaves(settings_class, sections=sections)
     summary = (inspect.getdoc(settings_class) or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"mar {command}", description=summary, exit_on_error=False, allow_abbrev=False)
     parser.add_argument("--settings", action=ActionConfigFile, metavar="FILE.yaml", help="options from a file")
@@ -60,7 +72,7 @@ def read_settings(command: str, settings_class: type[Settings], arguments: list[
     except (UnicodeDecodeError, RecursionError) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
         raise UsageError(f"--settings: expected lines of KEY: VALUE as configs/ has them ({reason})") from error
-    return _build(settings_class, values)
+    return _build(settings_class, values, sections=sections)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,9 +85,11 @@ class _Leaf:
     help: str
 
 
-def _leaves(settings_class: type, prefix: str = "") -> dict[str, _Leaf]:
+def _leaves(
+    settings_class: type, prefix: str = "", sections: Mapping[str, type] = MappingProxyType({})
+) -> dict[str, _Leaf]:
     """Options of a dataclass and of those nested in it, by dotted key."""
-    hints: dict[str, Any] = get_type_hints(settings_class)
+    hints: dict[str, Any] = {**get_type_hints(settings_class), **sections}
     helps = _argument_help(settings_class)
     leaves: dict[str, _Leaf] = {}
     for field in dataclasses.fields(settings_class):
@@ -87,8 +101,13 @@ def _leaves(settings_class: type, prefix: str = "") -> dict[str, _Leaf]:
     return leaves
 
 
-def _build(settings_class: type[Settings], values: Any, section: str = "") -> Settings:
-    hints: dict[str, Any] = get_type_hints(settings_class)
+def _build(
+    settings_class: type[Settings],
+    values: Any,
+    section: str = "",
+    sections: Mapping[str, type] = MappingProxyType({}),
+) -> Settings:
+    hints: dict[str, Any] = {**get_type_hints(settings_class), **sections}
     if not hasattr(values, "keys"):
         raise UsageError(f"--settings: {section}: got {values!r}, expected keys of its own below it")
     return settings_class(
@@ -99,6 +118,27 @@ def _build(settings_class: type[Settings], values: Any, section: str = "") -> Se
             for name, hint in hints.items()
         }
     )
+
+
+def value_of(key: str, arguments: list[str]) -> Any:
+    """What the command line, or else its settings file, says of a key on which all other options depend.
+
+    Args:
+        key: of the top level.
+        arguments: the command line after the command's name.
+
+    Returns:
+        The value, None where there is none or the file cannot be read: `read_settings` then tells.
+    """
+    words = dict(itertools.pairwise([*arguments, ""]))
+    words |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
+    if f"--{key}" in words or "--settings" not in words:
+        return words.get(f"--{key}")
+    try:
+        content = yaml.safe_load(Path(words["--settings"]).read_text())
+    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
+        return None
+    return content.get(key) if isinstance(content, dict) else None
 
 
 def _option(key: str) -> str:
@@ -115,9 +155,11 @@ def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _argument_help(settings_class: type) -> dict[str, str]:
-    """Text of each entry in the `Args:` section of a Google docstring, by name."""
-    section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", inspect.getdoc(settings_class) or "", re.MULTILINE)
-    entries = re.findall(r"^    (\w+):(.*(?:\n {5,}.*)*)", section[1], re.MULTILINE) if section else []
+    """Text of each entry in the `Args:` sections of a dataclass' docstring and its bases', by name."""
+    entries: list[tuple[str, str]] = []
+    for base in reversed(settings_class.__mro__[:-1]):
+        section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", inspect.getdoc(base) or "", re.MULTILINE)
+        entries += re.findall(r"^    (\w+):(.*(?:\n {5,}.*)*)", section[1], re.MULTILINE) if section else []
     return {name: " ".join(text.split()).rstrip(".").replace("`", "") for name, text in entries}
 
 

@@ -8,21 +8,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import EquivarianceRegularizer
-from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.engines import Engines, autocast_dtype, seed_epoch
-from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError
+from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.projector_cpu import usable_cores
 from simulation.provenance import library_versions
@@ -37,14 +38,16 @@ class TrainReport:
     Args:
         epochs: that the run has now.
         resumed_from: epochs it had before.
-        best_psnr: of the validation, dB; None if there was none.
+        score: name of what decides which weights are the best.
+        best_score: of the validation; None if there was none.
         best_epoch: where it was reached.
         run: the folder.
     """
 
     epochs: int
     resumed_from: int
-    best_psnr: float | None
+    score: str
+    best_score: float | None
     best_epoch: int
     run: Path
 
@@ -52,8 +55,8 @@ class TrainReport:
     def summary(self) -> str:
         """One line for people."""
         best = "not validated yet"
-        if self.best_psnr is not None:
-            best = f"best validation PSNR {self.best_psnr:.2f} dB in epoch {self.best_epoch}"
+        if self.best_score is not None:
+            best = f"best validation {score_text(self.score, self.best_score)} in epoch {self.best_epoch}"
         return f"{self.run}: {self.epochs} epochs ({self.epochs - self.resumed_from} now), {best}"
 
 
@@ -78,7 +81,8 @@ def train(settings: TrainSettings) -> TrainReport:
     torch.set_num_threads(settings.threads or usable_cores())
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error reaches the user as one line of our own
     seed_epoch(settings.seed, 0)
-    task = mar_task(settings.network.name, settings.network.arguments, settings.data, settings.seed, device.type)
+    network = settings.network
+    task = TRAININGS[settings.task].make(network.name, network.arguments, settings.data, settings.seed, device.type)
     regularizer = make_regularizer(task.network, settings.equivariance)
     folder = RunFolder(Path(settings.run))
     with folder.opened(settings):
@@ -87,17 +91,23 @@ def train(settings: TrainSettings) -> TrainReport:
         before = state.epoch
         if before > settings.epochs:
             logger.warning("train: %s has %d epochs already, --epochs is %d", folder.root, before, settings.epochs)
-        dtype = autocast_dtype(settings.precision, device)
+        dtype = autocast_dtype(_precision(settings, task), device)
         if before < settings.epochs:
             folder.done.unlink(missing_ok=True)
             _run(task, state, regularizer, dtype)
-        report = TrainReport(
-            state.epoch, before, state.best_psnr if state.best_epoch else None, state.best_epoch, folder.root
-        )
+        best = state.best_score if state.best_epoch else None
+        report = TrainReport(state.epoch, before, task.scores[0], best, state.best_epoch, folder.root)
         _write_report(report, state, task, dtype, time.monotonic() - started)
         with whole_file(folder.done) as partial:
             partial.write_text(f"{state.epoch} epochs\n")
     return report
+
+
+def _precision(settings: TrainSettings, task: Task) -> str:
+    """What the settings ask for, float32 where the loss needs it and they leave it open."""
+    if task.full_precision and settings.precision == "bfloat16":
+        raise UsageError("--precision: got bfloat16, which this loss cannot bear; give float32 or auto")
+    return "float32" if task.full_precision else settings.precision
 
 
 def _run(
@@ -135,16 +145,21 @@ def _termination() -> Iterator[Callable[[], str]]:
 
 def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
     """What to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
-    data = settings.data
+    data = vars(settings.data)
     if "DataLoader worker" in str(error):
-        return f"a loader was killed; lower --data.workers ({data.workers}) or --data.cache_mb ({data.cache_mb})"
+        return f"a loader was killed; lower {_options(data, 'workers', 'cache_mb')}"
     kinds = (MemoryError, torch.OutOfMemoryError)
     if not isinstance(error, kinds) and "allocate memory" not in str(error) and "enough memory" not in str(error):
         return ""
     return (
-        f"lower --data.batch_size ({data.batch_size}) or --data.patch ({data.patch}), or, where a validation's whole "
-        "image was too much, make the network smaller; then start again with --allow-changed-settings"
+        f"lower {_options(data, 'batch_size', 'patch')}, or, where a validation's whole image was too much, make the "
+        "network smaller; then start again with --allow-changed-settings"
     )
+
+
+def _options(data: dict[str, Any], *names: str) -> str:
+    """Those options that the task's data have, with their values."""
+    return " or ".join(f"--data.{name} ({data[name]})" for name in names if name in data)
 
 
 def _write_report(
@@ -175,6 +190,6 @@ def _write_report(
 
 
 def _best(report: TrainReport, folder: RunFolder) -> dict[str, float | int | str] | None:
-    if report.best_psnr is None:
+    if report.best_score is None:
         return None
-    return {"psnr": report.best_psnr, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)}
+    return {report.score: report.best_score, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)}

@@ -9,10 +9,11 @@ import pytest
 import yaml
 from training_set import write_training_set
 
-from mar_pipeline.compare import CompareSettings, plan
+from mar_pipeline.compare import CompareSettings, planned
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
-from mar_pipeline.networks import NETWORKS
+from mar_pipeline.networks.build import networks_for
 from mar_pipeline.options import read_settings
+from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.train import train
 from mar_pipeline.training.settings import TrainSettings, as_plain, read_train_settings
 from simulation.generate import SimulateSettings
@@ -38,6 +39,8 @@ SMALL_NETWORKS = {
 }
 REDUCED = {"quick", "indudonet_plus_small", "indudonet_plus_small_eq"}
 """Runs of networks made smaller; all others are the published configurations."""
+SECONDARY = {f"{task}{kind}" for task in ("rain", "inpainting", "classification") for kind in ("", "_small", "_quick")}
+"""Runs of other tasks, see `tests/mar_pipeline/tasks`."""
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
 OF_OTHERS = {CONFIGS / "dicom" / "orthanc.json"}
 """Configurations of other programs, with tests of their own."""
@@ -53,9 +56,16 @@ def files_of(command):
     return pytest.mark.parametrize("path", paths, ids=lambda path: path.name)
 
 
-def keys(settings_class):
+trainings = pytest.mark.parametrize(
+    "path",
+    [path for path in FILES if path.parent.name == "train" and path.stem not in SECONDARY],
+    ids=lambda path: path.name,
+)
+
+
+def keys(settings_class, **sections):
     """Names of the fields, those of a section with theirs."""
-    hints = get_type_hints(settings_class)
+    hints = get_type_hints(settings_class) | sections
     return {
         field.name: keys(hints[field.name]) if dataclasses.is_dataclass(hints[field.name]) else None
         for field in dataclasses.fields(settings_class)
@@ -73,8 +83,9 @@ def complete(written, expected):
 def test_config_is_complete_and_read_as_written(path):
     command = path.parent.name
     written = yaml.safe_load(path.read_text())
-    assert complete(written, keys(SETTINGS[command]))
-    settings = read_settings(command, SETTINGS[command], [f"--settings={path}"])
+    sections = {"data": TRAININGS[written["task"]].data} if command == "train" else {}
+    assert complete(written, keys(SETTINGS[command], **sections))
+    settings = read_settings(command, SETTINGS[command], [f"--settings={path}"], sections)
     assert as_plain(settings) == written
 
 
@@ -103,7 +114,7 @@ def test_simulation_would_start(path, tmp_path, monkeypatch):
     assert set(settings.implants or ()) <= set(KINDS)
 
 
-@files_of("train")
+@trainings
 def test_training_runs_one_step(path, small_scanner, tmp_path):
     """With the network made small and two crops a batch, on a data set made here."""
     data = write_training_set(tmp_path / "data")
@@ -136,18 +147,18 @@ def test_run_is_named_after_its_file(path):
     settings = read_train_settings([f"--settings={path}"])
     assert settings.run == f"runs/train/{path.stem}"
     assert settings.equivariance.enabled == (path.stem.endswith("_eq") or path.stem == "quick")
-    assert settings.network.name in NETWORKS
+    assert settings.network.name in networks_for(settings.task)
 
 
 def test_every_network_has_a_plain_and_a_regularised_run():
     names = {path.stem for path in FILES if path.parent.name == "train"} - REDUCED
-    assert names == {f"{network}{kind}" for network in NETWORKS for kind in ("", "_eq")}
+    assert names == {f"{network}{kind}" for network in networks_for("mar") for kind in ("", "_eq")} | SECONDARY
 
 
 @files_of("compare")
 def test_arms_are_trainings(path, tmp_path):
     settings = read_settings("compare", CompareSettings, [f"--settings={path}", f"--out={tmp_path}"])
     base = CONFIGS.parent / settings.base
-    runs = plan(dataclasses.replace(settings, base=str(base)))
+    runs = planned(dataclasses.replace(settings, base=str(base)))
     assert len(runs) == len(settings.arms) * len(settings.seeds)
     assert not list(tmp_path.iterdir())

@@ -17,8 +17,8 @@ from mar_pipeline.bench.measure import crops, fastest_cpu_seconds, network_sampl
 from mar_pipeline.bench.networks import body_of, plain, rmse_hu, settled
 from mar_pipeline.data import IMAGE, LI, METAL_MASK
 from mar_pipeline.inference.fast import fast_network
-from mar_pipeline.networks import NETWORKS, acdnet, dicdnet, oscnet
-from mar_pipeline.networks.build import IMAGE_INPUTS, network_inputs
+from mar_pipeline.networks import acdnet, dicdnet, oscnet
+from mar_pipeline.networks.build import IMAGE_INPUTS, MAR, network_inputs, networks_for
 
 _ROUNDS = 3
 
@@ -38,7 +38,7 @@ def _networks_of_images() -> None:
         body = body_of(sample)
         say(f"CPU-seconds an image, least of {_ROUNDS} rounds in turns; RMSE inside the body against plain")
         say(f"{'':12}{'published':>10}{'plain':>8}   {'float32 / published / plain':30}{'bfloat16':30}")
-        for name, network_class in NETWORKS.items():
+        for name, network_class in networks_for(MAR).items():
             if network_inputs(network_class) != IMAGE_INPUTS:  # `infer_dual` has those of whole slices
                 continue
             torch.manual_seed(0)

@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from mar_pipeline.data.crops import check_patch, random_crop
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
+from mar_pipeline.data.selection import by_reason
 from simulation.errors import InputError
 
 Key = tuple[int, int, int]
@@ -41,8 +42,29 @@ class Pairs(Protocol):
         """A pair in the order of the layout."""
 
 
-class Crops(Dataset[Sample]):
-    """Crops of pairs by `Key`: the same bytes for the same key, in whichever process.
+class KeyedSamples(Dataset[Sample]):
+    """Samples by `Key`: the same bytes for the same key, in whichever process."""
+
+    def __len__(self) -> int:
+        raise NotImplementedError
+
+    def __getitem__(self, key: Key) -> Sample:
+        raise NotImplementedError
+
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
+        """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
+        try:
+            return [self[key] for key in keys]
+        except InputError as error:
+            return [error.with_traceback(None)]
+
+    def facts(self) -> dict[str, Any]:
+        """What a report says of the samples."""
+        raise NotImplementedError
+
+
+class Crops(KeyedSamples):
+    """Crops of pairs.
 
     Args:
         pairs: the pairs.
@@ -83,12 +105,16 @@ class Crops(Dataset[Sample]):
         cropped = random_crop(self._last[1], self._patch, rng, self._flips, self._rotations)
         return to_sample(cropped, self.pairs.layout)
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
-        """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
-        try:
-            return [self[key] for key in keys]
-        except InputError as error:
-            return [error.with_traceback(None)]
+    def facts(self) -> dict[str, Any]:
+        """Numbers of slices and pairs, and what was left out, by reason."""
+        return {
+            "slices": self.pairs.slices,
+            "pairs": len(self.pairs),
+            "left_out": [
+                {"count": count, "first": first.pair, "reason": first.reason}
+                for first, count in by_reason(self.pairs.left_out)
+            ],
+        }
 
 
 class EpochBatches(Sampler[list[Key]]):
@@ -135,9 +161,9 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 class PairLoader(DataLoader[Sample]):
-    """A torch data loader over `Crops` whose workers' `InputError`s arrive as they were raised."""
+    """A torch data loader over `KeyedSamples` whose workers' `InputError`s arrive as they were raised."""
 
-    dataset: Crops
+    dataset: KeyedSamples
 
     def set_epoch(self, epoch: int) -> None:
         """Decides the batches of the next iteration; without it every epoch is epoch 0."""
@@ -154,16 +180,16 @@ class PairLoader(DataLoader[Sample]):
             yield batch
 
 
-def loader_of(crops: Crops, batches: EpochBatches | list[list[Key]], workers: int) -> PairLoader:
+def loader_of(samples: KeyedSamples, batches: EpochBatches | list[list[Key]], workers: int) -> PairLoader:
     """A loader of these batches.
 
     Args:
-        crops: the samples.
+        samples: where they come from.
         batches: their keys.
         workers: processes that load, which live as long as the loader; 0 loads in this one.
     """
     return PairLoader(
-        crops,
+        samples,
         batch_sampler=batches,
         num_workers=workers,
         collate_fn=_collate,

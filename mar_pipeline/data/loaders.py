@@ -22,19 +22,8 @@ class Loaders(NamedTuple):
     validation: PairLoader
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the data: numbers of slices, pairs and batches, and what was left out, by reason."""
-        return {
-            name: {
-                "slices": loader.dataset.pairs.slices,
-                "pairs": len(loader.dataset.pairs),
-                "batches": len(loader),
-                "left_out": [
-                    {"count": count, "first": first.pair, "reason": first.reason}
-                    for first, count in by_reason(loader.dataset.pairs.left_out)
-                ],
-            }
-            for name, loader in self._asdict().items()
-        }
+        """What a report says of the data, and the number of batches."""
+        return {name: loader.dataset.facts() | {"batches": len(loader)} for name, loader in self._asdict().items()}
 
 
 def make_loaders(

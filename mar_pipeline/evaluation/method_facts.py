@@ -154,16 +154,23 @@ def machine(device: str) -> dict[str, Any]:
     return {"device": device, "device_name": name, "threads": torch.get_num_threads() if torch else usable_cores()}
 
 
+def clock_words(device: str) -> str:
+    """What times were measured in.
+
+    Args:
+        device: cpu or cuda.
+    """
+    facts = machine(device)
+    if device == "cuda":
+        return f"wall-clock seconds on {facts['device_name']}"
+    return f"CPU seconds, all threads added up ({facts['threads']} of them)"
+
+
 def _worth_telling(facts: Sequence[MethodFacts]) -> bool:
     return any(of_method.seconds is not None for of_method in facts)
 
 
 def _states(measured: Measurements, precision: str) -> str:
-    facts = machine(measured.device)
-    if measured.device == "cuda":
-        clock = f"wall-clock seconds on {facts['device_name']}"
-    else:
-        clock = f"CPU seconds, all threads added up ({facts['threads']} of them)"
     pairs = measured.pairs
     errors = (
         f" Equivariance error: ||a - b|| / sqrt((||a||^2 + ||b||^2) / 2) outside the metal, a the turned correction, b "
@@ -172,7 +179,7 @@ def _states(measured: Measurements, precision: str) -> str:
         if pairs
         else ""
     )
-    return f"Time an image: {clock}, median over the pairs; networks in {precision}.{errors}"
+    return f"Time an image: {clock_words(measured.device)}, median over the pairs; networks in {precision}.{errors}"
 
 
 def _cells(facts: Sequence[MethodFacts], device: str) -> list[list[str]]:

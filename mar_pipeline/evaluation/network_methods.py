@@ -1,12 +1,8 @@
 """Trained networks as methods: pairs in, corrected images out, and how far a network is from equivariant."""
 
 import math
-import os
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import takewhile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,6 +14,7 @@ from mar_pipeline.data.sample import Layout, to_sample
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.equivariance import act
 from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
+from mar_pipeline.evaluation.run_columns import columns_of, distinct_names, refuse_twins
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.network_units import to_mu
@@ -29,13 +26,10 @@ from mar_pipeline.networks.build import (
     start_of,
 )
 from mar_pipeline.weights.shipped import shipped_or_path
-from mar_pipeline.weights.trained import BEST, Trained, load_trained
+from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.store import Pair
-
-_SEED_WORDS = re.compile(r"((^|[-_. ]+)(seed|s)?[-_. ]*\d*|seed\d*)$")
-"""What the common beginning of "unet_seed1" and "unet_seed10", or of "unet-0" and "unet-1", has behind the name."""
 
 
 @dataclass(frozen=True)
@@ -156,9 +150,9 @@ def load_networks(paths: Sequence[str], device: str, precision: Precision) -> li
     if missing:
         raise UsageError(unknown_method(missing[0]))
     runs = [load_trained(path, device) for path in paths]
-    _refuse_twins(paths, runs)
-    names = _distinct_names(runs)
-    columns = _columns(runs, names)
+    refuse_twins(paths, runs)
+    names = distinct_names(runs, METHODS)
+    columns = columns_of(runs, names, METHODS)
     methods = [
         NetworkMethod(run, name, fast_network(run.network, precision), device)
         for run, name in zip(runs, names, strict=True)
@@ -203,55 +197,3 @@ def _relative_error(a: Tensor, b: Tensor) -> float:
 
 def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
-
-
-def _refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
-    seen: dict[str, str] = {}
-    for path, run in zip(paths, runs, strict=True):
-        first = seen.setdefault(sha256_of(run.source), path)
-        if first != path:
-            raise UsageError(f"methods: {first} and {path} are the same weights; name each run once")
-
-
-def _place(run: Trained) -> Path:
-    """The run's folder, or a weights file that lies in none."""
-    source = run.source.resolve()
-    return source.parents[1] if source.parent.name == BEST.parent.name else source
-
-
-def _distinct_names(runs: Sequence[Trained]) -> list[str]:
-    """The runs' labels, with their seed or as much of their path as tells them apart, also from the other methods."""
-    parts = [_place(run).parts for run in runs]
-    longer = [[f"{run.label} seed {run.seed}" for run in runs]]
-    longer += [["/".join(part[-depth:]) for part in parts] for depth in range(2, max(map(len, parts)) + 1)]
-    names = [run.label for run in runs]
-    for others in longer:
-        clashing = {name for name in names if name in METHODS or names.count(name) > 1}
-        names = [other if name in clashing else name for name, other in zip(names, others, strict=True)]
-    return names
-
-
-def _columns(runs: Sequence[Trained], names: Sequence[str]) -> list[str]:
-    """The column of every run: its own, or the one of its group if that has several runs and each another seed."""
-    columns = list(names)
-    for group in dict.fromkeys(run.group for run in runs):
-        members = [index for index, run in enumerate(runs) if run.group == group]
-        seeds = {runs[index].seed for index in members}
-        if len(members) > 1 and len(seeds) == len(members) and None not in seeds:
-            taken = {*METHODS, *(columns[index] for index in range(len(runs)) if index not in members)}
-            column = _shared_name([runs[index] for index in members])
-            while column in taken:
-                column += "*"
-            for index in members:
-                columns[index] = column
-    return columns
-
-
-def _shared_name(runs: Sequence[Trained]) -> str:
-    """The common beginning of several labels without the word for their seeds, or the folder that they lie in."""
-    labels = [run.label for run in runs]
-    if len(set(labels)) == 1:
-        return labels[0]
-    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
-    beginning = _SEED_WORDS.sub("", "".join(letters[0] for letters in same))
-    return beginning or Path(os.path.commonpath([_place(run) for run in runs])).name or runs[0].name

@@ -20,6 +20,7 @@ class EvaluateSettings:
         methods: input (uncorrected), li, nmar, unet_small (shipped), and paths of trained networks: run folders or
             weights files. Runs that differ in their seed only share a column, as mean and standard deviation over the
             seeds.
+        task: mar; rain, inpainting and classification have options of their own (``--task rain --help``).
         protocol: how to score: float (nothing quantised), uint8, imsave (the published tables' PNGs), or all.
         split: only train or only test; if not given whatever the data lists.
         masks: mask stack (.npy, rows x columns x n) instead of the data's own.
@@ -40,6 +41,7 @@ class EvaluateSettings:
     data: str
     out: str
     methods: tuple[str, ...] = ("input", "li", "nmar")
+    task: Literal["mar"] = "mar"
     protocol: Literal["float", "uint8", "imsave", "all"] = "float"
     split: Literal["train", "test"] | None = None
     masks: str | None = None

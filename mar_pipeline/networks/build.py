@@ -60,23 +60,36 @@ class ResidualNetwork(nn.Module):
 
 IMAGE_INPUTS = (IMAGE, LI, METAL_MASK)
 
+MAR = "mar"
+"""The task of networks that do not say otherwise."""
+
 
 def build_network(
-    name: str, arguments: Mapping[str, Any], preset: str = "syndeeplesion", device: str = "cpu"
+    name: str,
+    arguments: Mapping[str, Any],
+    preset: str = "syndeeplesion",
+    device: str = "cpu",
+    task: str = MAR,
 ) -> nn.Module:
     """A network with fresh weights, called with what `network_inputs` names.
 
     Args:
         name: a key of `NETWORKS`, or an import path such as ``monai.networks.nets.BasicUNet``, wrapped in
-            `ResidualNetwork`.
+            `ResidualNetwork` for metal artifact reduction.
         arguments: keyword arguments of the class; none for a key of `NETWORKS` is the published configuration.
         preset: the scanner that a dual-domain network projects with.
         device: where it projects: the network's.
+        task: what it is for.
 
     Raises:
-        UsageError: no such network, or the class refuses the arguments.
+        UsageError: no such network, one for another task, or the class refuses the arguments.
     """
-    network_class = NETWORKS[name] if name in NETWORKS else _imported(name)
+    known = networks_for(task)
+    if name in NETWORKS and name not in known:
+        raise UsageError(
+            f"network {name}: is for the task {task_of(NETWORKS[name])}; for {task} there are {', '.join(known)}"
+        )
+    network_class = known[name] if name in known else _imported(name, task)
     operators = _operators(network_class, preset, device) if name in NETWORKS else {}
     if taken := sorted(set(operators) & set(arguments)):
         raise UsageError(
@@ -89,12 +102,27 @@ def build_network(
         accepted = ", ".join(parameter for parameter in own if parameter not in operators)
         given = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
         raise UsageError(f"network {name}: got {{{given}}} ({error}); it takes {accepted}") from error
-    return network if name in NETWORKS else ResidualNetwork(network)
+    return network if name in NETWORKS or task != MAR else ResidualNetwork(network)
 
 
-def network_inputs(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
-    """Names of what the network, or one of the class, is called with, in order: see `mar_pipeline.data.sample`."""
-    return tuple(getattr(network, "inputs", IMAGE_INPUTS))
+def networks_for(task: str) -> dict[str, type[nn.Module]]:
+    """Those of `NETWORKS` that are for a task."""
+    return {name: network_class for name, network_class in NETWORKS.items() if task_of(network_class) == task}
+
+
+def task_of(network: nn.Module | type[nn.Module]) -> str:
+    """The task that one of `NETWORKS`, or one of its classes, is for."""
+    return str(getattr(network, "task", MAR))
+
+
+def network_inputs(network: nn.Module | type[nn.Module], default: tuple[str, ...] = IMAGE_INPUTS) -> tuple[str, ...]:
+    """Names of what the network, or one of the class, is called with, in order: keys of a batch.
+
+    Args:
+        network: any.
+        default: what a class that does not say so is called with.
+    """
+    return tuple(getattr(network, "inputs", default))
 
 
 def inputs_of(network: nn.Module, sample: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
@@ -156,13 +184,13 @@ def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict
     return {name: operator for name, operator in operators.items() if name in accepted}
 
 
-def _imported(name: str) -> type[nn.Module]:
+def _imported(name: str, task: str) -> type[nn.Module]:
     module, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), class_name) if module else None
     except (ImportError, AttributeError) as error:
         raise UsageError(f"network {name}: cannot be imported ({error})") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        expected = ", ".join(NETWORKS)
+        expected = ", ".join(networks_for(task))
         raise UsageError(f"unknown network {name!r}; expected {expected}, or the import path of a torch nn.Module")
     return found

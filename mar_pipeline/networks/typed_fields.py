@@ -4,7 +4,7 @@ Without them EQ-Reg would take the image, channel 0 of ProxX, for the first orie
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple, cast
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 from torch import nn
 
@@ -38,6 +38,14 @@ class TypedLayers(NamedTuple):
         return {name: after for name, (_, after) in self.ends.items()}
 
 
+@runtime_checkable
+class TypedNetwork(Protocol):
+    """A network that says itself what a rotation does to its channels."""
+
+    def typed_ends(self, group_order: int) -> tuple[dict[str, Ends], tuple[str, ...]]:
+        """Name or pattern of a layer -> fields of its input and output, and the modules that are left out."""
+
+
 def typed_layers(
     network: nn.Module, group_order: int = 4, layers: Selector | Sequence[Selector] | None = None
 ) -> TypedLayers:
@@ -69,6 +77,8 @@ def typed_layers(
         patterns = _unet_fields(network.unet, "unet", group_order)
     elif isinstance(network, CNNMAR):
         patterns = _chain_fields(network.body, "body", group_order)
+    elif isinstance(network, TypedNetwork):
+        patterns, exclude = network.typed_ends(group_order)
     else:
         return TypedLayers({}, ())
     chosen = select_layers(network, layers, exclude)

@@ -27,7 +27,6 @@ from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError, StoppedError
 from simulation.files import sha256_of_text, whole_file
 
-SCORES = ("psnr", "ssim", "rmse_hu")
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
 """A mean loss of so many times the median of so many epochs before is taken for divergence; in the first epoch, of so
 many times what an output of zeros would have had."""
@@ -160,7 +159,7 @@ class Engines:
             inferer=AutocastInferer(self.device, None),
             decollate=False,
         )
-        for name in SCORES:
+        for name in self.task.scores:
             Average(output_transform=_score_of(name)).attach(evaluator, name)
         evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self._score)
         return evaluator
@@ -184,16 +183,23 @@ class Engines:
         return self._move(batch, device, non_blocking)
 
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """The task's loss and the regulariser's, which goes first: the task's may call the network again."""
+        penalty: torch.Tensor | float = 0.0
+        with settings_errors():
+            if self.regularizer is not None:
+                penalty = self.regularizer.loss(self.task.turning_output(output, batch))
+            penalty = penalty + weights_term(self.state.network, self.settings.equivariance)
         loss = self.task.loss(output, batch)
         self.task_losses.append(loss.detach())
         if not self.state.rows:
             with torch.no_grad():
-                self.empty_losses.append(self.task.loss(tree_map(torch.zeros_like, output), batch))
-        with settings_errors():
-            if self.regularizer is not None:
-                loss = loss + self.regularizer.loss(self.task.turning_output(output, batch))
-            loss = loss + weights_term(self.state.network, self.settings.equivariance)
-        return loss
+                self.empty_losses.append(self._empty_loss(output, batch))
+        return loss + penalty
+
+    def _empty_loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        if self.task.empty_loss is not None:
+            return self.task.empty_loss(output, batch)
+        return self.task.loss(tree_map(torch.zeros_like, output), batch)
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
         seed_epoch(self.settings.seed, engine.state.epoch)
@@ -204,7 +210,7 @@ class Engines:
         self.losses: list[float] = []
         self.task_losses: list[torch.Tensor] = []
         self.empty_losses: list[torch.Tensor] = []
-        self.started = time.monotonic()
+        self.started, self.cpu_started = time.monotonic(), time.process_time()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
         loss = float(engine.state.output["loss"].detach())
@@ -222,12 +228,12 @@ class Engines:
 
     def _score(self, engine: SupervisedEvaluator) -> None:
         output, batch = engine.state.output, engine.state.output["label"]
-        image = self.task.output_image(output["pred"])
-        output["scores"] = self.task.score(image, batch)
+        prediction = self.task.prediction(output["pred"])
+        output["scores"] = self.task.score(prediction, batch)
         number = engine.state.iteration - 1
         if number < self.settings.sample_pictures:
             epoch = self.trainer.state.epoch
-            figure = self.task.picture(image, batch, 0)
+            figure = self.task.picture(prediction, batch, 0)
             with whole_file(self.state.folder.samples / f"epoch_{epoch:04d}_{number}.png") as partial:
                 figure.savefig(partial, format="png")
             self.writer.add_figure(f"validation/{number}", figure, epoch, close=False)
@@ -238,6 +244,7 @@ class Engines:
             "epoch": epoch,
             "iterations": engine.state.iteration,
             "seconds": round(time.monotonic() - self.started, 1),
+            "cpu_seconds": round(time.process_time() - self.cpu_started, 1),
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(self.losses) / len(self.losses),
             "task_loss": torch.stack(self.task_losses).mean().item(),
@@ -245,13 +252,13 @@ class Engines:
         if self.regularizer is not None:
             row |= _penalties(self.regularizer.values)
         if self._validates(epoch):
-            row |= {name: float(self.evaluator.state.metrics[name]) for name in SCORES}
+            row |= {name: float(self.evaluator.state.metrics[name]) for name in self.task.scores}
         self._refuse_divergence(row)
         self._refuse_broken_weights(epoch)
-        self.state.end_epoch(row)
+        self.state.end_epoch(row, self.task.scores[0])
         for name, value in row.items():
             self.writer.add_scalar(f"epoch/{name}", value, epoch)
-        self.progress.epoch(row)
+        self.progress.epoch(row, self.task.scores[0])
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
@@ -261,7 +268,8 @@ class Engines:
             raise InputError(
                 f"train: the loss diverges, {row['task_loss']:.4g} in epoch {row['epoch']} {words}; {self._remedy()}"
             )
-        if row.get("psnr", 0.0) != row.get("psnr", 0.0):
+        score = row.get(self.task.scores[0], 0.0)
+        if score != score:
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
 
     def _refuse_broken_weights(self, epoch: int) -> None:
@@ -276,7 +284,7 @@ def _loss_of(output: dict[str, Any]) -> float:
 
 
 def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:
-    return lambda output: torch.tensor(output["scores"][name])
+    return lambda output: torch.tensor(output["scores"][name])[:, None]  # a column: the mean is over samples
 
 
 def _penalties(values: dict[str, float]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""How far a training is: a bar with loss, PSNR and time left on a terminal, a line per epoch elsewhere."""
+"""How far a training is: a bar with loss, score and time left on a terminal, a line per epoch elsewhere."""
 
 import logging
 import sys
@@ -58,14 +58,15 @@ class TrainingProgress:
             self.told = time.monotonic()
             logger.info("train: step %d of %d, loss %.4g%s", self.steps, self.bar_total, loss, self._left())
 
-    def epoch(self, row: dict[str, Any]) -> None:
+    def epoch(self, row: dict[str, Any], score: str) -> None:
         """An epoch ended.
 
         Args:
             row: its line of metrics.csv.
+            score: name of the validation's score to tell.
         """
-        psnr = f", PSNR {row['psnr']:.2f} dB" if "psnr" in row else ""
-        self.words = psnr or self.words
+        told = f", {score_text(score, row[score])}" if score in row else ""
+        self.words = told or self.words
         if not self.terminal:
             self.told = time.monotonic()
             loss = row["loss"]
@@ -75,7 +76,7 @@ class TrainingProgress:
                 self.epochs,
                 loss,
                 _penalties(row),
-                psnr,
+                told,
                 self._left(),
             )
 
@@ -89,8 +90,18 @@ class TrainingProgress:
         return f", {timedelta(seconds=int(left))} left" if left >= 1 else ""
 
 
+def score_text(name: str, value: float) -> str:
+    """A score in words, such as "PSNR 31.42 dB".
+
+    Args:
+        name: of the score.
+        value: its mean over the validation.
+    """
+    return f"PSNR {value:.2f} dB" if name == "psnr" else f"{name} {value:.4f}"
+
+
 def _penalties(row: dict[str, Any]) -> str:
     """EQ-Reg's penalties, where the epoch had any."""
     names = {"equivariance_layers": "layers", "equivariance_output": "output"}
-    told = [f"{name} {row[key]:.3g}" for key, name in names.items() if key in row]
-    return f" (EQ-Reg: {', '.join(told)})" if told else ""
+    words = [f"{name} {row[key]:.3g}" for key, name in names.items() if key in row]
+    return f" (EQ-Reg: {', '.join(words)})" if words else ""

@@ -5,7 +5,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mar_pipeline.data import DataSettings
-from mar_pipeline.options import read_settings
+from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.tasks.catalogue import TRAININGS, TaskData, TaskName, known_task
 from simulation.errors import UsageError
 
 
@@ -14,8 +15,10 @@ class NetworkSettings:
     """The network.
 
     Args:
-        name: unet, dicdnet, oscnet, oscnet_plus, acdnet, indudonet, indudonet_plus, dudonet, cnnmar, or the import
-            path of any torch class from two channels to one, which is trained with the mean square error.
+        name: unet, dicdnet, oscnet, oscnet_plus, acdnet, indudonet, indudonet_plus, dudonet, cnnmar for metal
+            artifact reduction; rcdnet for rain; inpainting_unet; cnn and strict_cnn for classification; or the import
+            path of a torch class: from two channels to one for metal artifact reduction, from three to three for rain
+            and inpainting, from one to classes.
         arguments: keyword arguments of its class; empty is the published configuration.
     """
 
@@ -80,9 +83,10 @@ class EquivarianceTraining:
 
 @dataclass(frozen=True)
 class TrainSettings:
-    """Train a network on metal-corrupted slices; a folder with a checkpoint resumes.
+    """Train a network, on metal-corrupted slices or for another task; a folder with a checkpoint resumes.
 
     Args:
+        task: mar, rain, inpainting or classification; it decides what ``data`` may say.
         run: folder of the run: settings, checkpoints, metrics and pictures.
         label: what tables call the run; null takes the folder's name. Runs that differ by seed alone share a column.
         seed: decides weights, batches, crops and rotations.
@@ -96,12 +100,13 @@ class TrainSettings:
             have validated one epoch more than a straight one; the weights learnt are the same).
         allow_changed_settings: go on in a folder whose settings were others.
         network: see `NetworkSettings`.
-        data: see `DataSettings`.
+        data: see the settings of the task's data, such as `DataSettings`.
         optimizer: see `OptimizerSettings`.
         equivariance: see `EquivarianceTraining`.
     """
 
     run: str
+    task: TaskName = "mar"
     label: str | None = None
     seed: int = 0
     epochs: int = 200
@@ -112,7 +117,7 @@ class TrainSettings:
     validate_every: int = 1
     allow_changed_settings: bool = False
     network: NetworkSettings = field(default_factory=NetworkSettings)
-    data: DataSettings = field(default_factory=DataSettings)
+    data: TaskData = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
     equivariance: EquivarianceTraining = field(default_factory=EquivarianceTraining)
 
@@ -153,7 +158,8 @@ def read_train_settings(arguments: list[str]) -> TrainSettings:
             )
         if stored.is_file():
             arguments = [f"--settings={stored}", *arguments]
-    return read_settings("train", TrainSettings, arguments)
+    task = known_task(value_of("task", arguments))
+    return read_settings("train", TrainSettings, arguments, {"data": TRAININGS[task].data})
 
 
 def check_settings(settings: TrainSettings) -> None:

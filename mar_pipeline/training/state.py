@@ -46,7 +46,7 @@ class TrainingState:
         if options.ema_decay is not None:  # of batch norms' running statistics too, the noisiest part
             self.ema = EMAHandler(network, momentum=1 - options.ema_decay, handle_buffers="update")
         self.rows: list[dict[str, Any]] = []
-        self.best_psnr, self.best_epoch = float("-inf"), 0
+        self.best_score, self.best_epoch = float("-inf"), 0
         self._resume()
 
     @property
@@ -69,7 +69,7 @@ class TrainingState:
             if self.ema is not None:
                 self.ema.ema_model.load_state_dict(state["ema"] or state["network"])
             self.rows = list(state["rows"])
-            self.best_psnr, self.best_epoch = state["best_psnr"], state["best_epoch"]
+            self.best_score, self.best_epoch = state["best_score"], state["best_epoch"]
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())[:200]
             raise InputError(
@@ -90,43 +90,45 @@ class TrainingState:
         for group in self.optimizer.param_groups:
             group["lr"] = options.lr * options.gamma**lowered
 
-    def end_epoch(self, row: dict[str, Any]) -> None:
+    def end_epoch(self, row: dict[str, Any], score: str) -> None:
         """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order.
 
         A run killed in between repeats the epoch and writes the same.
 
         Args:
-            row: line of metrics.csv; "psnr" where the epoch was validated.
+            row: line of metrics.csv, with the score where the epoch was validated.
+            score: name of what decides which weights are the best, higher is better.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self.rows.append(row)
-        if row.get("psnr", float("-inf")) > self.best_psnr:
-            self.best_psnr, self.best_epoch = row["psnr"], row["epoch"]
-            save_weights(self.folder.best, plain(self.kept).state_dict(), self._metadata())
+        if row.get(score, float("-inf")) > self.best_score:
+            self.best_score, self.best_epoch = row[score], row["epoch"]
+            save_weights(self.folder.best, plain(self.kept).state_dict(), self._metadata(score))
         self.folder.save_state(
             {
                 "network": self.network.state_dict(),
                 "ema": None if self.ema is None else self.ema.ema_model.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "rows": self.rows,
-                "best_psnr": self.best_psnr,
+                "best_score": self.best_score,
                 "best_epoch": self.best_epoch,
             }
         )
         self.folder.write_metrics(self.rows)
 
-    def _metadata(self) -> dict[str, str]:
+    def _metadata(self, score: str) -> dict[str, str]:
         settings = _without_places(as_plain(self.settings))
         group = {key: value for key, value in flat(settings).items() if key not in _NOT_LEARNT}
         return {
+            "task": self.settings.task,
             "network": self.settings.network.name,
             "arguments": json.dumps(self.settings.network.arguments),
             "label": self.settings.label or self.folder.root.resolve().name,
             "seed": str(self.settings.seed),
             "epoch": str(self.best_epoch),
-            "psnr": f"{self.best_psnr:.4f}",
+            score: f"{self.best_score:.4f}",
             "group": sha256_of_text(json.dumps(group, sort_keys=True)),
             "settings": json.dumps(settings),
             **self.facts,

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from mar_pipeline.networks import NETWORKS
-from mar_pipeline.networks.build import build_network, plain
+from mar_pipeline.networks.build import MAR, build_network, plain
 from mar_pipeline.weights.files import SAFETENSORS, load_into, load_weights
 from mar_pipeline.weights.shipped import shipped_or_path
 from simulation.errors import InputError
@@ -25,7 +25,7 @@ class Trained:
     Args:
         name: key of `NETWORKS` or import path of its class.
         label: what tables call it.
-        network: in evaluation mode, called with what `build.network_inputs` names, in network units.
+        network: in evaluation mode, called with what `build.network_inputs` names, in the units of its task.
         arguments: of its class.
         seed: of its training; None if unknown.
         group: the same for runs that differ by seed alone.
@@ -34,6 +34,7 @@ class Trained:
         best_psnr: of its validation, dB; None if unknown.
         source: the weights file.
         metadata: everything the weights file says about itself.
+        task: what it was trained for.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Trained:
     best_psnr: float | None
     source: Path
     metadata: dict[str, str]
+    task: str = MAR
 
 
 TRUSTED_PACKAGES = ("mar_pipeline", "monai", "torch")
@@ -74,15 +76,17 @@ def refuse_unknown_import(name: str, weights: Path) -> None:
         )
 
 
-def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Trained:
+def load_trained(path: str | Path, device: str | torch.device = "cpu", task: str = MAR) -> Trained:
     """The best weights of a run, in their network.
 
     Args:
         path: a run folder, a weights file that `mar train` or `mar export` wrote, or a name of `shipped.SHIPPED`.
         device: where the network goes.
+        task: what it is to do.
 
     Raises:
-        InputError: nothing there, a broken file, or weights that do not say or do not fit their network.
+        InputError: nothing there, a broken file, weights of another task, or such that do not say or do not fit their
+            network.
     """
     path = shipped_or_path(path)
     weights = path / BEST if path.is_dir() else path
@@ -92,13 +96,18 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
     state, metadata = load_weights(weights)
     if "network" not in metadata:
         raise InputError(f"{weights}: does not say which network it is of; expected a file of mar train or mar export")
+    own_task = metadata.get("task", MAR)
+    if own_task != task:
+        raise InputError(
+            f"{weights}: was trained for the task {own_task}, expected {task}; mar evaluate --task {own_task} scores it"
+        )
     try:
         arguments = json.loads(metadata.get("arguments", "{}"))
     except json.JSONDecodeError as error:
         raise InputError(f"{weights}: its network arguments are not JSON ({error})") from error
     refuse_unknown_import(metadata["network"], weights)
     preset = metadata.get("preset", "syndeeplesion")
-    network = build_network(metadata["network"], arguments, preset, torch.device(device).type)
+    network = build_network(metadata["network"], arguments, preset, torch.device(device).type, task)
     try:
         load_into(plain(network), state)
     except InputError as error:
@@ -120,4 +129,5 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu") -> Traine
         best_psnr=psnr,
         source=weights,
         metadata=metadata,
+        task=task,
     )

@@ -2,13 +2,14 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 import yaml
 from training_set import write_settings, write_training_set
 
-from mar_pipeline import compare as comparing
 from mar_pipeline.compare import CompareSettings, compare
+from mar_pipeline.comparison import trainings
 from mar_pipeline.options import read_settings
 from mar_pipeline.train import train
 from mar_pipeline.training.settings import read_train_settings
@@ -40,7 +41,7 @@ def in_process(monkeypatch):
             return str(error)
         return ""
 
-    monkeypatch.setattr(comparing, "_train", run)
+    monkeypatch.setattr(trainings, "_train", run)
     return started
 
 
@@ -131,4 +132,4 @@ def test_settings_come_from_one_file(tmp_path):
 )
 def test_arms_and_seeds_that_would_share_a_run_are_refused(arms, seeds, message):
     with pytest.raises(UsageError, match=message):
-        comparing.plan(CompareSettings(base="base.yaml", data="data", out="out", arms=arms, seeds=seeds))
+        trainings.plan("base.yaml", arms, seeds, 1, Path("out"))

@@ -14,9 +14,8 @@ from mar_pipeline.data.turning import field_of
 from mar_pipeline.equivariance import EquivarianceRegularizer, act, project_to_equivariant, weight_penalty
 from mar_pipeline.equivariance.fields import check_fields
 from mar_pipeline.losses import image_loss
-from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.blocks import analyse
-from mar_pipeline.networks.build import build_network
+from mar_pipeline.networks.build import MAR, build_network, networks_for
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
@@ -39,11 +38,11 @@ IMAGE = [("trivial", 1)]
 
 @pytest.fixture(scope="module")
 def published() -> dict[str, nn.Module]:
-    return {name: network() for name, network in NETWORKS.items()}
+    return {name: network() for name, network in networks_for(MAR).items()}
 
 
 @pytest.mark.parametrize("group_order", [2, 3, 4, 8])
-@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("name", networks_for(MAR))
 def test_every_convolution_is_typed_or_left_out(name: str, group_order: int, published: dict[str, nn.Module]) -> None:
     network = published[name]
     typed = typed_layers(network, group_order)
@@ -169,7 +168,7 @@ def test_a_quarter_turn_rolls_the_maps_of_oscnet_by_two() -> None:
     assert typed_layers(network, 8).outputs["map_proxes.0.blocks.0.conv1"] == (("regular", 2),)
 
 
-@pytest.mark.parametrize("name", sorted(set(NETWORKS) - set(DUAL)))
+@pytest.mark.parametrize("name", sorted(set(networks_for(MAR)) - set(DUAL)))
 def test_training_asks_under_these_fields(name: str) -> None:
     """A projected network has no penalty, of its layers as of its weights."""
     network = random_network(name, **({"maps": 8} if name == "dicdnet" else {})) if name != "unet" else None

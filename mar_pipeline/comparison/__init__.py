@@ -1,0 +1,1 @@
+"""Arms side by side: their trainings, and what the differences between them are worth."""

@@ -1,0 +1,86 @@
+"""Trained runs in a table: which share a column, and names that tell them apart."""
+
+import os
+import re
+from collections.abc import Collection, Sequence
+from itertools import takewhile
+from pathlib import Path
+
+from mar_pipeline.weights.trained import BEST, Trained
+from simulation.errors import UsageError
+from simulation.files import sha256_of
+
+_SEED_WORDS = re.compile(r"((^|[-_. ]+)(seed|s)?[-_. ]*\d*|seed\d*)$")
+"""What the common beginning of "unet_seed1" and "unet_seed10", or of "unet-0" and "unet-1", has behind the name."""
+
+
+def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
+    """Refuses the same weights named twice.
+
+    Args:
+        paths: what the user named.
+        runs: what is there.
+
+    Raises:
+        UsageError: names both.
+    """
+    seen: dict[str, str] = {}
+    for path, run in zip(paths, runs, strict=True):
+        first = seen.setdefault(sha256_of(run.source), path)
+        if first != path:
+            raise UsageError(f"methods: {first} and {path} are the same weights; name each run once")
+
+
+def _place(run: Trained) -> Path:
+    """The run's folder, or a weights file that lies in none."""
+    source = run.source.resolve()
+    return source.parents[1] if source.parent.name == BEST.parent.name else source
+
+
+def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]:
+    """The runs' labels, with their seed or as much of their path as tells them apart, also from the other methods.
+
+    Args:
+        runs: in the order of the names.
+        taken: names of the other methods.
+    """
+    parts = [_place(run).parts for run in runs]
+    longer = [[f"{run.label} seed {run.seed}" for run in runs]]
+    longer += [["/".join(part[-depth:]) for part in parts] for depth in range(2, max(map(len, parts)) + 1)]
+    names = [run.label for run in runs]
+    for others in longer:
+        clashing = {name for name in names if name in taken or names.count(name) > 1}
+        names = [other if name in clashing else name for name, other in zip(names, others, strict=True)]
+    return names
+
+
+def columns_of(runs: Sequence[Trained], names: Sequence[str], taken: Collection[str]) -> list[str]:
+    """The column of every run: its own, or the one of its group if that has several runs and each another seed.
+
+    Args:
+        runs: in the order of the columns.
+        names: of `distinct_names`.
+        taken: names of the other methods.
+    """
+    columns = list(names)
+    for group in dict.fromkeys(run.group for run in runs):
+        members = [index for index, run in enumerate(runs) if run.group == group]
+        seeds = {runs[index].seed for index in members}
+        if len(members) > 1 and len(seeds) == len(members) and None not in seeds:
+            used = {*taken, *(columns[index] for index in range(len(runs)) if index not in members)}
+            column = _shared_name([runs[index] for index in members])
+            while column in used:
+                column += "*"
+            for index in members:
+                columns[index] = column
+    return columns
+
+
+def _shared_name(runs: Sequence[Trained]) -> str:
+    """The common beginning of several labels without the word for their seeds, or the folder that they lie in."""
+    labels = [run.label for run in runs]
+    if len(set(labels)) == 1:
+        return labels[0]
+    same = takewhile(lambda letters: len(set(letters)) == 1, zip(*labels, strict=False))
+    beginning = _SEED_WORDS.sub("", "".join(letters[0] for letters in same))
+    return beginning or Path(os.path.commonpath([_place(run) for run in runs])).name or runs[0].name

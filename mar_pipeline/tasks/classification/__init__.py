@@ -1,0 +1,1 @@
+"""Classification of rotated digits: plain, strictly equivariant or regularised networks."""

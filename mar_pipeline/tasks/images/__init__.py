@@ -1,0 +1,1 @@
+"""What the tasks on natural images share: embedded images, image files, loaders."""

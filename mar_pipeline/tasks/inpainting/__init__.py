@@ -1,0 +1,1 @@
+"""Inpainting of noisy images: Poisson noise and missing pixels, supervised or not."""

@@ -1,0 +1,1 @@
+"""Rain removal: RCDNet and others on synthetic rain, or on the public data sets."""

@@ -1,0 +1,46 @@
+"""Scores of rain removal: PSNR and SSIM of the luminance of 8-bit images, as the field reports them."""
+
+import numpy as np
+from skimage.color import rgb2ycbcr
+
+from mar_pipeline.metrics import gaussian_ssim, psnr
+
+PEAK = 255.0
+
+STATES = (
+    "Images: 8 bit, clipped to 0..255 and rounded. Scored is Y of Matlab's rgb2ycbcr (16..235, rounded) over all "
+    "pixels. PSNR peak 255; SSIM with a Gaussian window of 11 x 11, sigma 1.5, where it fits."
+)
+"""Value range and metric, for the head of every table."""
+
+
+def to_8bit(image: np.ndarray) -> np.ndarray:
+    """Grey levels as a file holds them: clipped and rounded.
+
+    Args:
+        image: numbers of any range, 0..255 meant.
+    """
+    return np.clip(np.rint(image), 0, PEAK).astype(np.uint8)
+
+
+def luminance(image: np.ndarray) -> np.ndarray:
+    """Y of Matlab's rgb2ycbcr: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255).
+
+    Args:
+        image: UInt8["H W 3"].
+
+    Returns:
+        Float64["H W"], whole numbers from 16 to 235.
+    """
+    return np.rint(rgb2ycbcr(image)[..., 0])
+
+
+def score(output: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """PSNR in dB, infinite for equal images, and SSIM.
+
+    Args:
+        output: Float["H W 3"], 0..255 meant, both sides at least 11.
+        truth: the same shape.
+    """
+    own, true = (luminance(to_8bit(image)) for image in (output, truth))
+    return {"psnr": psnr(own, true, PEAK), "ssim": gaussian_ssim(own, true, PEAK)}
