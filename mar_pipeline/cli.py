@@ -135,10 +135,13 @@ def _evaluate_task(task: Any, arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
+    from mar_pipeline.runtime import joined
     from mar_pipeline.train import train
     from mar_pipeline.training.settings import read_train_settings
 
-    return _tell(train(read_train_settings(arguments)).summary, [])
+    with joined() as processes:
+        report = train(read_train_settings(arguments))
+    return _tell(report.summary, []) if processes.leads else OK
 
 
 def _compare(arguments: list[str]) -> int:
@@ -199,6 +202,15 @@ def _dicom(arguments: list[str]) -> int:
     return dicom(_Parser(prog="mar dicom", allow_abbrev=False), arguments)
 
 
+def _submit(arguments: list[str]) -> int:
+    from mar_pipeline.submit import as_text, submit
+
+    parser = _Parser(
+        prog="mar submit", description="Runs a command as a job of a cluster, by submitit.", allow_abbrev=False
+    )
+    return _tell(as_text(submit(parser, arguments)), [])
+
+
 def _info(arguments: list[str]) -> int:
     parser = _Parser(prog="mar info", description="Versions, machine, GPU, and the names that commands accept.")
     parser.add_argument("--json", action="store_true", help="for programs")
@@ -220,5 +232,6 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], int]]] = {
     "equivariance": ("how far networks follow a rotation, layer by layer, with figures", _equivariance),
     "export": ("weights, model card, hashes and ONNX of a trained network", _export),
     "dicom": ("correct CT series in a DICOM folder; derived series, segmentation and report", _dicom),
+    "submit": ("run another command as a job of a cluster: mar submit --gpus 2 -- train ...", _submit),
     "info": ("versions, machine, GPU, and the names that commands accept", _info),
 }

@@ -111,13 +111,13 @@ def compare(settings: CompareSettings) -> CompareReport:
     finished.sort(key=runs.index)
     if not finished:
         raise InputError(f"no training came through; the first one: {failed[0]}")
-    base = read_train_settings([f"--settings={settings.base}", "--run=unused"])
+    base = _base(settings)
     if base.task == "mar":
         results = _scored_pairs(settings, finished, out / "evaluation")
     else:
         results = _scored_samples(settings, base, finished, out / "evaluation")
     failed += results.failed
-    differences = verdicts(settings.arms, results.columns)
+    differences = verdicts(finished, results.columns)
     cost = cost_table(finished)
     _write_page(settings, results.markdown, differences, cost, failed, out / "comparison.md")
     _write_report(settings, base, out, failed, time.monotonic() - started)
@@ -138,18 +138,45 @@ def planned(settings: CompareSettings) -> list[Run]:
     if len(tasks) > 1:
         raise UsageError(f"--arms: are of the tasks {', '.join(sorted(tasks))}; take one")
     if tasks != {"mar"}:
-        for name in ("data", "split", "masks"):
-            if getattr(settings, name) is not None:
-                raise UsageError(
-                    f"--{name}: only for metal artifact reduction; {tasks.pop()} scores the samples that its own data "
-                    "hold out: leave it out"
-                )
+        _check_samples(settings, runs)
         return runs
     if settings.data is None:
         raise UsageError("--data: not given; name a folder whose pairs the runs are scored on")
     for run in runs:
         _refuse_training_pairs(settings, run)
     return runs
+
+
+def _check_samples(settings: CompareSettings, runs: Sequence[Run]) -> None:
+    """Refuses what no secondary task could be scored on, before anything is trained."""
+    base = _base(settings)
+    for name in ("data", "split", "masks"):
+        if getattr(settings, name) is not None:
+            raise UsageError(
+                f"--{name}: only for metal artifact reduction; {base.task} scores the samples that its own data hold "
+                "out: leave it out"
+            )
+    for run in runs:
+        if _held_out(run.settings) != _held_out(base):
+            raise UsageError(
+                f"arm {run.arm}: changes what all arms are scored on, {_held_out(base)}; compare them apart"
+            )
+    unknown = {*(settings.methods or ())} - {*TESTS[base.task].make(_held_out(base)).baselines}
+    if unknown:
+        raise UsageError(f"--methods: got {min(unknown)!r}, which the task {base.task} has not; give null")
+    if settings.figures is not None and settings.figures < 0:
+        raise UsageError(f"--figures: got {settings.figures}, expected 0 or more")
+
+
+def _base(settings: CompareSettings) -> TrainSettings:
+    """The training that all arms start from."""
+    return read_train_settings([f"--settings={settings.base}", "--run=unused"])
+
+
+def _held_out(training: TrainSettings) -> Any:
+    """What the runs of a secondary task are scored on."""
+    testing = TESTS[training.task]
+    return testing.data(**{one.name: getattr(training.data, one.name) for one in fields(testing.data)})
 
 
 def _refuse_training_pairs(settings: CompareSettings, run: Run) -> None:
@@ -188,9 +215,8 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
 
 def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequence[Run], out: Path) -> _Results:
     """A secondary task on the samples that the base's data hold out."""
-    testing = TESTS[base.task]
-    data = testing.data(**{one.name: getattr(base.data, one.name) for one in fields(testing.data)})
-    baselines = tuple(testing.make(data).baselines) if settings.methods is None else settings.methods
+    data = _held_out(base)
+    baselines = tuple(TESTS[base.task].make(data).baselines) if settings.methods is None else settings.methods
     report = evaluate_task(
         TaskEvaluateSettings(
             task=base.task,  # type: ignore[arg-type]
@@ -222,8 +248,9 @@ def _write_page(
 ) -> None:
     """The page of results."""
     brings = (
-        "\n## What EQ-Reg brings\n\nDifferences between arms that are the same but for EQ-Reg, seed by seed; the "
-        f"interval is Student's t of the paired differences.\n\n{differences}\n"
+        "\n## What EQ-Reg brings\n\nDifferences between arms that are the same but for EQ-Reg and show the network as "
+        "many new samples a step, or as many images, seed by seed; the interval is Student's t of the paired "
+        f"differences.\n\n{differences}\n"
         if differences
         else ""
     )

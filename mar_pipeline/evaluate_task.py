@@ -26,7 +26,7 @@ from mar_pipeline.evaluation.task_tables import (
     to_text,
 )
 from mar_pipeline.tasks.catalogue import TESTS
-from mar_pipeline.tasks.task import Batch, Score, Shown, TestSet
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown
 from mar_pipeline.weights.trained import load_trained
 from simulation.errors import UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
@@ -79,8 +79,8 @@ def evaluate_task(settings: TaskEvaluateSettings) -> TaskReport:
     shown = "\n\n".join(f"![{name}]({name})" for name in pictures)
     markdown = f"{words}\n\n{to_markdown(results, test)}\n"
     for name, text in {"results.csv": to_csv(scores.rows, test), "table.md": f"{markdown}\n{shown}\n"}.items():
-        with whole_file(out / name) as partial:
-            partial.write_text(text)
+        with whole_file(out / name) as unfinished:
+            unfinished.write_text(text)
     plain = json.loads(json.dumps(asdict(settings)))
     write_json(
         out / "report.json",
@@ -100,7 +100,7 @@ def evaluate_task(settings: TaskEvaluateSettings) -> TaskReport:
     return TaskReport(tuple(results), f"{words}\n\n{to_text(results, test)}", markdown, tuple(pictures), columns)
 
 
-def _contenders(settings: TaskEvaluateSettings, test: TestSet, device: str) -> list[Contender]:
+def _contenders(settings: TaskEvaluateSettings, test: HeldOutSet, device: str) -> list[Contender]:
     """What is scored, in the order of the settings' methods."""
     paths = [word for word in settings.methods if word not in test.baselines]
     for path in paths:
@@ -121,21 +121,21 @@ def _contenders(settings: TaskEvaluateSettings, test: TestSet, device: str) -> l
     return [trained.get(word) or Contender(word, word, test.baselines[word]) for word in settings.methods]
 
 
-def _pictures(count: int, test: TestSet, contenders: Sequence[Contender], scores: TaskScores, out: Path) -> list[str]:
+def _pictures(
+    count: int, test: HeldOutSet, contenders: Sequence[Contender], scores: TaskScores, out: Path
+) -> list[str]:
     """Pictures of some samples, of several seeds the first; their names."""
     if test.figure is None or not count:
         return []
     draw = partial(_draw, test.figure, scores.rows, out)
-    first: dict[str, Contender] = {}
-    for contender in contenders:
-        first.setdefault(contender.method, contender)
+    shown = _first_seeds(contenders)
     chosen = set(evenly_spaced(range(len(test.samples)), min(count, len(test.samples))))
     names, place = [], 0
     for batch in test.loader:
         for index in range(len(next(iter(batch.values())))):
             if place in chosen:
                 sample = {key: x[index : index + 1] for key, x in batch.items()}
-                names.append(draw(sample, test.samples[place], first))
+                names.append(draw(sample, test.samples[place], shown))
             place += 1
     return names
 
@@ -149,17 +149,27 @@ def _draw(
     contenders: Mapping[str, Contender],
 ) -> str:
     own = {row.run or row.method: row.scores for row in rows if row.sample == name and not row.angle_deg}
-    shown = [
-        Shown("Input" if method == "input" else method, contender.answer(sample)[0], own[contender.name])
-        for method, contender in contenders.items()
-    ]
+    shown = [Shown(label, contender.answer(sample)[0], own[contender.name]) for label, contender in contenders.items()]
     file = f"{safe_name(name)}.png"
     with whole_file(out / file) as unfinished:
         figure(sample, shown, name).savefig(unfinished, format="png")
     return file
 
 
-def _angle_picture(test: TestSet, rows: Sequence[TaskRow], out: Path) -> list[str]:
+def _first_seeds(contenders: Sequence[Contender]) -> dict[str, Contender]:
+    """What a picture calls it -> the first run of each method."""
+    runs: dict[str, list[Contender]] = {}
+    for contender in contenders:
+        runs.setdefault(contender.method, []).append(contender)
+    shown = {}
+    for method, own in runs.items():
+        trained = own[0].trained
+        seed = f", seed {trained.seed}" if trained and len(own) > 1 else ""
+        shown["Input" if method == "input" else f"{method}{seed}"] = own[0]
+    return shown
+
+
+def _angle_picture(test: HeldOutSet, rows: Sequence[TaskRow], out: Path) -> list[str]:
     """The first score against the angle, where the task asks for it."""
     if test.angle_figure is None:
         return []

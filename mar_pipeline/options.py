@@ -121,24 +121,33 @@ def _build(
 
 
 def value_of(key: str, arguments: list[str]) -> Any:
-    """What the command line, or else its settings file, says of a key on which all other options depend.
+    """What the command line, or else its settings file, says of a key that decides what the others may say.
 
     Args:
         key: of the top level.
         arguments: the command line after the command's name.
 
     Returns:
-        The value, None where there is none or the file cannot be read: `read_settings` then tells.
+        The value, the last one of several; None where there is none or no file can be read: `read_settings` then
+        tells.
     """
-    words = dict(itertools.pairwise([*arguments, ""]))
-    words |= dict(argument.split("=", 1) for argument in arguments if argument.startswith("--") and "=" in argument)
-    if f"--{key}" in words or "--settings" not in words:
-        return words.get(f"--{key}")
+    value = None
+    for argument, following in itertools.pairwise([*_files_first(arguments), ""]):
+        option, has_value, word = argument.partition("=")
+        word = word if has_value else following
+        if option == "--settings":
+            value = _content(word).get(key, value)
+        elif option == f"--{key}":
+            value = word
+    return value
+
+
+def _content(file: str) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(Path(words["--settings"]).read_text())
+        content = yaml.safe_load(Path(file).read_text())
     except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
-        return None
-    return content.get(key) if isinstance(content, dict) else None
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _option(key: str) -> str:

@@ -2,33 +2,37 @@
 
 import json
 import logging
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
-from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.runtime import cores_share, noted_signals, process_device, processes, wait_for_all
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.tasks.task import Task
-from mar_pipeline.training.engines import Engines, autocast_dtype, seed_epoch
+from mar_pipeline.training.engines import Engines, seed_epoch
+from mar_pipeline.training.precision import autocast_dtype
 from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, StoppedError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.projector_cpu import usable_cores
 from simulation.provenance import library_versions
 
 logger = logging.getLogger(__name__)
+
+_FUTILE_STOPS = 3
+"""So many in the same epoch say that it does not fit into the time that the run is given."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +67,8 @@ class TrainReport:
 def train(settings: TrainSettings) -> TrainReport:
     """Trains to the settings' last epoch, from where the run folder stands.
 
-    Every epoch ends with a checkpoint and draws from (seed, epoch) alone, so that on the CPU a resumed run equals a
-    straight one bit for bit.
+    Every epoch ends with a checkpoint and draws from (seed, epoch, rank) alone, so that on the CPU a resumed run equals
+    a straight one bit for bit. Of several processes (see `runtime.joined`) the leading one alone writes.
 
     Args:
         settings: everything that decides the run.
@@ -73,34 +77,43 @@ def train(settings: TrainSettings) -> TrainReport:
         UsageError: impossible settings, or a folder that other settings started.
         InputError: the data cannot be used, the loss is not finite or diverges, memory does not suffice.
         OSError: the folder cannot be written.
-        StoppedError: SIGTERM came; the same call goes on.
+        StoppedError: SIGTERM or SIGUSR1 came; the same call repeats the epoch that was running and goes on.
     """
     check_settings(settings)
-    started = time.monotonic()
-    device = torch_device(settings.device)
-    torch.set_num_threads(settings.threads or usable_cores())
+    started, own = time.monotonic(), processes()
+    device = process_device(settings.device)
+    torch.set_num_threads(settings.threads or cores_share(usable_cores()))
     logging.getLogger("ignite").setLevel(logging.CRITICAL)  # an error reaches the user as one line of our own
-    seed_epoch(settings.seed, 0)
-    network = settings.network
-    task = TRAININGS[settings.task].make(network.name, network.arguments, settings.data, settings.seed, device.type)
-    regularizer = make_regularizer(task.network, settings.equivariance)
     folder = RunFolder(Path(settings.run))
-    with folder.opened(settings):
-        state = TrainingState(task.network.to(device), settings, folder, task.facts)
-        folder.keep(settings)
-        before = state.epoch
-        if before > settings.epochs:
-            logger.warning("train: %s has %d epochs already, --epochs is %d", folder.root, before, settings.epochs)
-        dtype = autocast_dtype(_precision(settings, task), device)
-        if before < settings.epochs:
-            folder.done.unlink(missing_ok=True)
-            _run(task, state, regularizer, dtype)
-        best = state.best_score if state.best_epoch else None
-        report = TrainReport(state.epoch, before, task.scores[0], best, state.best_epoch, folder.root)
-        _write_report(report, state, task, dtype, time.monotonic() - started)
-        with whole_file(folder.done) as partial:
-            partial.write_text(f"{state.epoch} epochs\n")
+    with noted_signals() as asked_to_stop:
+        task = _make_task(settings, device)
+        regularizer = make_regularizer(task.network, settings.equivariance)
+        with folder.opened(settings) if own.leads else nullcontext():
+            wait_for_all()
+            state = TrainingState(task.network.to(device), settings, folder, task.facts)
+            before = state.epoch
+            if own.leads:
+                folder.keep(settings)
+            if before > settings.epochs:
+                logger.warning("train: %s has %d epochs already, --epochs is %d", folder.root, before, settings.epochs)
+            dtype = autocast_dtype(_precision(settings, task), device)
+            if before < settings.epochs:
+                _run(task, state, regularizer, dtype, asked_to_stop)
+            best = state.best_score if state.best_epoch else None
+            report = TrainReport(state.epoch, before, task.scores[0], best, state.best_epoch, folder.root)
+            if own.leads:
+                _write_report(report, state, task, dtype, time.monotonic() - started)
+                with whole_file(folder.done) as partial:
+                    partial.write_text(f"{state.epoch} epochs\n")
     return report
+
+
+def _make_task(settings: TrainSettings, device: torch.device) -> Task:
+    """With the same fresh weights in every process."""
+    seed_epoch(settings.seed, 0)
+    network, own = settings.network, processes()
+    make = TRAININGS[settings.task].make
+    return make(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
 
 
 def _precision(settings: TrainSettings, task: Task) -> str:
@@ -111,36 +124,62 @@ def _precision(settings: TrainSettings, task: Task) -> str:
 
 
 def _run(
-    task: Task, state: TrainingState, regularizer: EquivarianceRegularizer | None, dtype: torch.dtype | None
+    task: Task,
+    state: TrainingState,
+    regularizer: EquivarianceRegularizer | None,
+    dtype: torch.dtype | None,
+    asked_to_stop: Callable[[], str],
 ) -> None:
-    settings, length = state.settings, len(task.loaders.train)
+    leads, folder = processes().leads, state.folder
+    stop_before: dict[str, Any] = {}
+    if leads:
+        folder.done.unlink(missing_ok=True)
+        stop_before = folder.take_stop()
+    try:
+        _train_epochs(task, state, regularizer, dtype, asked_to_stop)
+    except StoppedError:
+        if leads:
+            _note_stop(state, stop_before)
+        raise
+
+
+def _train_epochs(
+    task: Task,
+    state: TrainingState,
+    regularizer: EquivarianceRegularizer | None,
+    dtype: torch.dtype | None,
+    asked_to_stop: Callable[[], str],
+) -> None:
+    settings, length, leads = state.settings, len(task.loaders.train), processes().leads
+    board, first_step = str(state.folder.tensorboard), state.epoch * length + 1
     try:
         with (
-            _termination() as asked_to_stop,
-            SummaryWriter(str(state.folder.tensorboard), purge_step=state.epoch * length + 1) as writer,
-            TrainingProgress(settings.epochs, length, state.epoch) as progress,
+            SummaryWriter(board, purge_step=first_step) if leads else nullcontext() as writer,
+            TrainingProgress(settings.epochs, length, state.epoch, leads) as progress,
         ):
             Engines(task, state, regularizer, dtype, progress, writer, asked_to_stop).run()
     except (MemoryError, RuntimeError) as error:
+        if what := asked_to_stop():  # it may have ended loaders and other processes before this one looked
+            raise state.stopped(what) from error
         remedy = _memory_remedy(error, settings)
         if not remedy:
             raise
         raise InputError(f"train: out of memory: {remedy}") from error
 
 
-@contextmanager
-def _termination() -> Iterator[Callable[[], str]]:
-    """Notes SIGTERM, which clusters send before they kill, and answers its name once it came."""
-    names: list[str] = []
-    try:
-        before = signal.signal(signal.SIGTERM, lambda number, frame: names.append(signal.Signals(number).name))
-    except ValueError:  # not the main thread: whoever started it decides
-        yield lambda: ""
-        return
-    try:
-        yield lambda: names[0] if names else ""
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
+    """Tells who would start the run again that it goes on, unless it never gets through an epoch.
+
+    Raises:
+        InputError: it was stopped too often in the same epoch.
+    """
+    times = 1 + (int(stop_before["times"]) if stop_before.get("epoch") == state.epoch else 0)
+    if times >= _FUTILE_STOPS:
+        raise InputError(
+            f"train: stopped {times} times in a row in epoch {state.epoch + 1}, which begins anew each time; give it "
+            "more time, or make epochs shorter with --data.batches_per_epoch"
+        )
+    state.folder.note_stop({"epoch": state.epoch, "times": times, "at": datetime.now(UTC).isoformat()})
 
 
 def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
@@ -177,6 +216,7 @@ def _write_report(
             "settings_sha256": sha256_of_text(json.dumps(settings, sort_keys=True)),
             "device": str(parameters[0].device),
             "precision": "float32" if dtype is None else "bfloat16",
+            "processes": processes().world,
             "threads": torch.get_num_threads(),
             "seed": state.settings.seed,
             "parameters": sum(parameter.numel() for parameter in parameters),

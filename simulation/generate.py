@@ -1,30 +1,31 @@
 """`mar simulate`: a plan of slices and masks becomes a data set, by one process or many, in one run or several."""
 
 import hashlib
-import json
-import time
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from dataclasses import asdict
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
-
-from simulation.case import CaseMaker, CaseResult
-from simulation.dataset import DataSet, Identity
-from simulation.errors import InputError, UsageError
-from simulation.files import sha256_of_text, write_json
+from simulation.case import CaseMaker
+from simulation.convert import conversion
+from simulation.dataset import DataSet
+from simulation.files import sha256_of_text
 from simulation.implants import ImplantLibrary, MaskStack
-from simulation.provenance import library_versions
-from simulation.settings import SimulateSettings, build_simulator, check_settings, implant_library, worker_count
+from simulation.pair_maker import CaseResult, PairMaker
+from simulation.set_folder import Identity
+from simulation.settings import (
+    SimulateSettings,
+    build_simulator,
+    check_settings,
+    implant_library,
+    worker_count,
+)
+from simulation.shard_case import ShardMaker
+from simulation.shard_set import ShardIdentity, ShardSet
 from simulation.sources import SliceRef, list_slices
 from simulation.synthesize import Simulator
-from simulation.workers import interrupts_noticed, make_cases
-
-_PAIR_GB = 0.0063
-_BUSY = "another run is writing there; wait for it or choose another --out"
+from simulation.work import Counts, Work, numbers_of_part, only_run, outlook, run
+from simulation.workers import interrupts_noticed
 
 
 def generate(settings: SimulateSettings) -> dict[str, Any]:
@@ -43,49 +44,121 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
         KeyboardInterrupt: interrupted; what is finished stays, nothing is half written.
     """
     check_settings(settings)
-    started = time.monotonic()
+    planned = _planned if settings.convert is None else conversion
+    with interrupts_noticed() as check_interrupt:
+        work, workers = planned(settings, check_interrupt)
+        if settings.dry_run:
+            return outlook(work)
+        with only_run(work.folder.root, settings.shard):
+            return run(work, settings, workers, check_interrupt)
+
+
+def _planned(settings: SimulateSettings, check_interrupt: Callable[[], None]) -> tuple[Work, int]:
+    """The work that is asked for, and the number of processes for it."""
     library, masks_per_slice = implant_library(settings)
     refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square)
     simulator = build_simulator(settings)
     workers = worker_count(settings, simulator.projector.device)
-    data_set = DataSet(
-        Path(settings.out), settings.split, _identity(settings, refs, library, masks_per_slice, simulator)
+    identity = _identity(settings, refs, library, masks_per_slice, simulator)
+    pairs = PairMaker(library, masks_per_slice, settings.seed, simulator, check_interrupt)
+    work = _CommunityWork if settings.layout == "community" else _ShardWork
+    return work(settings, identity, refs, pairs), workers
+
+
+class _CommunityWork(Work):
+    """Slice after slice, see `CaseMaker`."""
+
+    unit = "slice"
+
+    def __init__(self, settings: SimulateSettings, identity: Identity, refs: list[SliceRef], pairs: PairMaker) -> None:
+        self.folder: DataSet = DataSet(Path(settings.out), settings.split, identity)
+        self.numbers = numbers_of_part(settings.shard, len(refs))
+        self.slices = len(self.numbers)
+        self.device = identity.device
+        self._maker = CaseMaker(self.folder, refs, pairs, settings.compression)
+
+    def is_done(self, number: int) -> bool:
+        return self.folder.is_done(self._maker.refs[number])
+
+    def make(self, number: int) -> list[CaseResult]:
+        return self._maker.make(number)
+
+    def told_again(self, number: int) -> list[CaseResult]:
+        ref = self._maker.refs[number]
+        return [CaseResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
+
+    def collate(self) -> Counts:
+        pairs = self._maker.pairs
+        in_set = self.folder.collate(self._maker.refs, pairs.library, pairs.masks_per_slice, self.numbers)
+        return Counts(sum(map(self.is_done, self.numbers)), in_set)
+
+    def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
+        masks = self._maker.pairs.masks_per_slice
+        return _outlook(len(missing), masks, pair_mb(self._maker.pairs.simulator, "community"))
+
+
+class _ShardWork(Work):
+    """Shard after shard, see `ShardMaker`."""
+
+    unit = "shard"
+
+    def __init__(self, settings: SimulateSettings, identity: Identity, refs: list[SliceRef], pairs: PairMaker) -> None:
+        stored, size = settings.store or "images", settings.slices_per_shard
+        of_shards = ShardIdentity.of(identity, stored, size)
+        self.folder: ShardSet = ShardSet(Path(settings.out), settings.split, of_shards)
+        self._planned = -(-len(refs) // size)
+        self.numbers = numbers_of_part(settings.shard, self._planned)
+        self.slices = self._slices_of(self.numbers, len(refs))
+        self.device = identity.device
+        self._maker = ShardMaker(self.folder, refs, pairs)
+
+    def _slices_of(self, numbers: Sequence[int], count: int) -> int:
+        size = self.folder.identity.slices_per_shard
+        return sum(min(size, count - number * size) for number in numbers)
+
+    def is_done(self, number: int) -> bool:
+        return self.folder.is_done(number)
+
+    def make(self, number: int) -> list[CaseResult]:
+        return self._maker.make(number)
+
+    def told_again(self, number: int) -> list[CaseResult]:
+        return self.folder.told_again(number)
+
+    def collate(self) -> Counts:
+        return self.folder.collate(self._planned, self.numbers)
+
+    def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
+        masks = self._maker.pairs.masks_per_slice
+        slices = self._slices_of(missing, len(self._maker.refs))
+        mb = pair_mb(self._maker.pairs.simulator, self.folder.identity.stored)
+        words, counts = _outlook(slices, masks, mb)
+        return f"({slices} slices) {words}", counts
+
+
+def _outlook(slices: int, masks_per_slice: int, mb: float) -> tuple[str, dict[str, int]]:
+    pairs = slices * masks_per_slice
+    words = f"with {masks_per_slice} masks each: {pairs} pairs, about {pairs * mb / 1000:.2f} GB"
+    return words, {"slices": slices, "pairs": pairs}
+
+
+def pair_mb(simulator: Simulator, stored: str) -> float:
+    """MB of a pair on disk, uncompressed.
+
+    Args:
+        simulator: gives the sizes.
+        stored: community, or what shards hold.
+    """
+    image, sinogram = (
+        math.prod(shape) / 1e6
+        for shape in (simulator.protocol.geometry.image_shape, simulator.protocol.geometry.sinogram_shape)
     )
-    numbers = _numbers_of_shard(settings.shard, len(refs))
-    if settings.dry_run:
-        data_set.check()
-        return _plan_only(data_set, refs, numbers, masks_per_slice)
-    with _only_run(data_set.root, settings.shard), interrupts_noticed() as check_interrupt:
-        data_set.open()
-        maker = CaseMaker(
-            data_set, library, masks_per_slice, settings.seed, simulator, settings.compression, check_interrupt
-        )
-        results: list[CaseResult] = []
-        missing = [number for number in numbers if not data_set.is_done(refs[number])]
-        try:
-            with closing(make_cases(maker, refs, missing, workers)) as made:
-                results.extend(made)
-        except OSError:
-            raise  # the folder cannot be written, so it cannot be told there what is done either
-        except BaseException:
-            data_set.collate(refs, library, masks_per_slice)
-            data_set.discard_if_empty()
-            raise
-        data_set.collate(refs, library, masks_per_slice)
-        results += [_told_again(data_set, refs[number]) for number in sorted(set(numbers) - set(missing))]
-        report = _report(settings, data_set, refs, numbers, results, simulator, time.monotonic() - started)
-        with data_set.turn():
-            write_json(data_set.root / _report_name(settings.shard), report)
-        data_set.discard_if_empty()
-    if numbers and not report["counts"]["slices_done"]:
-        first = (report["failed"] + report["skipped"])[0]
-        raise InputError(f"no slice could be used ({len(numbers)} tried); the first one: {first}")
-    return report
-
-
-def _told_again(data_set: DataSet, ref: SliceRef) -> CaseResult:
-    """What an earlier run could not do of a slice that is done."""
-    return CaseResult(f"{ref.case}/{ref.name}", failed=tuple(data_set.record(ref).get("failed", ())))
+    return {
+        "community": 8 * image + 9 * sinogram,
+        "images": 9 * image,
+        "both": 9 * image + 4 * sinogram,
+        "sinograms": image + 4 * sinogram,
+    }[stored]
 
 
 def _identity(
@@ -112,101 +185,3 @@ def _identity(
         pad_square=settings.pad_square,
         compression=settings.compression,
     )
-
-
-def _numbers_of_shard(shard: str, count: int) -> list[int]:
-    part, _, parts = shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal()) or not int(part) < int(parts):
-        raise UsageError(f"--shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4")
-    return list(range(int(part), count, int(parts)))
-
-
-@contextmanager
-def _only_run(out: Path, shard: str) -> Iterator[None]:
-    """Holds the folder against a second run of the same part, or of a part of another division."""
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file; --out needs a folder")
-    part, parts = shard.split("/")
-    own = filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        own.acquire()
-    except filelock.Timeout as error:
-        raise UsageError(f"{out}: {_BUSY}") from error
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
-        for path in out.glob(".simulate-*.lock"):
-            if not path.stem.endswith(f"-of-{parts}"):
-                _refuse_if_held(path)
-        yield
-    finally:
-        own.release()
-
-
-def _refuse_if_held(path: Path) -> None:
-    try:
-        with filelock.FileLock(path, timeout=0):
-            pass
-    except filelock.Timeout as error:
-        raise UsageError(f"{path.parent}: {_BUSY}") from error
-
-
-def _report_name(shard: str) -> str:
-    """Shards of one set share the folder, and each has a report of its own."""
-    return "report.json" if shard == "0/1" else f"report-{shard.replace('/', '-of-')}.json"
-
-
-def _plan_only(data_set: DataSet, refs: list[SliceRef], numbers: list[int], masks_per_slice: int) -> dict[str, Any]:
-    missing = [number for number in numbers if not data_set.is_done(refs[number])]
-    pairs = len(missing) * masks_per_slice
-    summary = (
-        f"would make up to {len(missing)} of {len(numbers)} slices with {masks_per_slice} masks each: {pairs} pairs, "
-        f"about {pairs * _PAIR_GB:.2f} GB, in {data_set.root}"
-    )
-    return {"summary": summary, "failed": [], "counts": {"slices": len(missing), "pairs": pairs}}
-
-
-def _report(
-    settings: SimulateSettings,
-    data_set: DataSet,
-    refs: list[SliceRef],
-    numbers: list[int],
-    results: list[CaseResult],
-    simulator: Simulator,
-    seconds: float,
-) -> dict[str, Any]:
-    failed = [line for result in results for line in result.failed]
-    skipped = [f"{r.name}: {r.skipped}" for r in results if r.skipped]
-    done = sum(data_set.is_done(refs[number]) for number in numbers)
-    in_set = sum(map(data_set.is_done, refs))
-    pairs = sum(r.pairs for r in results)
-    reasons = Counter(r.skipped for r in results if r.skipped)
-    words = ", ".join(f"{count} skipped ({reason})" for reason, count in sorted(reasons.items()))
-    summary = (
-        f"{data_set.root}: {pairs} pairs made, {done} of {len(numbers)} slices done"
-        + (f", {words}" if words else "")
-        + (f", {len(failed)} failed" if failed else "")
-        + f" in {seconds:.0f} s"
-    )
-    return {
-        "command": "simulate",
-        "summary": summary,
-        "versions": library_versions(),
-        "settings": asdict(settings),
-        "settings_sha256": sha256_of_text(json.dumps(asdict(settings), sort_keys=True)),
-        "identity_sha256": data_set.identity.sha256,
-        "device": simulator.projector.device,
-        "seed": settings.seed,
-        "seconds": round(seconds, 2),
-        "counts": {
-            "slices_done": done,
-            "slices_in_set": in_set,
-            "pairs_made": pairs,
-            "skipped": len(skipped),
-            "failed": len(failed),
-        },
-        "skipped": skipped,
-        "failed": failed,
-        "outputs": data_set.outputs(),
-    }

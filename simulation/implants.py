@@ -68,12 +68,26 @@ class ImplantLibrary:
         """
         return MaskStack(stack=_load_stack(Path(path)), metal=metal)
 
-    def sample(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
+    def anatomy(self, image_mu: Any) -> Anatomy:
+        """What a slice shows, to be found once for many implants; takes as many seconds as some of them.
+
+        Args:
+            image_mu: (n, n), 1/cm, row 0 anterior; numpy or torch.
+
+        Raises:
+            InputError: if the image is not a finite square.
+        """
+        return Anatomy(_checked_image(image_mu), self.pixel_mm)
+
+    def sample(
+        self, image_mu: Any, rng: np.random.Generator, anatomy: Anatomy | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """A random implant for a slice.
 
         Args:
             image_mu: (n, n), 1/cm, row 0 anterior; numpy or torch.
             rng: source of kind, place and shape; the same state gives the same mask.
+            anatomy: what `anatomy` gave for this image; None finds it.
 
         Returns:
             metal_mask: uint8 (n, n), 0 or the METAL_CODES of the metal there; inside the body.
@@ -82,8 +96,8 @@ class ImplantLibrary:
         Raises:
             InputError: if the image is not a finite square, or shows no body or no place for the library's kinds.
         """
-        image = _checked_image(image_mu)
-        anatomy = Anatomy(image, self.pixel_mm)
+        anatomy = self.anatomy(image_mu) if anatomy is None else anatomy
+        image = anatomy.image_mu
         wanted = self.kinds or KINDS
         kinds = [kind for kind in wanted if suitable(anatomy, kind)]
         if not kinds:
@@ -132,12 +146,15 @@ class MaskStack(ImplantLibrary):
             raise UsageError(f"mask index {index} is out of range; the stack has masks 0 .. {len(self) - 1}")
         return np.ascontiguousarray(self.stack[:, :, index]).astype(np.uint8)
 
-    def sample(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, dict[str, Any]]:
+    def sample(
+        self, image_mu: Any, rng: np.random.Generator, anatomy: Anatomy | None = None
+    ) -> tuple[Any, dict[str, Any]]:
         """A random mask of the stack at the slice's size; where the body is does not matter (see `check_mask`).
 
         Args:
             image_mu: (n, n), 1/cm.
             rng: chooses the mask.
+            anatomy: not looked at.
 
         Returns:
             metal_mask: uint8 (n, n), 0 or the metal's code.
@@ -183,7 +200,7 @@ def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     )
 
 
-def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray) -> None:
+def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray, body: np.ndarray | None = None) -> None:
     """Refuse a mask that cannot be metal in this slice: empty, or more than half of its pixels outside the body.
 
     The body is the largest component of mu > 0.5 water with its holes filled (lungs and gut gas are inside).
@@ -191,6 +208,7 @@ def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray) -> None:
     Args:
         metal_mask: (n, n), 0 or a label.
         image_mu: (n, n), 1/cm.
+        body: what `find_body` gave for this image; None finds it.
 
     Raises:
         InputError: if the shapes differ, the mask is empty, or it lies outside the body.
@@ -200,7 +218,8 @@ def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray) -> None:
         raise InputError(f"metal mask has shape {metal.shape}, its slice {np.shape(image_mu)}; resize it first")
     if not metal.any():
         raise InputError("metal mask is empty: expected at least one metal pixel; leave this mask out")
-    outside = 1 - float(find_body(np.asarray(image_mu))[metal].mean())
+    body = find_body(np.asarray(image_mu)) if body is None else body
+    outside = 1 - float(body[metal].mean())
     if outside > _MAX_OUTSIDE:
         raise InputError(
             f"metal mask lies outside the body: {outside:.0%} of its {np.count_nonzero(metal)} pixels, allowed are "

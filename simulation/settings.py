@@ -1,12 +1,13 @@
 """What `mar simulate` is asked for, and the implants and the scanner that serve it."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 from simulation.errors import UsageError
 from simulation.implants import ImplantLibrary
 from simulation.projector_cpu import usable_cores
 from simulation.protocols import protocol
+from simulation.shards import Stored
 from simulation.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.synthesize import Simulator
 
@@ -42,7 +43,13 @@ class SimulateSettings:
         scatter_counts: mean count that scatter adds to every bin, instead of the preset's.
         electronic_noise_counts: standard deviation of the electronic noise in photons, instead of the preset's.
         pad_square: pad slices that are not square with air instead of refusing them.
-        compression: gzip level of the files, 0 for none.
+        layout: community (a file for each pair, as SynDeepLesion is distributed) or shards (a file for some dozen
+            slices with their pairs, to train from).
+        store: what shards hold of a pair: images, sinograms (CT and LI are then computed when they are read), or both;
+            images if not given. Networks that see sinograms and conversion to the community layout need them.
+        slices_per_shard: number of slices in a shard; a worker makes a shard at a time.
+        convert: folder of a finished data set to convert to the other layout, instead of simulating.
+        compression: gzip level of the files, 0 for none; shards are never compressed.
         dry_run: only say what would be made.
     """
 
@@ -67,8 +74,20 @@ class SimulateSettings:
     scatter_counts: float | None = None
     electronic_noise_counts: float | None = None
     pad_square: bool = False
+    layout: Literal["community", "shards"] = "community"
+    store: Stored | None = None
+    slices_per_shard: int = 32
+    convert: str | None = None
     compression: int = 4
     dry_run: bool = False
+
+
+WITH_CONVERT = {
+    *("out", "preset", "masks", "split", "workers", "shard", "layout", "store", "slices_per_shard", "convert"),
+    *("compression", "dry_run"),
+}
+"""Settings that a conversion looks at; what the set was made from is not to be said again."""
+_DEFAULTS = {own.name: own.default for own in fields(SimulateSettings)}
 
 
 def check_settings(settings: SimulateSettings) -> None:
@@ -84,6 +103,17 @@ def check_settings(settings: SimulateSettings) -> None:
         raise UsageError(f"--workers: got {settings.workers}, expected 0 (one for each core) or more")
     if not 0 <= settings.compression <= 9:
         raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
+    if settings.slices_per_shard < 1:
+        raise UsageError(f"--slices-per-shard: got {settings.slices_per_shard}, expected 1 or more")
+    if settings.store is not None and settings.layout == "community":
+        raise UsageError("--store: only for --layout shards; the community layout holds images and sinograms")
+    if settings.convert is not None:
+        said = [own.name for own in fields(SimulateSettings) if own.name not in WITH_CONVERT]
+        said = [own for own in said if getattr(settings, own) != _DEFAULTS[own]]
+        if said:
+            raise UsageError(
+                f"--{said[0].replace('_', '-')}: not with --convert, which simulates nothing; leave it out"
+            )
     if settings.spectrum is not None and settings.kvp is not None:
         raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
     if settings.kvp is None and (settings.filters, settings.anode_angle_deg) != (None, None):

@@ -1,4 +1,4 @@
-"""The community layout of SynDeepLesion on disk: write, read, verify.
+"""The community layout of SynDeepLesion on disk: write, read, verify; `verify` knows shards too.
 
     {split}_640geo_dir.txt                 one "case/slice/gt.h5" a line
     {split}mask.npy                        (512, 512, n) uint8, axis 2 = mask
@@ -12,6 +12,8 @@ and case.json and masks.npz beside each gt.h5) does not disturb them.
 
 import io
 import json
+import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +24,8 @@ import numpy as np
 
 from simulation.errors import InputError
 from simulation.files import PARTIAL, sha256_of, whole_file
+from simulation.shard_check import check_shards
+from simulation.shards import shards_folder
 from simulation.synthesize import Sample
 
 SPLITS = ("train", "test")
@@ -157,7 +161,7 @@ class Verification:
 
 
 def verify(root: str | Path) -> Verification:
-    """Checks a data set: with a manifest every file against its hash, and in any case every listed slice by reading it.
+    """Checks a data set: with a manifest every file against its hash, and in any case every slice or shard by reading.
 
     Args:
         root: folder of the data set.
@@ -166,27 +170,46 @@ def verify(root: str | Path) -> Verification:
         InputError: there is no data set in the folder, or its manifest or listing cannot be read.
     """
     root = Path(root)
-    places = (listing_file, manifest_file, split_folder)
-    splits = [split for split in SPLITS if any(place(root, split).exists() for place in places)]
+    splits = [split for split in SPLITS if layout_of(root, split)]
     if not splits:
         raise InputError(f"{root}: no train_640geo_dir.txt or test_640geo_dir.txt in it; expected a data set")
-    problems = [problem for split in splits for problem in _altered(root, split)]
-    problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
-    hashed = all(manifest_file(root, split).is_file() for split in splits)
+    problems: list[str] = []
     slices = pairs = 0
     for split in splits:
-        listing = listing_file(root, split)
-        if not listing.is_file():
-            problems.append(f"{listing.name}: missing; the same mar simulate writes it")
-            continue
-        for line in listing.read_text().split():
-            folder = (split_folder(root, split) / line).parent
-            files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
-            slices, pairs = slices + 1, pairs + len(files)
-            if not files:
-                problems.append(f"{folder.relative_to(root)}: listed, but no pair is there")
-            problems += [problem for path in files for problem in _unreadable(path, root)]
+        sharded = layout_of(root, split) == "shards"
+        found = check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
+        slices, pairs = slices + found[0], pairs + found[1]
+        problems += found[2]
+    problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
+    hashed = all(manifest_file(root, split).is_file() for split in splits)
     return Verification(slices, pairs, hashed, tuple(dict.fromkeys(problems)))
+
+
+def layout_of(root: Path, split: str) -> str | None:
+    """The layout of a split, "community" or "shards"; None if there is no such split."""
+    manifest = read_manifest(root, split)
+    if manifest is not None:
+        return manifest["layout"]
+    if shards_folder(root, split).is_dir():
+        return "shards"
+    return "community" if listing_file(root, split).is_file() or split_folder(root, split).is_dir() else None
+
+
+def _check_community(root: Path, split: str) -> tuple[int, int, list[str]]:
+    """Numbers of slices and pairs, and one line a problem."""
+    problems = _altered(root, split)
+    slices = pairs = 0
+    listing = listing_file(root, split)
+    if not listing.is_file():
+        return 0, 0, [*problems, f"{listing.name}: missing; the same mar simulate writes it"]
+    for line in listing.read_text().split():
+        folder = (split_folder(root, split) / line).parent
+        files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
+        slices, pairs = slices + 1, pairs + len(files)
+        if not files:
+            problems.append(f"{folder.relative_to(root)}: listed, but no pair is there")
+        problems += [problem for path in files for problem in _unreadable(path, root)]
+    return slices, pairs, problems
 
 
 def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
@@ -200,7 +223,8 @@ def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
         return None
     try:
         content = json.loads(path.read_text())
-        return {"cases": {}, "files": {}, "identity": {}, "identity_sha256": ""} | content
+        empty = {"layout": "community", "cases": {}, "files": {}, "identity": {}, "identity_sha256": ""}
+        return empty | content
     except (ValueError, TypeError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); restore it or simulate into a new folder"
@@ -240,7 +264,27 @@ def _altered(root: Path, split: str) -> list[str]:
         path = root / name
         if not path.is_file() or sha256_of(path) != expected:
             problems.append(f"{name}: missing, or its bytes are not those that were written")
+    if mask_file(root, split).name not in manifest["files"] and manifest["cases"]:
+        problems += _other_masks(root, split, manifest["cases"])
     return problems
+
+
+def _other_masks(root: Path, split: str, cases: Mapping[str, Any]) -> list[str]:
+    """Whether the stack of procedural masks, which has no hash, holds those of the slices."""
+    path = mask_file(root, split)
+    try:
+        stack = np.load(path, mmap_mode="r")
+        problems = []
+        for case in cases:
+            with (root / case / CASE_MASKS).open("rb") as file, np.load(file) as own:  # np.load(path) leaks
+                same = np.array_equal(stack[:, :, own["indices"]].transpose(2, 0, 1), own["masks"] > 0)
+            if not same:
+                problems.append(f"{path.name}: its masks of {case} are not those in {case}/{CASE_MASKS}; delete it")
+        return problems
+    except FileNotFoundError as error:
+        return [f"{Path(error.filename).relative_to(root)}: missing"]
+    except (ValueError, OSError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        return [f"{path.name}: cannot be compared with the masks of the slices ({error})"]
 
 
 def _unreadable(path: Path, root: Path) -> list[str]:

@@ -1,4 +1,4 @@
-"""The slices of a data set made by one process or several."""
+"""The slices or shards of a data set made by one process or several."""
 
 import multiprocessing
 import os
@@ -11,12 +11,18 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
+from typing import Any, Protocol
 
-from simulation.case import CaseMaker, CaseResult
 from simulation.errors import InputError
+from simulation.pair_maker import CaseResult
 from simulation.progress import with_progress
-from simulation.sources import SliceRef
+
+
+class Maker(Protocol):
+    """What makes the units of a data set."""
+
+    def make(self, number: int) -> list[CaseResult]:
+        """Makes a unit; answers what became of its slices."""
 
 
 @contextmanager
@@ -52,10 +58,10 @@ def interrupts_noticed() -> Iterator[Callable[[], None]]:
         sys.unraisablehook = hook
 
 
-_maker: CaseMaker | None = None
+_maker: Maker | None = None
 
 
-def _start_worker(maker: CaseMaker, parent: int) -> None:
+def _start_worker(maker: Maker, parent: int) -> None:
     """Keeps the maker in the worker, leaves Ctrl-C to the main process, and ends when that process is gone."""
     global _maker
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -70,38 +76,40 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _make(ref: SliceRef, number: int) -> CaseResult:
+def _make(number: int) -> list[CaseResult]:
     if _maker is None:
         raise RuntimeError("the worker has not been started by _start_worker")
-    return _maker.make(ref, number)
+    return _maker.make(number)
 
 
-def make_cases(
-    maker: CaseMaker, refs: list[SliceRef], numbers: list[int], workers: int
+def make_units(
+    maker: Maker, numbers: list[int], workers: int, unit: str, check_interrupt: Callable[[], None]
 ) -> Generator[CaseResult, None, None]:
-    """Makes slices and yields what became of each as it comes; closing the iterator ends the workers at once.
+    """Makes units and yields what became of each slice as it comes; closing the iterator ends the workers at once.
 
     Args:
-        maker: makes a slice.
-        refs: all slices of the plan.
-        numbers: places in the plan of those to make.
+        maker: makes a unit.
+        numbers: those to make.
         workers: number of processes; 1 works in this one.
+        unit: what a unit is, such as "slice".
+        check_interrupt: called now and then; it raises what ends the work.
 
     Raises:
         InputError: a worker was killed.
         OSError: the folder cannot be written.
     """
     if min(workers, len(numbers)) <= 1:
-        made = (maker.make(refs[number], number) for number in numbers)
-        yield from with_progress(made, len(numbers), "simulate", "slice")
+        for results in with_progress(map(maker.make, numbers), len(numbers), "simulate", unit):
+            yield from results
         return
     context = multiprocessing.get_context("fork")  # workers share what is compiled and loaded
     pool = ProcessPoolExecutor(min(workers, len(numbers)), context, _start_worker, (maker, os.getpid()))
     try:
-        futures = [pool.submit(_make, refs[number], number) for number in numbers]
-        for result in with_progress((f.result() for f in as_completed(futures)), len(numbers), "simulate", "slice"):
-            maker.check_interrupt()
-            yield result
+        futures = [pool.submit(_make, number) for number in numbers]
+        made = (future.result() for future in as_completed(futures))
+        for results in with_progress(made, len(numbers), "simulate", unit):
+            check_interrupt()
+            yield from results
     except BrokenProcessPool as error:
         raise InputError(
             "a worker process was killed, most likely for want of memory; use fewer --workers and start the same "

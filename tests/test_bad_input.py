@@ -452,7 +452,7 @@ def test_a_disk_that_fills_at_any_flush(refusal, mar, source, masks, tmp_path, o
     monkeypatch.setattr(os, "fsync", full_from(1000))
     assert mar(*options, tmp_path / "straight")[0] == 0
     order = ["_manifest.json", "/gt.h5", "/0.h5", "/1.h5", "/case.json"]
-    order += ["_dir.txt", "mask.npy", "_manifest.json", "report.json"]
+    order += ["mask.npy", "_dir.txt", "_manifest.json", "report.json"]
     assert len(calls) == len(order)
     for call, name in enumerate(order):
         part = tmp_path / f"set{call}"

@@ -146,7 +146,9 @@ def test_training_runs_one_step(path, small_scanner, tmp_path):
 def test_run_is_named_after_its_file(path):
     settings = read_train_settings([f"--settings={path}"])
     assert settings.run == f"runs/train/{path.stem}"
-    assert settings.equivariance.enabled == (path.stem.endswith("_eq") or path.stem == "quick")
+    assert settings.equivariance.enabled == (
+        path.stem.endswith("_eq") or path.stem in ("quick", "classification", "classification_quick")
+    )
     assert settings.network.name in networks_for(settings.task)
 
 

@@ -1,1 +1,1 @@
-"""Measures cost, each figure beside a named reference of the same run: `./scripts/bench [simulate] [train] [infer]`."""
+"""Measures cost, each figure beside a named reference of the same run: `./scripts/bench [simulate] [data] ...`."""

@@ -15,7 +15,7 @@ from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.typed_fields import typed_layers
-from mar_pipeline.training.engines import autocast_dtype
+from mar_pipeline.training.precision import autocast_dtype
 
 _NETWORK, _STAGES = "dicdnet", 3
 _ROUNDS = 3

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from mar_pipeline.evaluation.methods import METHODS
 from mar_pipeline.training.settings import TrainSettings, check_settings, read_train_settings
 from simulation.errors import UsageError
 from simulation.projector_cpu import usable_cores
@@ -29,6 +30,13 @@ class Run:
     folder: Path
     arguments: tuple[str, ...]
     settings: TrainSettings
+
+    @property
+    def new_samples_a_step(self) -> int:
+        """Samples of a batch; with EQ-Reg those of them that are kept, each shown once more, rotated."""
+        settings = self.settings
+        share = settings.equivariance.batch_fraction if _pairs_samples(settings) else 1.0
+        return round(share * settings.data.batch_size)
 
 
 def plan(base: str, arms: Arms, seeds: Sequence[int], jobs: int, out: Path) -> list[Run]:
@@ -50,6 +58,8 @@ def plan(base: str, arms: Arms, seeds: Sequence[int], jobs: int, out: Path) -> l
         )
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"--seeds: got {' '.join(map(str, seeds))}; name each seed once")
+    if taken := sorted({*arms} & {*METHODS}):
+        raise UsageError(f"--arms: {taken[0]!r} is the name of a method that is scored beside the arms; rename it")
     folders: dict[str, str] = {}
     for arm in arms:
         other = folders.setdefault(safe_name(arm), arm)
@@ -111,8 +121,8 @@ def cost_table(runs: Sequence[Run]) -> str:
     """
     score = next(name for name in _report(runs[0])["best"] if name not in ("epoch", "sha256"))
     lines = [
-        f"| arm | seeds | steps | minutes a run | CPU minutes a run | best validation {score} |",
-        "|---|---:|---:|---:|---:|---:|",
+        f"| arm | seeds | steps | samples a step | minutes a run | CPU minutes a run | best validation {score} |",
+        "|---|---:|---:|---:|---:|---:|---:|",
     ]
     for arm in dict.fromkeys(run.arm for run in runs):
         own = [run for run in runs if run.arm == arm]
@@ -120,9 +130,21 @@ def cost_table(runs: Sequence[Run]) -> str:
         minutes, cpu_minutes = (fmean(row[name] for row in rows) / 60 for name in ("seconds", "cpu_seconds"))
         best = fmean(_report(run)["best"][score] for run in own)
         lines.append(
-            f"| {arm} | {len(own)} | {rows[0]['iterations']:.0f} | {minutes:.1f} | {cpu_minutes:.1f} | {best:.4g} |"
+            f"| {arm} | {len(own)} | {rows[0]['iterations']:.0f} | {_samples(own[0])} | {minutes:.1f} | "
+            f"{cpu_minutes:.1f} | {best:.4g} |"
         )
     return "\n".join(lines)
+
+
+def _pairs_samples(settings: TrainSettings) -> bool:
+    """Whether batches hold samples beside their rotated copies."""
+    wanted = settings.equivariance
+    return wanted.enabled and bool(wanted.weight or wanted.output_weight)
+
+
+def _samples(run: Run) -> str:
+    count = str(run.new_samples_a_step)
+    return f"{count} + {count} rotated" if _pairs_samples(run.settings) else count
 
 
 def _report(run: Run) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """What the regulariser brings: regularised arms against the same arms without it, seed by seed."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from scipy import stats
 
-from mar_pipeline.comparison.trainings import Arms
+from mar_pipeline.comparison.trainings import Run
 from mar_pipeline.evaluation.score_tables import markdown_table
+from mar_pipeline.training.settings import as_plain, flat
 
 CONFIDENCE = 0.95
-_EQUIVARIANCE = "equivariance."
+_OF_THE_RUN = ("run", "label", "seed", "threads")
+_BATCH_SIZE = "data.batch_size"
 
 Values = Mapping[str, Mapping[int, float]]
 """Arm -> seed -> value of a column, mean over the samples."""
@@ -33,43 +36,47 @@ class Column:
     values: Values
 
 
-def verdicts(arms: Arms, columns: Sequence[Column]) -> str:
-    """A table of the differences that EQ-Reg makes; empty where no arm has it or none is there to compare it with.
+def verdicts(runs: Sequence[Run], columns: Sequence[Column]) -> str:
+    """A table of the differences that EQ-Reg makes; empty where no arm has it.
 
-    Each line is the mean over the seeds of the difference between two arms trained with the same seed, and its 95 %
-    interval by Student's t for paired samples. An interval that holds 0 is no difference.
+    A regularised arm is compared with arms that are the same but for EQ-Reg and show the network as many new samples a
+    step, or as many images: EQ-Reg shows a share of a batch twice, as it is and rotated. Each line is the mean over the
+    seeds of the difference between two arms trained with the same seed, and its 95 % interval by Student's t for paired
+    samples. An interval that holds 0 is no difference.
 
     Args:
-        arms: what each changes.
+        runs: of the arms.
         columns: of the results.
     """
     lines = [["arms", "score", "difference", f"{100 * CONFIDENCE:.0f} % interval", "seeds", "EQ-Reg"]]
-    for regularised, plain in _pairs(arms):
-        for column in columns:
-            pairs = _paired(column.values, regularised, plain)
-            if pairs:
-                lines.append([f"{regularised} \N{MINUS SIGN} {plain}", column.label, *_difference(pairs, column)])
-    return markdown_table(lines) if len(lines) > 1 else ""
+    alone: list[str] = []
+    arms: dict[str, Run] = {}
+    for run in runs:
+        arms.setdefault(run.arm, run)
+    for regularised in (run for run in arms.values() if run.settings.equivariance.enabled):
+        plain = [run.arm for run in arms.values() if _is_partner(run, regularised)]
+        alone += [] if plain else [regularised.arm]
+        for other in plain:
+            for column in columns:
+                pairs = _paired(column.values, regularised.arm, other)
+                if pairs:
+                    name = f"{regularised.arm} \N{MINUS SIGN} {other}"
+                    lines.append([name, column.label, *_difference(pairs, column)])
+    told = [markdown_table(lines)] if len(lines) > 1 else []
+    return "\n\n".join([*told, *(f"No arm shows what {arm} is without EQ-Reg." for arm in alone)])
 
 
-def _pairs(arms: Arms) -> list[tuple[str, str]]:
-    """Each regularised arm, and the one that is the same without."""
-    plain = {name: _without(changes) for name, changes in arms.items() if not _is_regularised(changes)}
-    return [
-        (name, other)
-        for name, changes in arms.items()
-        if _is_regularised(changes)
-        for other, rest in plain.items()
-        if rest == _without(changes)
-    ]
+def _is_partner(plain: Run, regularised: Run) -> bool:
+    settings = regularised.settings
+    if plain.settings.equivariance.enabled or _without_equivariance(plain) != _without_equivariance(regularised):
+        return False
+    return plain.settings.data.batch_size in (settings.data.batch_size, 2 * regularised.new_samples_a_step)
 
 
-def _is_regularised(changes: Mapping[str, object] | None) -> bool:
-    return bool((changes or {}).get("equivariance.enabled"))
-
-
-def _without(changes: Mapping[str, object] | None) -> dict[str, object]:
-    return {key: value for key, value in (changes or {}).items() if not key.startswith(_EQUIVARIANCE)}
+def _without_equivariance(run: Run) -> dict[str, object]:
+    values = flat(as_plain(run.settings))
+    left_out = (*_OF_THE_RUN, _BATCH_SIZE)
+    return {key: own for key, own in values.items() if key not in left_out and not key.startswith("equivariance.")}
 
 
 def _paired(values: Values, regularised: str, plain: str) -> list[tuple[float, float]]:
@@ -80,9 +87,11 @@ def _paired(values: Values, regularised: str, plain: str) -> list[tuple[float, f
 def _difference(pairs: Sequence[tuple[float, float]], column: Column) -> list[str]:
     differences = [first - second for first, second in pairs]
     mean, form = fmean(differences), f"+.{column.digits}f"
-    spread = float(stats.sem(differences)) if len(pairs) > 1 else 0.0
-    if not spread > 0:
+    if len(pairs) < 2:
         return [f"{mean:{form}}", "-", str(len(pairs)), "too few seeds to tell"]
+    spread = float(stats.sem(differences)) if math.isfinite(mean) else math.nan
+    if not spread > 0:
+        return [f"{mean:{form}}", "-", str(len(pairs)), "no spread over the seeds to judge by"]
     low, high = stats.t.interval(CONFIDENCE, len(pairs) - 1, loc=mean, scale=spread)
     better = (high < 0) if column.lower_is_better else (low > 0)
     worse = (low > 0) if column.lower_is_better else (high < 0)

@@ -9,6 +9,7 @@ from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.loaders import Loaders, make_loaders
 from mar_pipeline.data.sample import IMAGE, KEYS, LI, METAL_MASK, TARGET, Sample
 from mar_pipeline.data.settings import DataSettings, check_data_settings
+from mar_pipeline.data.shards import ShardPairs
 from mar_pipeline.data.simulated import SimulatedPairs
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "DataSettings",
     "Loaders",
     "Sample",
+    "ShardPairs",
     "SimulatedPairs",
     "check_data_settings",
     "make_loaders",

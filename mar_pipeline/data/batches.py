@@ -1,13 +1,13 @@
 """Batches of crops in an order that the seed and the epoch decide, whatever number of processes makes them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
-from mar_pipeline.data.crops import check_patch, random_crop
+from mar_pipeline.data.crops import check_patch, random_crop, random_place, random_turn
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
 from mar_pipeline.data.selection import by_reason
@@ -40,6 +40,16 @@ class Pairs(Protocol):
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
         """A pair in the order of the layout."""
+
+
+@runtime_checkable
+class WindowedPairs(Pairs, Protocol):
+    """Pairs of which a crop can be had without the rest."""
+
+    gives_windows: bool
+
+    def window(self, index: int, top: int, left: int, shape: tuple[int, int]) -> PairArrays:
+        """A part of the images of a pair, if ``gives_windows`` is true."""
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -92,16 +102,22 @@ class Crops(KeyedSamples):
         self._patch, self._flips, self._rotations = patch, flips, rotations
         self._crops_per_pair, self._seed = crops_per_pair, seed
         self._last: tuple[Key, PairArrays] | None = None
+        self._windowed = pairs if patch and isinstance(pairs, WindowedPairs) and pairs.gives_windows else None
 
     def __len__(self) -> int:
         return len(self.pairs) * self._crops_per_pair
 
     def __getitem__(self, key: Key) -> Sample:
         epoch, number, index = key
+        rng = generator(self._seed, epoch, number, CROP)
+        if self._windowed is not None:
+            window = self._windowed.window(
+                index, *random_place(self.pairs.shape, self._patch, rng), (self._patch, self._patch)
+            )
+            return to_sample(random_turn(window, rng, self._flips, self._rotations), self.pairs.layout)
         pair = epoch, number // self._crops_per_pair, index
         if self._last is None or self._last[0] != pair:
             self._last = pair, self.pairs.pair(index, epoch, pair[1])
-        rng = generator(self._seed, epoch, number, CROP)
         cropped = random_crop(self._last[1], self._patch, rng, self._flips, self._rotations)
         return to_sample(cropped, self.pairs.layout)
 

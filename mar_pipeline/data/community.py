@@ -10,7 +10,15 @@ from torch.utils.data import Dataset
 
 from mar_pipeline.data.measured import needed, pair_arrays, refuse_long_rays
 from mar_pipeline.data.memory import SharedPairs, SharedTable
-from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, load_masks, why_no_mask, why_other_mask
+from mar_pipeline.data.pairs import (
+    PairFile,
+    Skipped,
+    find_pairs,
+    load_masks,
+    slice_name,
+    why_no_mask,
+    why_other_mask,
+)
 from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays, Sample, to_sample
 from mar_pipeline.data.selection import spread_pairs
 from simulation.errors import InputError, UsageError
@@ -202,11 +210,6 @@ def _named(file: PairFile) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{file.path}: {error}") from error
-
-
-def slice_name(file: PairFile) -> str:
-    """``case/slice`` of a pair."""
-    return f"{file.case}/{file.slice}"
 
 
 def _new_masks_first(files: Sequence[PairFile]) -> list[PairFile]:

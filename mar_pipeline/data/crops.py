@@ -47,12 +47,38 @@ def random_crop(
     Raises:
         UsageError: see `check_patch`.
     """
-    planes, sinograms = pair
-    rows, columns = planes.shape[-2:]
-    check_patch(patch, (rows, columns), rotations)
+    shape = (pair.images.shape[-2], pair.images.shape[-1])
+    check_patch(patch, shape, rotations)
     if patch:
-        top, left = int(rng.integers(rows - patch + 1)), int(rng.integers(columns - patch + 1))
-        planes = planes[..., top : top + patch, left : left + patch]
+        top, left = random_place(shape, patch, rng)
+        pair = PairArrays(pair.images[..., top : top + patch, left : left + patch], pair.sinograms)
+    return random_turn(pair, rng, flips, rotations)
+
+
+def random_place(shape: tuple[int, int], patch: int, rng: np.random.Generator) -> tuple[int, int]:
+    """First row and column of a crop.
+
+    Args:
+        shape: rows and columns of the image.
+        patch: side of the crop in pixels.
+        rng: draws the place.
+    """
+    return int(rng.integers(shape[0] - patch + 1)), int(rng.integers(shape[1] - patch + 1))
+
+
+def random_turn(pair: PairArrays, rng: np.random.Generator, flips: bool = False, rotations: bool = False) -> PairArrays:
+    """A pair or crop mirrored and turned at random.
+
+    Args:
+        pair: images and sinograms.
+        rng: draws mirroring and turn.
+        flips: see `random_crop`.
+        rotations: see `random_crop`.
+
+    Returns:
+        Views.
+    """
+    planes, sinograms = pair
     if flips:
         up_down, left_right = rng.random(2) < 0.5
         planes = planes[..., :: -1 if up_down else 1, :: -1 if left_right else 1]

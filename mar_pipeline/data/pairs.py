@@ -6,15 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from simulation.correction import metal_trace
+from simulation.correction import why_other_mask as why_other_mask
 from simulation.errors import InputError
 from simulation.implants import open_stack, resize_mask
 from simulation.projector import Projector
-from simulation.store import SPLITS, Pair, listing_file, mask_file, read_pair, split_folder
-
-_SAME_TRACE = 0.8
-"""Least overlap (intersection over union) of a mask's own trace with the stored one. On the public files the right
-mask reaches 0.9997 and the best wrong one 0.56; one edge bin of difference per side still leaves the smallest 0.8."""
+from simulation.store import SPLITS, Pair, layout_of, listing_file, mask_file, read_pair, split_folder
 
 
 @dataclass(frozen=True)
@@ -54,6 +50,11 @@ class Skipped:
     reason: str
 
 
+def slice_name(file: PairFile) -> str:
+    """``case/slice`` of a pair."""
+    return f"{file.case}/{file.slice}"
+
+
 def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], list[Skipped]]:
     """The pairs of every listed slice, and the listed slices that are not there.
 
@@ -74,6 +75,8 @@ def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], li
         expected = [path.name for path in listings.values()]
         inner = next((path.parent for name in expected for path in sorted(data.glob(f"*/{name}"))), None)
         hint = f"; did you mean {inner}?" if inner else ""
+        if any(layout_of(data, name) == "shards" for name in listings):
+            hint = "; it holds shards, which are to train from; mar simulate --convert gives them this layout"
         raise InputError(f"{data}: no {' or '.join(expected)} in it{hint}")
     pairs: list[PairFile] = []
     missing: list[Skipped] = []
@@ -164,20 +167,3 @@ def load_pair(file: PairFile, stacks: Mapping[str, np.ndarray], projector: Proje
     if not metal_mask.any():
         raise InputError(f"mask {file.mask} of the stack is empty; expected at least one metal pixel")
     return pair, metal_mask
-
-
-def why_other_mask(stored_trace: np.ndarray, metal_mask: np.ndarray, projector: Projector) -> str:
-    """The reason why the mask cannot be the one of the pair: it throws another metal trace; empty if it is the one.
-
-    Stacks of one layout are easily mixed up: test masks 2 to 9 are not train masks 2 to 9.
-
-    Args:
-        stored_trace: Bool["views bins"], of the pair.
-        metal_mask: Bool["rows columns"].
-        projector: the scan that made the pair.
-    """
-    own = np.asarray(metal_trace(projector, metal_mask))
-    overlap = np.count_nonzero(own & stored_trace) / max(1, int(np.count_nonzero(own | stored_trace)))
-    if overlap >= _SAME_TRACE:
-        return ""
-    return f"the mask is another one: its trace and the stored metal_trace overlap by {100 * overlap:.0f} % only"

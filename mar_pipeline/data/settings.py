@@ -14,9 +14,9 @@ class DataSettings:
     Validation holds out what it is told to: slices, masks, or both; what is held out is never trained on.
 
     Args:
-        kind: community (a data set on disk, as mar simulate or SynDeepLesion has it) or simulate (new implants and
-            noise in every epoch, nothing on disk).
-        folder: the data set, with train_640geo_dir.txt (community).
+        kind: community (a data set on disk, as mar simulate or SynDeepLesion has it), shards (one that is made to train
+            from: mar simulate --layout shards) or simulate (new implants and noise in every epoch, nothing on disk).
+        folder: the data set, with train_640geo_dir.txt (community) or train_shards (shards).
         source: phantom, phantom:REGION, or a folder or file of clean slices (simulate).
         source_slices: number of slices; all of the source if not given, phantom 4 (simulate).
         pad_square: pad slices that are not square with air instead of refusing them (simulate).
@@ -24,7 +24,10 @@ class DataSettings:
         metal: what all metal is made of; if not given titanium for a stack, and what is usual for procedural implants
             (simulate).
         preset: the scanner that made the data, or that simulates: syndeeplesion or clinical.
-        masks: mask stack (.npy); if not given the data set's own, and procedural implants to simulate.
+        simulate_device: what simulates: cpu (in the workers) or cuda (in the training process, on its GPU; workers must
+            be 0). Projections on CUDA differ from those on the CPU in the last digits (simulate).
+        masks: mask stack (.npy); if not given the data set's own, and procedural implants to simulate. Shards hold
+            their masks.
         trust_masks: do not check that a pair's mask throws the metal trace stored with the pair (community).
         slices: patterns of the slices to use, such as 000321_* or 000321_03_01/011; ! before a pattern leaves those
             out; all if not given.
@@ -44,10 +47,11 @@ class DataSettings:
         flips: mirror crops at random, up-down and left-right.
         rotations: turn crops by a random multiple of 90 degrees.
         workers: processes that load; 0 loads in the training process. Batches do not depend on it.
-        cache_mb: MB of training pairs kept in memory, for each training process; the same for validation pairs.
+        cache_mb: MB of training pairs kept in memory, for each training process; the same for validation pairs. Crops
+            from shards are left to the system's cache.
     """
 
-    kind: Literal["community", "simulate"] = "community"
+    kind: Literal["community", "shards", "simulate"] = "community"
     folder: str | None = None
     source: str | None = None
     source_slices: int | None = None
@@ -55,6 +59,7 @@ class DataSettings:
     implants: tuple[str, ...] | None = None
     metal: str | None = None
     preset: str = "syndeeplesion"
+    simulate_device: Literal["cpu", "cuda"] = "cpu"
     masks: str | None = None
     trust_masks: bool = False
     slices: tuple[str, ...] | None = None
@@ -91,7 +96,7 @@ def check_data_settings(settings: DataSettings) -> None:
         UsageError: a name is unknown, a number impossible, or two settings exclude each other.
     """
     protocol(settings.preset)
-    needed = "folder" if settings.kind == "community" else "source"
+    needed = "source" if settings.kind == "simulate" else "folder"
     if getattr(settings, needed) is None:
         raise UsageError(f"--data.{needed}: not given, but data of the kind {settings.kind} needs it")
     least = {"patch": 0, "batch_size": 1, "crops_per_pair": 1, "workers": 0, "cache_mb": 0}
@@ -111,6 +116,13 @@ def check_data_settings(settings: DataSettings) -> None:
         raise UsageError(
             f"--data.val_split: got {settings.val_split} without a --data.val_folder that has such a split"
         )
+    if settings.simulate_device == "cuda" and settings.kind != "simulate":
+        raise UsageError(f"--data.simulate_device: only for data.kind simulate, got {settings.kind}; give cpu")
+    if settings.simulate_device == "cuda" and settings.workers:
+        raise UsageError(
+            f"--data.workers: got {settings.workers}, but pairs simulated on CUDA are made in the training process; "
+            "give 0, or --data.simulate_device cpu"
+        )
     _check_masks(settings)
 
 
@@ -121,11 +133,13 @@ def _check_masks(settings: DataSettings) -> None:
             raise UsageError(f"--data.{name}: got {value[0]} {value[1]}, expected the first and the last mask")
     if settings.implants is not None and not is_procedural(settings):
         raise UsageError("--data.implants: only for simulated pairs without a mask stack, which has its own shapes")
-    if settings.metal is not None and settings.kind == "community":
+    if settings.metal is not None and settings.kind != "simulate":
         raise UsageError("--data.metal: only for simulated pairs; a data set on disk is made of what it is made of")
     if is_procedural(settings) and (settings.mask_range or (settings.val_mask_range and not settings.val_folder)):
         raise UsageError(
             "--data.mask_range and val_mask_range: procedural implants have no numbers; give a stack as --data.masks"
         )
+    if settings.masks is not None and settings.kind == "shards":
+        raise UsageError(f"--data.masks: got {settings.masks}, but shards hold their masks; give null")
     if settings.masks == PROCEDURAL and settings.kind == "community":
         raise UsageError("--data.masks: got procedural for a data set on disk; expected a stack FILE.npy or null")

@@ -23,8 +23,10 @@ from mar_pipeline.data.sample import (
 )
 from simulation.errors import InputError, UsageError
 from simulation.grid import to_grid
+from simulation.implant_anatomy import Anatomy
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
 from simulation.materials import METAL_CODES
+from simulation.projector import Device
 from simulation.protocols import protocol
 from simulation.sources import SliceRef, screen
 from simulation.synthesize import Simulator
@@ -33,12 +35,14 @@ logger = logging.getLogger(__name__)
 
 _ATTEMPTS = 100
 """Slices and implants tried for one pair. Some slices have no place for some implants; all of them is a mistake."""
+_MOST_ANATOMIES = 32
+"""Slices whose anatomy a process remembers, 5 MB each; to find it takes three times as long as to draw an implant."""
 _USABLE, _METAL, _EMPTY, _BROKEN = range(4)
 _REASONS = {_METAL: "it holds metal already", _EMPTY: "it shows no body", _BROKEN: "it cannot be read or used"}
 
 
 class SimulatedPairs(Dataset[Sample]):
-    """Pairs made of clean slices and metal masks, by the scanner of a preset, on one CPU thread.
+    """Pairs made of clean slices and metal masks, by the scanner of a preset, on one CPU thread or on CUDA.
 
     A pair depends on the seed, the epoch, the number of the draw and the slice alone. Where the slice turns out to be
     unfit, or an implant finds no place in it, other slices and implants take their turn, in an order that depends on
@@ -55,9 +59,10 @@ class SimulatedPairs(Dataset[Sample]):
         frozen: for validation: the pairs never change, not with the epoch nor with the seed, and are kept in memory.
         count: number of pairs; one for each slice if None.
         layout: which arrays a pair has.
+        device: cpu, or cuda: then pairs are made in the process that opened the set and no other.
 
     Raises:
-        UsageError: the slices do not go with the preset.
+        UsageError: the slices do not go with the preset, or CUDA is asked for where there is none.
         InputError: no slice can be used.
     """
 
@@ -72,6 +77,7 @@ class SimulatedPairs(Dataset[Sample]):
         frozen: bool = False,
         count: int | None = None,
         layout: Layout = IMAGES_ONLY,
+        device: Device = "cpu",
     ) -> None:
         self._refs, self.preset, self._library, self.layout = list(refs), preset, library, layout
         self._count = len(refs) if count is None else count
@@ -82,11 +88,12 @@ class SimulatedPairs(Dataset[Sample]):
         self._protocol = protocol(preset)
         geometry = self._protocol.geometry
         self.shape = geometry.image_shape
-        self._simulator = Simulator(preset, "cpu", threads=1)
+        self._simulator = Simulator(preset, device, threads=1)
         slice_size = math.prod(self.shape) + STACK_SIZE**2 + 2 * math.prod(geometry.sinogram_shape)
         self._slices = SharedTable(len(refs), (slice_size,), budget_mb=0 if frozen else cache_mb)
         self._pairs = SharedPairs(self._count if frozen else 0, layout, geometry, cache_mb)
         self._states = SharedTable(len(refs), (1,), np.uint8)
+        self._anatomies: dict[int, Anatomy] = {}
         self._refuse_unusable()
 
     @property
@@ -150,17 +157,21 @@ class SimulatedPairs(Dataset[Sample]):
 
     def _pair(self, place: int, rng: np.random.Generator) -> PairArrays:
         image_mu, large_mu, tissue = self._slice(place)
-        mask = self._draw_mask(large_mu, rng)
+        mask = self._draw_mask(place, large_mu, rng)
         small = resize_mask(mask, image_mu.shape)
         check_mask(small, image_mu)
         sample = self._simulator.simulate_masks(image_mu, [small], [rng], tissue)[0]
         projector, weighting = self._simulator.projector, self._protocol.weighting
         return pair_arrays(self.layout, sample, image_mu, small > 0, projector, weighting)
 
-    def _draw_mask(self, large_mu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    def _draw_mask(self, place: int, large_mu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         """Labels of 512 x 512."""
         if self._masks is None:
-            mask, _ = self._library.sample(large_mu, rng)
+            if place not in self._anatomies:
+                if len(self._anatomies) >= _MOST_ANATOMIES:
+                    self._anatomies.pop(next(iter(self._anatomies)))
+                self._anatomies[place] = self._library.anatomy(large_mu)
+            mask, _ = self._library.sample(large_mu, rng, self._anatomies[place])
             return mask
         if not isinstance(self._library, MaskStack):
             raise TypeError(f"got mask numbers for {type(self._library).__name__}, expected a MaskStack")

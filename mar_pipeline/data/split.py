@@ -5,16 +5,18 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mar_pipeline.data.batches import Pairs
-from mar_pipeline.data.community import CommunityPairs, slice_name
-from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs
+from mar_pipeline.data.community import CommunityPairs
+from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, slice_name
 from mar_pipeline.data.sample import Layout
 from mar_pipeline.data.selection import choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
+from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import ImplantLibrary, MaskStack
 from simulation.protocols import protocol
 from simulation.sources import list_slices
+from simulation.store import layout_of
 
 
 def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:
@@ -30,7 +32,7 @@ def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout
         UsageError: the choice of slices or masks leaves nothing, or the slices do not go with the preset.
         InputError: the data cannot be used.
     """
-    return _community(settings, layout) if settings.kind == "community" else _simulated(settings, seed, layout)
+    return _simulated(settings, seed, layout) if settings.kind == "simulate" else _stored(settings, layout)
 
 
 class _Choice(NamedTuple):
@@ -40,14 +42,34 @@ class _Choice(NamedTuple):
     masks: list[int] | None
 
 
-def _community(settings: DataSettings, layout: Layout) -> tuple[Pairs, Pairs]:
+class _Found(NamedTuple):
+    """Pairs of a set on disk and what is missing of it; where its pairs are, if they are in shards."""
+
+    pairs: list[PairFile]
+    missing: list[Skipped]
+    shards: ShardIndex | None = None
+
+
+def _find(folder: Path, split: str, preset: str) -> _Found:
+    if layout_of(folder, split) == "shards":
+        index = find_shard_pairs(folder, split, preset)
+        return _Found(index.pairs, index.missing, index)
+    return _Found(*find_pairs(folder, split))
+
+
+def _stored(settings: DataSettings, layout: Layout) -> tuple[Pairs, Pairs]:
     folder = Path(settings.folder or "")
-    found = find_pairs(folder, "train")
-    masks = sorted({file.mask for file in found[0]})
+    kind = layout_of(folder, "train")
+    if kind not in (None, settings.kind):
+        raise UsageError(f"--data.kind: got {settings.kind}, but {folder} is of the kind {kind}; give that")
+    if kind is None and settings.kind == "shards":
+        raise InputError(f"{folder}: no train_shards in it; expected what mar simulate --layout shards wrote")
+    found = _find(folder, "train", settings.preset)
+    masks = sorted({file.mask for file in found.pairs})
     try:
         training, held = _choices(settings, _slice_names(folder, found), masks)
     except UsageError as error:
-        raise UsageError(f"{error}{_left_out(found[1])}") from error
+        raise UsageError(f"{error}{_left_out(found.missing)}") from error
     train = _open(settings, folder, "train", training, settings.masks, None, found, layout)
     if held is None:
         return train, _other_set(settings, layout)
@@ -61,30 +83,35 @@ def _open(
     choice: _Choice,
     stack: str | None,
     limit: int | None,
-    found: tuple[list[PairFile], list[Skipped]],
+    found: _Found,
     layout: Layout,
-) -> CommunityPairs:
+) -> Pairs:
+    masks = None if choice.masks is None else set(choice.masks)
+    if found.shards is not None:
+        return ShardPairs(
+            folder, split, choice.slices, masks, settings.cache_mb, settings.preset, limit, found.shards, layout
+        )
     return CommunityPairs(
         folder,
         split,
         choice.slices,
-        None if choice.masks is None else set(choice.masks),
+        masks,
         stack,
         settings.cache_mb,
         settings.preset,
         settings.trust_masks,
         limit,
-        found,
+        (found.pairs, found.missing),
         layout,
     )
 
 
-def _slice_names(folder: Path, found: tuple[list[PairFile], list[Skipped]]) -> list[str]:
+def _slice_names(folder: Path, found: _Found) -> list[str]:
     """``case/slice`` of every slice with a pair."""
-    pairs, missing = found
-    if not pairs:
-        raise InputError(f"{folder}: no pair is there; {missing[0].pair}: {missing[0].reason}")
-    return list(dict.fromkeys(map(slice_name, pairs)))
+    if not found.pairs:
+        first = f"; {found.missing[0].pair}: {found.missing[0].reason}" if found.missing else ""
+        raise InputError(f"{folder}: no pair is there{first}")
+    return list(dict.fromkeys(map(slice_name, found.pairs)))
 
 
 def _left_out(missing: Sequence[Skipped]) -> str:
@@ -106,6 +133,7 @@ def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs
         seed,
         settings.cache_mb,
         layout=layout,
+        device=settings.simulate_device,
     )
     if held is None:
         return train, _other_set(settings, layout)
@@ -118,6 +146,7 @@ def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs
         frozen=True,
         count=settings.val_pairs,
         layout=layout,
+        device=settings.simulate_device,
     )
 
 
@@ -130,12 +159,12 @@ def _library(settings: DataSettings) -> ImplantLibrary:
     )
 
 
-def _other_set(settings: DataSettings, layout: Layout) -> CommunityPairs:
+def _other_set(settings: DataSettings, layout: Layout) -> Pairs:
     """Validation on a set of its own, with its own mask stack."""
     folder, split = Path(settings.val_folder or settings.folder or ""), settings.val_split
-    found = find_pairs(folder, split)
+    found = _find(folder, split, settings.preset)
     names = choose_slices(_slice_names(folder, found), settings.val_slices, "--data.val_slices")
-    masks = _masks_within(sorted({file.mask for file in found[0]}), settings.val_mask_range, "--data.val_mask_range")
+    masks = _masks_within(sorted({file.mask for file in found.pairs}), settings.val_mask_range, "--data.val_mask_range")
     return _open(settings, folder, split, _Choice(names, masks), None, settings.val_pairs, found, layout)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.equivariance.fields import Fields, act, split
+from mar_pipeline.equivariance.processes import mean_of_all, norm_of_all
 from mar_pipeline.equivariance.relative import EPSILON, RelativePenalty
 from mar_pipeline.equivariance.rotation import disk
 
@@ -37,7 +38,8 @@ def residual_penalty(
     - mse: mean r^2.
     - paper: ||r||_2, not squared (Bai, Fu, Xie, Meng, CVPR 2025, arXiv 2505.19799).
 
-    Free channels are left out. Computed in float32 at least, with autocast off.
+    Free channels are left out. Computed in float32 at least, with autocast off. Where several processes train together
+    it is the penalty of all their maps, the same number in each; the maps are of one shape.
 
     Args:
         first: a, Float["... C H W"].
@@ -71,12 +73,13 @@ def residual_penalty(
             raise ValueError("all channels are free: there is nothing to compare; exclude this layer")
         residuals = [a - b for a, b in pairs]
         if mode == "paper":
-            return torch.linalg.vector_norm(torch.stack([torch.linalg.vector_norm(r) for r in residuals]))
-        square = _mean([_mean_square(r) for r in residuals], residuals)
+            norms = torch.stack([torch.linalg.vector_norm(r) for r in residuals])
+            return norm_of_all(torch.linalg.vector_norm(norms))
+        square = mean_of_all(_mean([_mean_square(r) for r in residuals], residuals))
         if mode == "mse":
             return square
         variances = [(_variance(a) + _variance(b)) / 2 for a, b in pairs]
-        return square / (_mean(variances, residuals) + EPSILON)
+        return square / (mean_of_all(_mean(variances, residuals)) + EPSILON)
 
 
 def _quick(x: Tensor, fields: Fields) -> bool:
@@ -115,7 +118,7 @@ def _variance(values: Tensor) -> Tensor:
 
     Where the mean stands does not change the variance to first order, so its gradient needs no graph.
     """
-    return _mean_square(values - values.detach().mean(dim=(0, 2), keepdim=True))
+    return _mean_square(values - mean_of_all(values.detach().mean(dim=(0, 2), keepdim=True)))
 
 
 def _mean(means: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mar_pipeline.equivariance.fields import Fields, act
+from mar_pipeline.equivariance.processes import gathered, together
 
 EPSILON = 1e-8
 
@@ -20,6 +21,9 @@ class RelativePenalty(torch.autograd.Function):
     With N values and the groups' means m,
 
         dP/da = 2 (a - b) / (N D) - S (a - m_a) / (N D^2),    dP/db = 2 (b - a) / (N D) - S (b - m_b) / (N D^2).
+
+    Where several processes train together, S, D and m are those of all their maps, and N is the number in one of them,
+    see `processes.gathered`.
     """
 
     @staticmethod
@@ -45,8 +49,11 @@ class RelativePenalty(torch.autograd.Function):
         means_a, means_b = (_group_means(x, fields, group_order) for x in (a, b))
         difference = a - b
         square = _sum_of_squares(difference) / b.numel()
-        centred = (_sum_of_squares(torch.sub(x, m, out=difference)) for x, m in ((a, means_a), (b, means_b)))
-        spread = sum(centred) / (2 * b.numel()) + EPSILON
+        centred = [_sum_of_squares(torch.sub(x, m, out=difference)) for x, m in ((a, means_a), (b, means_b))]
+        spread = (centred[0] + centred[1]) / (2 * b.numel())
+        if together():
+            square, spread, means_a, means_b = _of_all(square, spread, means_a, means_b)
+        spread = spread + EPSILON
         ctx.save_for_backward(a, b, means_a, means_b, square, spread)
         ctx.action, ctx.types = (n, fields, group_order), (first.dtype, second.dtype)
         return square / spread
@@ -85,3 +92,20 @@ def _group_means(x: Tensor, fields: Fields, group_order: int) -> Tensor:
         parts.append(own.repeat_interleave(size))
         start += count * size
     return torch.cat(parts)[:, None, None]
+
+
+def _of_all(square: Tensor, spread: Tensor, *means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The same numbers of the maps of all processes: what is about each one's means becomes about their mean.
+
+    Args:
+        square: mean square of the residual.
+        spread: half the sum of the variances about the means.
+        means: of a and of b, Float["C 1 1"].
+    """
+    both = torch.stack(means)
+    numbers = gathered(torch.cat((torch.stack((square, spread)), both.flatten())))
+    of_each = numbers[:, 2:].unflatten(1, both.shape)
+    mean_a, mean_b = of_all = of_each.mean(dim=0)
+    between = (of_each - of_all).square().mean()  # over processes, a and b, and channels, which weigh alike
+    square, spread = numbers[:, :2].mean(dim=0)
+    return square, spread + between, mean_a, mean_b

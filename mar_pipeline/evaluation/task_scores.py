@@ -12,7 +12,7 @@ from mar_pipeline.equivariance.residuals import Turn
 from mar_pipeline.evaluation.method_facts import Measurements
 from mar_pipeline.inference.fast import Precision
 from mar_pipeline.networks.build import network_inputs
-from mar_pipeline.tasks.task import Batch, TestSet
+from mar_pipeline.tasks.task import Batch, HeldOutSet
 from mar_pipeline.weights.trained import Trained
 from simulation.errors import InputError
 
@@ -94,7 +94,7 @@ class TaskScores:
     samples: int = 0
 
 
-def network_answer(trained: Trained, test: TestSet, device: str, precision: Precision) -> Callable[[Batch], Tensor]:
+def network_answer(trained: Trained, test: HeldOutSet, device: str, precision: Precision) -> Callable[[Batch], Tensor]:
     """A trained network as what answers to batches.
 
     Args:
@@ -126,7 +126,7 @@ def network_answer(trained: Trained, test: TestSet, device: str, precision: Prec
 
 
 def measure(
-    test: TestSet, contenders: Sequence[Contender], measured: Measurements, equivariance_samples: int | None
+    test: HeldOutSet, contenders: Sequence[Contender], measured: Measurements, equivariance_samples: int | None
 ) -> TaskScores:
     """Scores of every contender on every sample.
 
@@ -167,7 +167,7 @@ def measure(
 
 
 def _turned(
-    test: TestSet,
+    test: HeldOutSet,
     contender: Contender,
     batch: Batch,
     names: Sequence[str],

@@ -18,8 +18,8 @@ class TaskEvaluateSettings:
         methods: in this order: run folders and weights files of the task, and input, the sample as it is.
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: in which the networks compute: float32, or bfloat16 (faster).
-        equivariance_samples: the equivariance error is measured on so many samples, spread over the set; all of them if
-            not given.
+        equivariance_samples: the equivariance error is measured on so many samples at least, spread over the set; all
+            of them if not given. Classification scores turned samples anyway and always takes all.
         figures: number of samples with a picture, spread over the set.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 from mar_pipeline.evaluation.method_facts import clock_words
 from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
 from mar_pipeline.evaluation.task_scores import QUARTER_TURNS_DEG, Contender, TaskRow, TaskScores
-from mar_pipeline.tasks.task import Score, TestSet
+from mar_pipeline.tasks.task import HeldOutSet, Score
 
 ROTATED, ERROR = "rotated", "equivariance_error"
 """Further columns: the first score of samples turned by quarter turns, and the whole-network error."""
@@ -41,7 +41,7 @@ class MethodResult:
         return means | spreads | {"seeds": list(self.seeds), "parameters": self.parameters, "seconds": self.seconds}
 
 
-def results_of(contenders: Sequence[Contender], scores: TaskScores, test: TestSet) -> list[MethodResult]:
+def results_of(contenders: Sequence[Contender], scores: TaskScores, test: HeldOutSet) -> list[MethodResult]:
     """One result for each method, in the order of the contenders.
 
     Args:
@@ -66,7 +66,7 @@ def results_of(contenders: Sequence[Contender], scores: TaskScores, test: TestSe
     return results
 
 
-def _values(contender: Contender, scores: TaskScores, test: TestSet) -> dict[str, float]:
+def _values(contender: Contender, scores: TaskScores, test: HeldOutSet) -> dict[str, float]:
     rows = [row for row in scores.rows if (row.run or row.method) == contender.name]
     upright = [row for row in rows if not row.angle_deg]
     values = {name: statistics.fmean(row.scores[name] for row in upright) for name in test.scores}
@@ -78,7 +78,7 @@ def _values(contender: Contender, scores: TaskScores, test: TestSet) -> dict[str
     return values
 
 
-def table_columns(test: TestSet) -> dict[str, Score]:
+def table_columns(test: HeldOutSet) -> dict[str, Score]:
     """Every column of the table by the name of its value."""
     first = next(iter(test.scores.values()))
     columns = dict(test.scores)
@@ -87,7 +87,7 @@ def table_columns(test: TestSet) -> dict[str, Score]:
     return columns | {ERROR: Score("equivariance error", 3)}
 
 
-def states(test: TestSet, scores: TaskScores, device: str, precision: str) -> str:
+def states(test: HeldOutSet, scores: TaskScores, device: str, precision: str) -> str:
     """What the numbers of a table are, in words.
 
     Args:
@@ -115,19 +115,19 @@ def states(test: TestSet, scores: TaskScores, device: str, precision: str) -> st
     )
 
 
-def to_markdown(results: Sequence[MethodResult], test: TestSet) -> str:
+def to_markdown(results: Sequence[MethodResult], test: HeldOutSet) -> str:
     """The table in Markdown."""
     return markdown_table(_cells(results, test))
 
 
-def to_text(results: Sequence[MethodResult], test: TestSet) -> str:
+def to_text(results: Sequence[MethodResult], test: HeldOutSet) -> str:
     """The table for a terminal."""
     return plain_table(_cells(results, test))
 
 
-def _cells(results: Sequence[MethodResult], test: TestSet) -> list[list[str]]:
+def _cells(results: Sequence[MethodResult], test: HeldOutSet) -> list[list[str]]:
     columns = table_columns(test)
-    lines = [["method", *(column.label for column in columns.values()), "parameters", "CPU ms a sample"]]
+    lines = [["method", *(column.label for column in columns.values()), "parameters", "s a sample"]]
     for result in results:
         values = [
             with_spread(result.values[name], f".{column.digits}f") if name in result.values else "-"
@@ -144,7 +144,7 @@ def _cells(results: Sequence[MethodResult], test: TestSet) -> list[list[str]]:
     return lines
 
 
-def to_csv(rows: Sequence[TaskRow], test: TestSet) -> str:
+def to_csv(rows: Sequence[TaskRow], test: HeldOutSet) -> str:
     """One line per sample, run or baseline, and angle."""
     text = io.StringIO()
     columns = ["sample", "method", "run", "seed", "angle_deg", *test.scores]

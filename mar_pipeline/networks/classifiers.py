@@ -9,11 +9,11 @@ from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from mar_pipeline.equivariance import GroupBatchNorm2d, GroupPool, StrictConv2d, automatic_fields
-from mar_pipeline.equivariance.fields import Fields
+from mar_pipeline.equivariance import GroupBatchNorm2d, GroupPool, StrictConv2d
 from mar_pipeline.equivariance.strict import StrictField
 from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import check_sizes
+from mar_pipeline.networks.field_patterns import chain_fields
 from simulation.errors import InputError
 
 _WIDENING = (1, 2, 2)
@@ -81,6 +81,9 @@ class RotationCNN(_Classifier):
         groups: features of the first convolution, of 4 channels each; the others have twice as many.
         kernel_size: odd width of the kernels in pixels.
         classes: number of classes.
+
+    Raises:
+        UsageError: a size below 1, or an even kernel.
     """
 
     def __init__(self, groups: int = 8, kernel_size: int = 5, classes: int = 10) -> None:
@@ -100,14 +103,7 @@ class RotationCNN(_Classifier):
         Returns:
             Name of a convolution -> fields of its input and its output; no layer is left out.
         """
-        ends: dict[str, Ends] = {}
-        before: Fields = (("trivial", 1),)
-        for name, layer in self.features.named_children():
-            if isinstance(layer, nn.Conv2d):
-                after = tuple(automatic_fields(layer.out_channels, group_order))
-                ends[f"features.{name}"] = (before, after)
-                before = after
-        return ends, ()
+        return chain_fields(self.features, "features", group_order), ()
 
 
 class StrictRotationCNN(_Classifier):
@@ -117,6 +113,9 @@ class StrictRotationCNN(_Classifier):
         groups: see `RotationCNN`; as many channels, with a fourth of the weights.
         kernel_size: odd width of the kernels in pixels.
         classes: number of classes.
+
+    Raises:
+        UsageError: a size below 1, or an even kernel.
     """
 
     def __init__(self, groups: int = 8, kernel_size: int = 5, classes: int = 10) -> None:

@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from mar_pipeline.equivariance.fields import Fields, automatic_fields
 from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import check_sizes
+from mar_pipeline.networks.field_patterns import unet_fields
 from simulation.errors import InputError
 
 _IMAGE_CHANNELS, _MASK_CHANNELS = 3, 1
@@ -28,6 +28,9 @@ class InpaintingUNet(nn.Module):
         width: channels of the first level.
         levels: number of levels.
         with_mask: whether the network also sees which pixels were measured; the published one does not.
+
+    Raises:
+        UsageError: a size below 1.
     """
 
     task = "inpainting"
@@ -90,19 +93,7 @@ class InpaintingUNet(nn.Module):
             Name of a convolution -> fields of its input and of its output, a decoder's input being a skip and as many
             channels from below; no module is left out.
         """
-
-        def of(channels: int) -> Fields:
-            return tuple(automatic_fields(channels, group_order))
-
-        layers = {name: layer for name, layer in self.named_modules() if isinstance(layer, nn.Conv2d)}
-        ends: dict[str, Ends] = {name: (of(own.in_channels), of(own.out_channels)) for name, own in layers.items()}
-        for number in range(len(self.up)):
-            name = f"up.{number}.0"
-            half = of(layers[name].in_channels // 2)
-            ends[name] = ((*half, *half), ends[name][1])
-        ends["first.0"] = ((("trivial", layers["first.0"].in_channels),), ends["first.0"][1])
-        ends["last"] = (ends["last"][0], (("trivial", _IMAGE_CHANNELS),))
-        return ends, ()
+        return unet_fields(self, group_order), ()
 
 
 def _convolution(in_channels: int, out_channels: int, padding_mode: _Padding = "zeros") -> nn.Sequential:

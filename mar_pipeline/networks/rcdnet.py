@@ -38,15 +38,16 @@ class RainOutput(NamedTuple):
 class RCDNet(nn.Module):
     """Stages of proximal gradient steps on rain maps M and background B of O = B + sum over n of C_n (x) M_n.
 
-        [B, Z] = ProxB0([O, mean(O)])
+        [B, Z] = ProxB0([O, K (x) O])
         M = ProxM1(C0^T ReLU(O - B - tau) / 10)                           in the first stage, afterwards
         M = ProxM(M - (eta_M / 10) C^T (R - (O - B)))
         R = C (x) M
         [B, Z] = ProxB([B + (eta_B / 10) (O - R - B), Z])
 
-    and one more ProxB at the end. The kernels C, divided by 10, are free and shared by the stages; each has three
-    colours. H. Wang, Q. Xie, Q. Zhao, D. Meng, "A model-driven deep neural network for single image rain removal",
-    CVPR 2020. The public code also holds a ProxM and a step (74,529 parameters) that it never uses; they are not here.
+    and one more ProxB at the end. K is learnt; it starts with 1/9 everywhere, which gives 3x3 means summed over the
+    colours. The kernels C, divided by 10, are free and shared by the stages; each has three colours. H. Wang, Q. Xie,
+    Q. Zhao, D. Meng, "A model-driven deep neural network for single image rain removal", CVPR 2020. The public code
+    also holds a ProxM and a step (74,529 parameters) that it never uses; they are not here.
 
     Args:
         stages: number of stages S.
@@ -54,6 +55,9 @@ class RCDNet(nn.Module):
         maps: number of rain maps and kernels.
         dual_channels: channels Z that go along with the background.
         kernel_size: odd width of the kernels in pixels.
+
+    Raises:
+        UsageError: a size below 1, or an even kernel.
     """
 
     task = "rain"

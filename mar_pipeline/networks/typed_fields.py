@@ -16,9 +16,10 @@ from mar_pipeline.networks.acdnet import ACDNet
 from mar_pipeline.networks.cnnmar import CNNMAR
 from mar_pipeline.networks.dicdnet import DICDNet, DictionaryNetwork
 from mar_pipeline.networks.dudonet import DuDoNet
+from mar_pipeline.networks.field_patterns import chain_fields, unet_fields
 from mar_pipeline.networks.indudonet import DualDomainNetwork, InDuDoNet, InDuDoNetPlus
 from mar_pipeline.networks.oscnet import OSCNet, OSCNetPlus
-from mar_pipeline.networks.unet import ResidualUNet, UNet
+from mar_pipeline.networks.unet import ResidualUNet
 
 
 class TypedLayers(NamedTuple):
@@ -71,12 +72,12 @@ def typed_layers(
     elif isinstance(network, DualDomainNetwork):
         patterns = _dual_domain_fields(network, group_order)
     elif isinstance(network, DuDoNet):
-        patterns = _unet_fields(network.image_unet, "image_unet", group_order)
+        patterns = unet_fields(network.image_unet, group_order, "image_unet.")
         patterns |= _view_fields(network, ["sinogram_unet.*"])
     elif isinstance(network, ResidualUNet):
-        patterns = _unet_fields(network.unet, "unet", group_order)
+        patterns = unet_fields(network.unet, group_order, "unet.")
     elif isinstance(network, CNNMAR):
-        patterns = _chain_fields(network.body, "body", group_order)
+        patterns = chain_fields(network.body, "body", group_order)
     elif isinstance(network, TypedNetwork):
         patterns, exclude = network.typed_ends(group_order)
     else:
@@ -125,9 +126,9 @@ def _dual_domain_fields(network: DualDomainNetwork, group_order: int) -> dict[st
     patterns: dict[str, Ends] = {"dual": (image, dual)}
     patterns |= {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
     if isinstance(network, InDuDoNet):
-        patterns |= _unet_fields(network.prior, "prior", group_order)
+        patterns |= unet_fields(network.prior, group_order, "prior.")
     elif isinstance(network, InDuDoNetPlus):
-        patterns |= _chain_fields(network.prior_weights, "prior_weights", group_order)
+        patterns |= chain_fields(network.prior_weights, "prior_weights", group_order)
     sinograms = ("sinogram_dual", "first_sinogram_prox.*", "stages.*.sinogram_prox.*")
     return patterns | _view_fields(network, sinograms)
 
@@ -146,33 +147,3 @@ def _view_fields(network: nn.Module, layers: Sequence[str]) -> dict[str, Ends]:
         )
         ends[name] = ((("views", before),), (("views", after),))
     return ends
-
-
-def _chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[str, Ends]:
-    """Automatic ones, but the images that come in and go out."""
-    layers = {name: layer for name, layer in chain.named_children() if isinstance(layer, nn.Conv2d)}
-    ends: dict[str, Ends] = {}
-    before: Fields = (("trivial", next(iter(layers.values())).in_channels),)
-    for name, layer in layers.items():
-        after = tuple(automatic_fields(layer.out_channels, group_order))
-        ends[f"{prefix}.{name}"] = (before, after)
-        before = after
-    return ends
-
-
-def _unet_fields(unet: UNet, prefix: str, group_order: int) -> dict[str, Ends]:
-    """Automatic ones, but the input images, and the decoder's inputs: a skip, and as many channels from below."""
-
-    def of(channels: int) -> Fields:
-        return tuple(automatic_fields(channels, group_order))
-
-    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Conv2d)}
-    ends: dict[str, Ends] = {name: (of(layer.in_channels), of(layer.out_channels)) for name, layer in layers.items()}
-    for number in range(len(unet.up)):
-        name = f"up.{number}.0"
-        half = of(layers[name].in_channels // 2)
-        ends[name] = ((*half, *half), ends[name][1])
-    first, last = "first.0", "last"
-    ends[first] = ((("trivial", layers[first].in_channels),), ends[first][1])
-    ends[last] = (ends[last][0], (("trivial", layers[last].out_channels),))
-    return {f"{prefix}.{name}": own for name, own in ends.items()}

@@ -12,7 +12,7 @@ from mar_pipeline.tasks.inpainting.task import inpainting_task, inpainting_test
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.tasks.rain.settings import RainData, RainSet
 from mar_pipeline.tasks.rain.task import rain_task, rain_test
-from mar_pipeline.tasks.task import Task, TestSet
+from mar_pipeline.tasks.task import HeldOutSet, Task
 from simulation.errors import UsageError
 
 TaskName = Literal["mar", "rain", "inpainting", "classification"]
@@ -27,7 +27,7 @@ class Training:
 
     Args:
         data: dataclass of the settings' section ``data``.
-        make: (network name, its arguments, data, seed, device) -> task.
+        make: (network name, its arguments, data, seed, device, rank of this process, number of processes) -> task.
     """
 
     data: type
@@ -44,7 +44,7 @@ class Testing:
     """
 
     data: type
-    make: Callable[[Any], TestSet]
+    make: Callable[[Any], HeldOutSet]
 
 
 TRAININGS: dict[str, Training] = {
@@ -74,6 +74,6 @@ def known_task(name: Any) -> str:
     """
     if name is None:
         return "mar"
-    if name not in TRAININGS:
+    if not isinstance(name, str) or name not in TRAININGS:
         raise UsageError(f"--task: got {name!r}, expected one of {', '.join(get_args(TaskName))}")
     return str(name)

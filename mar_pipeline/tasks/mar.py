@@ -19,7 +19,13 @@ from mar_pipeline.tasks.task import Batch, Task
 
 
 def mar_task(
-    network_name: str, arguments: Mapping[str, Any], data: DataSettings, seed: int, device: str = "cpu"
+    network_name: str,
+    arguments: Mapping[str, Any],
+    data: DataSettings,
+    seed: int,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
 ) -> Task:
     """Metal artifact reduction with a network and its own loss.
 
@@ -29,6 +35,8 @@ def mar_task(
         data: where the pairs come from.
         seed: of batches and crops; weights follow torch's own generator.
         device: where a dual-domain network projects.
+        rank: of this process.
+        world: number of processes, which share the data out.
 
     Raises:
         UsageError: no such network, or impossible settings.
@@ -37,7 +45,7 @@ def mar_task(
     network = build_network(network_name, arguments, data.preset, device)
     inputs = network_inputs(network)
     layout = Layout.of((*inputs, *TRUTHS.get(network_name, ())))
-    loaders = make_loaders(data, seed, layout=layout)
+    loaders = make_loaders(data, seed, rank, world, layout)
     return Task(
         network=network,
         inputs=inputs,

@@ -80,7 +80,7 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class TestSet:
+class HeldOutSet:
     """Held-out samples of a task and how answers to them are scored: the same whoever answers.
 
     Args:

@@ -12,7 +12,6 @@ from ignite.metrics import Average
 from monai.engines import SupervisedEvaluator, SupervisedTrainer
 from monai.engines.utils import IterationEvents
 from monai.handlers import TensorBoardStatsHandler, ValidationHandler
-from monai.inferers import Inferer
 from monai.utils import set_determinism
 from torch import nn
 from torch.utils._pytree import tree_map
@@ -20,31 +19,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.equivariance.regularizer import OUTPUT
+from mar_pipeline.runtime import mean_over_processes, processes
 from mar_pipeline.tasks.task import Task
+from mar_pipeline.training.precision import AutocastInferer
 from mar_pipeline.training.progress import TrainingProgress
 from mar_pipeline.training.regularization import settings_errors, weights_term
+from mar_pipeline.training.sharing import share_statistics, shared
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError, StoppedError
+from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file
 
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
 """A mean loss of so many times the median of so many epochs before is taken for divergence; in the first epoch, of so
 many times what an output of zeros would have had."""
-
-
-def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type in which the network computes under autocast; None computes in float32.
-
-    Args:
-        precision: ``auto``, ``float32`` or ``bfloat16``; auto takes bfloat16 where the processor has it.
-        device: of the network.
-    """
-    if precision == "auto":
-        native = torch.cpu._is_avx512_bf16_supported()
-        if device.type == "cuda":
-            native = torch.cuda.is_bf16_supported(including_emulation=False)
-        precision = "bfloat16" if native else "float32"
-    return torch.bfloat16 if precision == "bfloat16" else None
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
@@ -58,24 +45,6 @@ def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
     return derived
 
 
-class AutocastInferer(Inferer):
-    """Calls the network under autocast; MONAI's own ``amp`` does nothing on the CPU.
-
-    Args:
-        device: of the network.
-        dtype: to compute in; None leaves float32.
-    """
-
-    def __init__(self, device: torch.device, dtype: torch.dtype | None) -> None:
-        super().__init__()
-        self.device, self.dtype = device, dtype
-
-    def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's output for inputs."""
-        with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
-            return network(inputs, *args, **kwargs)
-
-
 class Engines:
     """Trainer and evaluator of one run.
 
@@ -85,7 +54,7 @@ class Engines:
         regularizer: EQ-Reg of the network, detached; None trains without.
         dtype: of the autocast in training; validation is in float32.
         progress: told of each step and epoch.
-        writer: TensorBoard's.
+        writer: TensorBoard's; None in processes that do not lead.
         asked_to_stop: looked at after each step; a name of what asked, empty to go on.
     """
 
@@ -96,12 +65,12 @@ class Engines:
         regularizer: EquivarianceRegularizer | None,
         dtype: torch.dtype | None,
         progress: TrainingProgress,
-        writer: SummaryWriter,
+        writer: SummaryWriter | None,
         asked_to_stop: Callable[[], str],
     ) -> None:
         self.task, self.state, self.settings = task, state, state.settings
         self.progress, self.writer, self.asked_to_stop = progress, writer, asked_to_stop
-        self.regularizer = regularizer
+        self.regularizer, self.processes = regularizer, processes()
         self.device = next(state.network.parameters()).device
         self.evaluator = self._make_evaluator()
         self.trainer = self._make_trainer(dtype)
@@ -124,7 +93,7 @@ class Engines:
             device=self.device,
             max_epochs=settings.epochs,
             train_data_loader=self.task.loaders.train,
-            network=state.network,
+            network=shared(state.network),
             optimizer=state.optimizer,
             loss_function=self._loss,
             epoch_length=len(self.task.loaders.train),
@@ -132,8 +101,11 @@ class Engines:
             inferer=AutocastInferer(self.device, dtype),
             decollate=False,
             optim_set_to_none=True,
-            train_handlers=[TensorBoardStatsHandler(self.writer, epoch_log=False, output_transform=_loss_of)],
         )
+        if self.writer is not None:
+            TensorBoardStatsHandler(self.writer, epoch_log=False, output_transform=lambda _: self.losses[-1]).attach(
+                trainer
+            )
         trainer.add_event_handler(Events.EPOCH_STARTED, self._start_epoch)
         trainer.add_event_handler(IterationEvents.LOSS_COMPLETED, self._check_loss)
         if settings.optimizer.clip_norm is not None:
@@ -143,6 +115,7 @@ class Engines:
             )
         if state.ema is not None:
             state.ema.attach(trainer)
+        trainer.add_event_handler(Events.EPOCH_COMPLETED, lambda: share_statistics(state.network, state.kept))
         trainer.add_event_handler(
             Events.EPOCH_COMPLETED(event_filter=lambda _, epoch: self._validates(epoch)),
             ValidationHandler(1, self.evaluator),
@@ -202,7 +175,7 @@ class Engines:
         return self.task.loss(tree_map(torch.zeros_like, output), batch)
 
     def _start_epoch(self, engine: SupervisedTrainer) -> None:
-        seed_epoch(self.settings.seed, engine.state.epoch)
+        seed_epoch(self.settings.seed, engine.state.epoch, self.processes.rank)
         self.state.set_learning_rate(engine.state.epoch)
         self.task.loaders.train.set_epoch(engine.state.epoch)
         if self.regularizer is not None:
@@ -213,14 +186,14 @@ class Engines:
         self.started, self.cpu_started = time.monotonic(), time.process_time()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
-        loss = float(engine.state.output["loss"].detach())
+        asked = self.asked_to_stop()
+        loss, stops = mean_over_processes([float(engine.state.output["loss"].detach()), float(bool(asked))])
         if not loss == loss or loss in (float("inf"), float("-inf")):
             raise InputError(f"train: the loss became {loss:g} in epoch {engine.state.epoch}; {self._remedy()}")
         self.losses.append(loss)
         self.progress.step(loss)
-        if what := self.asked_to_stop():
-            kept = f"after epoch {self.state.epoch}" if self.state.rows else "without a checkpoint yet"
-            raise StoppedError(f"train: stopped by {what} {kept}; the same command goes on from there")
+        if stops:
+            raise self.state.stopped(asked or "a signal to another process")
 
     def _remedy(self) -> str:
         last = f"the last good checkpoint is {self.state.folder.last}" if self.state.rows else "no checkpoint yet"
@@ -231,7 +204,7 @@ class Engines:
         prediction = self.task.prediction(output["pred"])
         output["scores"] = self.task.score(prediction, batch)
         number = engine.state.iteration - 1
-        if number < self.settings.sample_pictures:
+        if self.writer is not None and number < self.settings.sample_pictures:
             epoch = self.trainer.state.epoch
             figure = self.task.picture(prediction, batch, 0)
             with whole_file(self.state.folder.samples / f"epoch_{epoch:04d}_{number}.png") as partial:
@@ -240,14 +213,17 @@ class Engines:
 
     def _end_epoch(self, engine: SupervisedTrainer) -> None:
         epoch = engine.state.epoch
+        task_loss, cpu_seconds = mean_over_processes(
+            [torch.stack(self.task_losses).mean().item(), time.process_time() - self.cpu_started]
+        )
         row: dict[str, Any] = {
             "epoch": epoch,
             "iterations": engine.state.iteration,
             "seconds": round(time.monotonic() - self.started, 1),
-            "cpu_seconds": round(time.process_time() - self.cpu_started, 1),
+            "cpu_seconds": round(cpu_seconds * self.processes.world, 1),
             "lr": self.state.optimizer.param_groups[0]["lr"],
             "loss": sum(self.losses) / len(self.losses),
-            "task_loss": torch.stack(self.task_losses).mean().item(),
+            "task_loss": task_loss,
         }
         if self.regularizer is not None:
             row |= _penalties(self.regularizer.values)
@@ -256,13 +232,14 @@ class Engines:
         self._refuse_divergence(row)
         self._refuse_broken_weights(epoch)
         self.state.end_epoch(row, self.task.scores[0])
-        for name, value in row.items():
-            self.writer.add_scalar(f"epoch/{name}", value, epoch)
+        if self.writer is not None:
+            for name, value in row.items():
+                self.writer.add_scalar(f"epoch/{name}", value, epoch)
         self.progress.epoch(row, self.task.scores[0])
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
-        usual = statistics.median(recent) if recent else torch.stack(self.empty_losses).mean().item()
+        usual = statistics.median(recent) if recent else self._first_loss()
         if row["task_loss"] > _DIVERGED * abs(usual) > 0:
             words = f"after {usual:.4g} before" if recent else f"where an empty image has {usual:.4g}"
             raise InputError(
@@ -272,15 +249,15 @@ class Engines:
         if score != score:
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
 
+    def _first_loss(self) -> float:
+        """What an output of zeros would have had, on the mean over the first epoch."""
+        return mean_over_processes([torch.stack(self.empty_losses).mean().item()])[0]
+
     def _refuse_broken_weights(self, epoch: int) -> None:
         """A gradient that is not finite shows in the loss of the next step only, after the checkpoint."""
         for module in (self.state.network, self.state.kept):
             if not all(torch.isfinite(own).all() for own in module.state_dict().values() if own.is_floating_point()):
                 raise InputError(f"train: the weights are no longer finite after epoch {epoch}; {self._remedy()}")
-
-
-def _loss_of(output: dict[str, Any]) -> float:
-    return float(output["loss"].detach())
 
 
 def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:

@@ -21,13 +21,18 @@ class TrainingProgress:
         epochs: of the whole run.
         length: steps of an epoch.
         first_epoch: epochs done before.
+        leads: whether this is the process that tells; others stay silent.
     """
 
-    def __init__(self, epochs: int, length: int, first_epoch: int) -> None:
+    def __init__(self, epochs: int, length: int, first_epoch: int, leads: bool = True) -> None:
         self.epochs, self.length = epochs, length
         self.terminal = sys.stderr.isatty()
         self.bar = tqdm(
-            total=epochs * length, initial=first_epoch * length, unit="step", desc="train", disable=not self.terminal
+            total=epochs * length,
+            initial=first_epoch * length,
+            unit="step",
+            desc="train",
+            disable=not (self.terminal and leads),
         )
         self.steps = first_epoch * length
         self.began, self.told, self.steps_here = time.monotonic(), time.monotonic(), 0

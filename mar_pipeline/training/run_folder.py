@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ import yaml
 
 from mar_pipeline.training.settings import FREE, SETTINGS_FILE, TrainSettings, as_plain, flat
 from simulation.errors import InputError, UsageError
-from simulation.files import whole_file
+from simulation.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ class RunFolder:
         self.samples = root / "samples"
         self.report = root / "report.json"
         self.done = root / "DONE"
+        self.stopped = root / "STOPPED"
 
     @contextmanager
     def opened(self, settings: TrainSettings) -> Iterator[None]:
@@ -143,6 +145,23 @@ class RunFolder:
             raise InputError(
                 f"{self.last}: cannot be read ({reason}); delete it to start the run anew, or restore it"
             ) from error
+
+    def take_stop(self) -> dict[str, Any]:
+        """What `note_stop` wrote, which then is no longer there; empty if nothing did."""
+        try:
+            noted = json.loads(self.stopped.read_text())
+        except (OSError, ValueError):
+            noted = {}
+        self.stopped.unlink(missing_ok=True)
+        return noted if isinstance(noted, dict) else {}
+
+    def note_stop(self, noted: dict[str, Any]) -> None:
+        """Writes down that the run was asked to stop and goes on when it is started again.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        write_json(self.stopped, noted)
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
         """Writes metrics.csv, one line per epoch.

@@ -10,10 +10,11 @@ from ignite.handlers import EMAHandler
 from torch import nn
 
 from mar_pipeline.networks.build import plain
+from mar_pipeline.runtime import processes
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
 from mar_pipeline.weights.files import save_weights
-from simulation.errors import InputError
+from simulation.errors import InputError, StoppedError, UsageError
 from simulation.files import sha256_of_text
 
 logger = logging.getLogger(__name__)
@@ -36,12 +37,14 @@ class TrainingState:
 
     Raises:
         InputError: the folder's checkpoint is broken or of another network.
+        UsageError: another number of processes made it.
     """
 
     def __init__(self, network: nn.Module, settings: TrainSettings, folder: RunFolder, facts: dict[str, str]) -> None:
         self.network, self.settings, self.folder, self.facts = network, settings, folder, facts
         options = settings.optimizer
         self.optimizer = _optimizer(network, options)
+        self.processes = processes()
         self.ema = None
         if options.ema_decay is not None:  # of batch norms' running statistics too, the noisiest part
             self.ema = EMAHandler(network, momentum=1 - options.ema_decay, handle_buffers="update")
@@ -76,8 +79,22 @@ class TrainingState:
                 f"{self.folder.last}: is not a checkpoint of this network and optimiser ({reason}); take the settings "
                 "it was made with, or another --run"
             ) from error
-        self.folder.write_metrics(self.rows)
+        self._compare_processes(state.get("processes", 1))
+        if self.processes.leads:
+            self.folder.write_metrics(self.rows)
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
+
+    def _compare_processes(self, before: int) -> None:
+        now = self.processes.world
+        if before == now:
+            return
+        words = f"{before} processes were training, now {now}, and a batch holds data.batch_size samples of each"
+        if not self.settings.allow_changed_settings:
+            raise UsageError(
+                f"{self.folder.root}: {words}; start as many, name another --run, or go on with "
+                "--allow-changed-settings"
+            )
+        logger.warning("train: settings changed: %s", words)
 
     def set_learning_rate(self, epoch: int) -> None:
         """Gives the optimiser the learning rate of an epoch, which follows from the settings alone.
@@ -91,7 +108,7 @@ class TrainingState:
             group["lr"] = options.lr * options.gamma**lowered
 
     def end_epoch(self, row: dict[str, Any], score: str) -> None:
-        """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order.
+        """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order, by one process.
 
         A run killed in between repeats the epoch and writes the same.
 
@@ -103,8 +120,12 @@ class TrainingState:
             OSError: the folder cannot be written.
         """
         self.rows.append(row)
-        if row.get(score, float("-inf")) > self.best_score:
+        better = row.get(score, float("-inf")) > self.best_score
+        if better:
             self.best_score, self.best_epoch = row[score], row["epoch"]
+        if not self.processes.leads:
+            return
+        if better:
             save_weights(self.folder.best, plain(self.kept).state_dict(), self._metadata(score))
         self.folder.save_state(
             {
@@ -114,13 +135,25 @@ class TrainingState:
                 "rows": self.rows,
                 "best_score": self.best_score,
                 "best_epoch": self.best_epoch,
+                "processes": self.processes.world,
             }
         )
         self.folder.write_metrics(self.rows)
 
+    def stopped(self, what: str) -> StoppedError:
+        """The error that tells where a run that was asked to stop stands.
+
+        Args:
+            what: asked.
+        """
+        kept = f"after epoch {self.epoch}" if self.rows else "without a checkpoint yet"
+        return StoppedError(f"train: stopped by {what} {kept}; the same command goes on from there")
+
     def _metadata(self, score: str) -> dict[str, str]:
         settings = _without_places(as_plain(self.settings))
         group = {key: value for key, value in flat(settings).items() if key not in _NOT_LEARNT}
+        if self.processes.world > 1:  # the batch of all of them together is what is learnt from
+            group["processes"] = self.processes.world
         return {
             "task": self.settings.task,
             "network": self.settings.network.name,

@@ -133,3 +133,50 @@ def test_settings_come_from_one_file(tmp_path):
 def test_arms_and_seeds_that_would_share_a_run_are_refused(arms, seeds, message):
     with pytest.raises(UsageError, match=message):
         trainings.plan("base.yaml", arms, seeds, 1, Path("out"))
+
+
+@pytest.fixture
+def digits(tmp_path):
+    """Two arms of a classifier that learns next to nothing."""
+    base = tmp_path / "base.yaml"
+    data = {"batch_size": 4, "batches_per_epoch": 2, "val_images": 5, "test_images": 8}
+    network = {"name": "cnn", "arguments": {"groups": 2}}
+    run = {"task": "classification", "epochs": 1, "threads": 1, "sample_pictures": 0}
+    base.write_text(yaml.safe_dump(run | {"network": network, "data": data}))
+    arms = {"plain": {}, "with EQ": {"equivariance.enabled": True}}
+    return CompareSettings(base=str(base), out=str(tmp_path / "out"), arms=arms, seeds=(0, 3))
+
+
+def test_a_secondary_task_has_a_page_of_its_own(digits, in_process, tmp_path):
+    report = compare(digits)
+    assert sorted(in_process) == [("plain", 0), ("plain", 3), ("with EQ", 0), ("with EQ", 3)]
+    page = (tmp_path / "out" / "comparison.md").read_text()
+    for words in (
+        "## Results: classification",
+        "plain (2 seeds)",
+        "with EQ − plain",
+        "| with EQ | 2 | 2 | 2 + 2 rotated |",
+    ):
+        assert words in page
+    assert "![accuracy_per_angle.png](evaluation/accuracy_per_angle.png)" in page
+    assert (tmp_path / "out" / "evaluation" / "accuracy_per_angle.png").is_file()
+    assert "with EQ" in report.table
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"data": "somewhere"}, "--data: only for metal artifact reduction"),
+        ({"masks": "m.npy"}, "--masks: only for metal artifact reduction"),
+        ({"methods": ("li",)}, "--methods: got 'li', which the task classification has not"),
+        ({"figures": -1}, "--figures: got -1"),
+        ({"arms": {"few": {"data.test_images": 3}}}, "arm few: changes what all arms are scored on"),
+        ({"arms": {"rain": {"task": "rain"}}}, "arm rain: "),
+        ({"arms": {"input": {}}}, "'input' is the name of a method"),
+    ],
+)
+def test_what_a_secondary_task_cannot_be_compared_on_is_refused_first(digits, in_process, tmp_path, changes, words):
+    with pytest.raises(UsageError, match=words):
+        compare(CompareSettings(**{**vars(digits), **changes}))
+    assert not in_process
+    assert not (tmp_path / "out").exists()

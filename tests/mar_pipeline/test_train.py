@@ -21,7 +21,7 @@ from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.train import train
-from mar_pipeline.training.engines import AutocastInferer, autocast_dtype
+from mar_pipeline.training.precision import AutocastInferer, autocast_dtype
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import read_train_settings

@@ -1,5 +1,6 @@
 """One slice of a data set: deterministic by (seed, slice, mask), complete or not in the set, in its real size."""
 
+import dataclasses
 import errno
 import json
 import os
@@ -10,12 +11,14 @@ from small_scanner import body_hu, disc
 
 from simulation import protocols
 from simulation.case import CaseMaker
-from simulation.dataset import DataSet, Identity
+from simulation.dataset import DataSet
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.grid import to_grid
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.pair_maker import PairMaker
 from simulation.protocols import PROTOCOLS
+from simulation.set_folder import Identity
 from simulation.sources import SliceRef
 from simulation.store import CASE_RECORD, read_pair
 from simulation.synthesize import Simulator
@@ -49,7 +52,15 @@ def maker(root, library=None, masks=3, seed=0):
     root.mkdir(exist_ok=True)
     library = library or MaskStack(stack=THREE, metal="titanium")
     identity = Identity("syndeeplesion", "p", "s", "m", "titanium", "", masks, seed, "cpu", False, 0)
-    return CaseMaker(DataSet(root, "train", identity), library, masks, seed, Simulator(device="cpu", threads=1), 0)
+    pairs = PairMaker(library, masks, seed, Simulator(device="cpu", threads=1))
+    return CaseMaker(DataSet(root, "train", identity), [], pairs, 0)
+
+
+def make(made, ref, number):
+    """The slice, wherever in a plan it is."""
+    plan = dataclasses.replace(made, refs=[None] * number + [ref])
+    (result,) = plan.make(number)
+    return result
 
 
 def folder_of(made, case="a"):
@@ -62,7 +73,7 @@ def contents(folder):
 
 def test_a_slice_is_made_whole(tmp_path):
     made = maker(tmp_path)
-    result = made.make(slice_ref(), 5)
+    result = make(made, slice_ref(), 5)
     assert (result.name, result.pairs, result.skipped, result.failed) == ("a/000", 3, "", ())
     folder = folder_of(made)
     assert set(contents(folder)) == {"gt.h5", "0.h5", "1.h5", "2.h5", CASE_RECORD}
@@ -76,7 +87,7 @@ def test_a_slice_is_made_whole(tmp_path):
 
 def test_procedural_masks_are_numbered_through_the_set_and_described(tmp_path):
     made = maker(tmp_path, ImplantLibrary(("needle", "electrodes")), 2, seed=4)
-    result = made.make(slice_ref(), 3)
+    result = make(made, slice_ref(), 3)
     assert (result.pairs, result.failed) == (2, ())
     record = json.loads((folder_of(made) / CASE_RECORD).read_text())
     assert set(record["implants"]) == {"6", "7"}
@@ -90,30 +101,30 @@ def test_procedural_masks_are_numbered_through_the_set_and_described(tmp_path):
 
 def test_bytes_depend_on_seed_slice_and_mask_only(tmp_path):
     straight = maker(tmp_path / "a")
-    straight.make(slice_ref(), 5)
+    make(straight, slice_ref(), 5)
     after_others = maker(tmp_path / "b")
     for number in (0, 9):
-        after_others.make(slice_ref(case=f"other{number}"), number)
-    after_others.make(slice_ref(), 5)
+        make(after_others, slice_ref(case=f"other{number}"), number)
+    make(after_others, slice_ref(), 5)
     assert contents(folder_of(after_others)) == contents(folder_of(straight))
     for name, seed, number in (("c", 1, 5), ("d", 0, 6)):
         other = maker(tmp_path / name, seed=seed)
-        other.make(slice_ref(), number)
+        make(other, slice_ref(), number)
         for pair in ("0.h5", "gt.h5"):
             assert contents(folder_of(other))[pair] != contents(folder_of(straight))[pair]
 
 
 def test_a_mask_does_not_depend_on_those_simulated_with_it(tmp_path):
     many, few = maker(tmp_path / "a"), maker(tmp_path / "b", masks=1)
-    many.make(slice_ref(), 5)
-    few.make(slice_ref(), 5)
+    make(many, slice_ref(), 5)
+    make(few, slice_ref(), 5)
     assert contents(folder_of(few))["0.h5"] == contents(folder_of(many))["0.h5"]
 
 
 def test_every_file_draws_noise_of_its_own(tmp_path):
     """Outside the metal's shadow two masks of a slice differ by noise alone, and so do gt.h5 and a mask."""
     made = maker(tmp_path)
-    made.make(slice_ref(), 0)
+    make(made, slice_ref(), 0)
     first, second = (read_pair(folder_of(made) / f"{index}.h5") for index in (0, 1))
     outside = ~(first.metal_trace | second.metal_trace)
     for one, other in ((first.ma_sinogram, second.ma_sinogram), (first.poly_sinogram, first.ma_sinogram)):
@@ -125,13 +136,13 @@ def test_every_file_draws_noise_of_its_own(tmp_path):
 @pytest.mark.parametrize("lost", [(CASE_RECORD,), (CASE_RECORD, "1.h5"), ("gt.h5",), ("0.h5", "2.h5")])
 def test_only_what_is_missing_is_made_again_and_is_the_same(tmp_path, lost):
     made = maker(tmp_path)
-    made.make(slice_ref(), 5)
+    make(made, slice_ref(), 5)
     folder, before = folder_of(made), contents(folder_of(made))
     for name in lost:
         (folder / name).unlink()
     (folder / "1.h5.9999999.partial").write_bytes(b"half")
     kept = {path: path.stat().st_mtime_ns for path in folder.glob("*.h5")}
-    result = made.make(slice_ref(), 5)
+    result = make(made, slice_ref(), 5)
     assert result.pairs == sum(name not in ("gt.h5", CASE_RECORD) for name in lost)
     assert contents(folder) == before
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
@@ -139,12 +150,12 @@ def test_only_what_is_missing_is_made_again_and_is_the_same(tmp_path, lost):
 
 def test_damage_does_not_pass_for_good_when_other_files_are_made_again(tmp_path):
     made = maker(tmp_path)
-    made.make(slice_ref(), 5)
+    make(made, slice_ref(), 5)
     folder, recorded = folder_of(made), made.data_set.hashes(slice_ref())
     (folder / "0.h5").write_bytes((folder / "0.h5").read_bytes() + b"x")
     for lost in ("1.h5", "gt.h5"):
         (folder / lost).unlink()
-        made.make(slice_ref(), 5)
+        make(made, slice_ref(), 5)
         assert made.data_set.hashes(slice_ref()) == recorded
     assert recorded["0.h5"] != sha256_of(folder / "0.h5")
     assert recorded["1.h5"] == sha256_of(folder / "1.h5")
@@ -159,9 +170,9 @@ def test_what_was_interrupted_is_not_done(tmp_path):
             raise KeyboardInterrupt
 
     made = maker(tmp_path, MaskStack(stack=stack(*[(0, 0)] * 5), metal="titanium"), 5)
-    made.check_interrupt = interrupted
+    made = dataclasses.replace(made, pairs=dataclasses.replace(made.pairs, check_interrupt=interrupted))
     with pytest.raises(KeyboardInterrupt):
-        made.make(slice_ref(), 0)
+        make(made, slice_ref(), 0)
     assert set(contents(folder_of(made))) == {"gt.h5", "0.h5", "1.h5", "2.h5", "3.h5"}
     assert not made.data_set.is_done(slice_ref())
 
@@ -169,21 +180,21 @@ def test_what_was_interrupted_is_not_done(tmp_path):
 @pytest.mark.parametrize("kind", ["metal", "empty"])
 def test_an_unfit_slice_is_skipped_with_its_reason(tmp_path, kind):
     made = maker(tmp_path)
-    result = made.make(slice_ref(kind), 0)
+    result = make(made, slice_ref(kind), 0)
     assert (result.pairs, result.skipped, result.failed) == (0, kind, ())
     assert not folder_of(made).exists()
 
 
 def test_a_broken_slice_fails_alone(tmp_path):
     made = maker(tmp_path)
-    result = made.make(slice_ref("broken"), 0)
+    result = make(made, slice_ref("broken"), 0)
     assert (result.pairs, result.skipped, result.failed) == (0, "", ("a.png: broken or truncated",))
     assert not folder_of(made).exists()
 
 
 def test_a_mask_outside_the_body_fails_alone(tmp_path):
     made = maker(tmp_path, MaskStack(stack=stack((0, 0), (-230, -230), (60, 0)), metal="titanium"))
-    result = made.make(slice_ref(), 0)
+    result = make(made, slice_ref(), 0)
     assert result.pairs == 2
     assert len(result.failed) == 1
     assert result.failed[0].startswith("a/000, mask 1: ")
@@ -194,7 +205,7 @@ def test_a_mask_outside_the_body_fails_alone(tmp_path):
 
 def test_a_slice_for_which_no_mask_fits_is_not_begun(tmp_path):
     made = maker(tmp_path, MaskStack(stack=stack((-230, -230)), metal="titanium"), 1)
-    result = made.make(slice_ref(), 0)
+    result = make(made, slice_ref(), 0)
     assert (result.pairs, len(result.failed)) == (0, 1)
     assert result.failed[0].startswith("a/000, mask 0: ")
     assert not folder_of(made).exists()
@@ -203,9 +214,9 @@ def test_a_slice_for_which_no_mask_fits_is_not_begun(tmp_path):
 def test_a_request_that_no_slice_can_meet_is_raised(tmp_path):
     """The clinical preset with a source without pixel size: every slice would say the same."""
     made = maker(tmp_path)
-    made.simulator.protocol = PROTOCOLS["clinical"]
+    made.pairs.simulator.protocol = PROTOCOLS["clinical"]
     with pytest.raises(UsageError, match="no pixel size"):
-        made.make(SliceRef("a", "000", "a.png", lambda: (body(), None), ()), 0)
+        make(made, SliceRef("a", "000", "a.png", lambda: (body(), None), ()), 0)
     assert not folder_of(made).exists()
 
 
@@ -223,16 +234,16 @@ def test_a_disk_that_fills_leaves_whole_files_and_no_record(tmp_path, monkeypatc
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", full)
         with pytest.raises(OSError, match="No space") as caught:
-            made.make(slice_ref(), 0)
+            make(made, slice_ref(), 0)
     assert caught.value.filename == str(folder_of(made) / ["gt.h5", "0.h5", "1.h5", "2.h5", CASE_RECORD][call])
     assert not made.data_set.is_done(slice_ref())
     assert [path.name for path in folder_of(made).iterdir()] == [
         path.name for path in folder_of(made).iterdir() if path.suffix == ".h5"
     ]
     assert len(list(folder_of(made).iterdir())) == call
-    made.make(slice_ref(), 0)
+    make(made, slice_ref(), 0)
     other = maker(tmp_path / "straight")
-    other.make(slice_ref(), 0)
+    make(other, slice_ref(), 0)
     assert contents(folder_of(made)) == contents(folder_of(other))
 
 
@@ -284,12 +295,12 @@ def test_both_grids_of_a_slice_show_the_same_extent():
 def test_masks_that_are_written_again_are_hashed_again(tmp_path):
     """Another zlib packs the same masks into other bytes."""
     made = maker(tmp_path, ImplantLibrary(("needle", "electrodes")), 2)
-    made.make(slice_ref(), 3)
+    make(made, slice_ref(), 3)
     path = folder_of(made) / "masks.npz"
     with np.load(path) as masks:
         np.savez(path, **masks)
     record = made.data_set.record(slice_ref())
     made.data_set.write_record(slice_ref(), record | {"files": record["files"] | {"masks.npz": sha256_of(path)}})
     (folder_of(made) / "6.h5").unlink()
-    made.make(slice_ref(), 3)
+    make(made, slice_ref(), 3)
     assert made.data_set.hashes(slice_ref())["masks.npz"] == sha256_of(path)

@@ -5,10 +5,11 @@ from dataclasses import fields, replace
 import numpy as np
 import pytest
 
-from simulation.dataset import DataSet, Identity
+from simulation.dataset import DataSet
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.set_folder import Identity
 from simulation.sources import SliceRef
 from simulation.store import CASE_MASKS, CASE_RECORD, read_manifest
 
@@ -192,6 +193,45 @@ def test_a_mask_lies_at_its_number_in_the_stack(tmp_path):
     assert not stack[:, :, :4].any()
 
 
+def test_a_part_writes_masks_of_slices_that_are_new_only(tmp_path, monkeypatch):
+    """An array job's parts end one after another: each must cost what it made, and lose nothing of a killed one."""
+    data_set, masks = opened(tmp_path), np.ones((2, 512, 512), np.uint8)
+    packed = []
+    masks_of = DataSet._masks_of
+    monkeypatch.setattr(
+        DataSet, "_masks_of", lambda self, ref, count: packed.append(ref.case) or masks_of(self, ref, 2)
+    )
+    finish(data_set, 0, masks)
+    data_set.collate(REFS, ImplantLibrary(), 2, part=[0])
+    finish(data_set, 2, masks)  # by a part that was killed before it listed its slice
+    finish(data_set, 1, masks)
+    data_set.collate(REFS, ImplantLibrary(), 2, part=[1])
+    assert packed == ["c", "a", "b"]
+    stack = np.load(tmp_path / "trainmask.npy")
+    assert stack.all() and stack.shape == (512, 512, 6)
+    data_set.collate(REFS, ImplantLibrary(), 2, part=[0])
+    assert len(packed) == 3
+    (tmp_path / "trainmask.npy").unlink()
+    data_set.collate(REFS, ImplantLibrary(), 2, part=[0])
+    np.testing.assert_array_equal(np.load(tmp_path / "trainmask.npy"), stack)
+
+
+def test_a_run_killed_between_stack_and_listing_is_made_good(tmp_path, monkeypatch):
+    data_set, masks = opened(tmp_path), np.ones((2, 512, 512), np.uint8)
+    finish(data_set, 0, masks)
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    finish(data_set, 1, masks)
+    with monkeypatch.context() as patch:
+        patch.setattr("simulation.dataset.os.fsync", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            data_set.collate(REFS, ImplantLibrary(), 2)
+    with (tmp_path / "trainmask.npy").open("r+b") as file:  # as if only a part of it had reached the disk
+        file.seek(-3 * 512 * 512, 2)
+        file.write(bytes(512))
+    data_set.collate(REFS, ImplantLibrary(), 2)
+    assert np.load(tmp_path / "trainmask.npy")[:, :, :4].all()
+
+
 def test_a_given_stack_is_kept_as_far_as_it_is_used(tmp_path):
     stack = np.zeros((512, 512, 3), np.uint8)
     for index in range(3):
@@ -208,7 +248,12 @@ def test_the_manifest_says_what_it_was_made_from(tmp_path):
     assert manifest["schema"] == 1
     assert manifest["identity"] == {field.name: getattr(IDENTITY, field.name) for field in fields(Identity)}
     assert manifest["identity_sha256"] == IDENTITY.sha256
-    assert manifest["files"] == {name: sha256_of(tmp_path / name) for name in ("train_640geo_dir.txt", "trainmask.npy")}
+    listing = {"train_640geo_dir.txt": sha256_of(tmp_path / "train_640geo_dir.txt")}
+    assert manifest["files"] == listing  # masks of procedural implants are compared with those of their slices
+    stack = MaskStack(stack=np.ones((512, 512, 2), np.uint8), metal="gold")
+    data_set.collate(REFS, stack, 2)
+    own = read_manifest(tmp_path, "train")["files"]
+    assert own == listing | {"trainmask.npy": sha256_of(tmp_path / "trainmask.npy")}
     assert not list(tmp_path.rglob("*.partial"))
 
 

@@ -3,7 +3,6 @@
 import contextlib
 import json
 import os
-import random
 import re
 import shutil
 import signal
@@ -431,6 +430,21 @@ def test_verify_finds_damage_and_exits_3(source, masks, tmp_path, mar, small_sca
     assert str(victim.relative_to(out)) in said
 
 
+def test_verify_compares_the_stack_of_procedural_masks_with_those_of_the_slices(tmp_path, mar):
+    out = tmp_path / "set"
+    arguments = request("phantom:head", "procedural", out, "--masks-per-slice", 2, "--slices", 1)
+    assert mar(*arguments)[0] == 0
+    assert mar("verify", out)[0] == 0
+    stack, data = out / "trainmask.npy", (out / "trainmask.npy").read_bytes()
+    for damaged in (data[:-70000] + b"\1" + data[-69999:], data[:-1], b"", None):
+        stack.unlink() if damaged is None else stack.write_bytes(damaged)
+        code, said, _ = mar("verify", out)
+        assert (code, said.count("trainmask.npy: ")) == (3, 1), said
+        stack.unlink(missing_ok=True)
+        assert mar(*arguments)[0] == 0
+        assert stack.read_bytes() == data
+
+
 # --- real size ---
 
 
@@ -534,29 +548,6 @@ def unreadable(out):
 @pytest.fixture(scope="module")
 def long_source(tmp_path_factory):
     return write_source(tmp_path_factory.mktemp("long"), ["clean"] * 40)
-
-
-def test_a_killed_run_is_completed_by_the_same_command(long_source, masks, tmp_path, mar, small_scanner):
-    """kill -9 of the whole group, at four moments, with one and two workers; then the rest in peace."""
-    assert mar(*request(long_source, masks, tmp_path / "straight", "--workers", 2))[0] == 0
-    out, rng, killed = tmp_path / "set", random.Random(0), 0
-    for kill in range(4):
-        enough = progress(out) + rng.randrange(1, 25)
-        with started(request(long_source, masks, out, "--workers", 1 + kill % 2)) as process:
-            wait_until(lambda enough=enough: progress(out) >= enough, process)
-            time.sleep(rng.random() * 0.01)
-            killed += process.poll() is None
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-        assert unreadable(out) == []
-    assert killed >= 3
-    assert progress(out) < progress(tmp_path / "straight")
-    kept = stamps(out)
-    assert mar(*request(long_source, masks, out))[0] == 0
-    assert contents(out) == contents(tmp_path / "straight")
-    assert {path: stamps(out)[path] for path in kept} == kept
-    assert not list(out.rglob("*.partial"))
-    assert verify(out).problems == ()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -737,6 +728,8 @@ def test_broken_masks_of_a_slice_are_one_line(tmp_path, mar, damage):
     middle = len(data) // 2
     flipped = data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :]
     victim.write_bytes({"truncate": data[:-100], "flip": flipped, "empty": b""}[damage])
+    assert "masks.npz: its bytes are not those that were written" in mar("verify", out)[1]
+    (out / "trainmask.npy").unlink()
     code, said, err = mar(*arguments)
     assert (code, said, err.count("\n")) == (1, "", 1)
     assert f"{victim}: broken" in err

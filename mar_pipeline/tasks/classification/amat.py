@@ -9,6 +9,7 @@ import math
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from simulation.errors import InputError
 SIDE = 28
 _NUMBERS = SIDE * SIDE + 1
 _BLOCK_BYTES = 1 << 24
+_TOLERANCE = 1e-6
+"""How far a rounded pixel may lie outside 0 to 1."""
 
 
 def read_amat(path: Path, lines: int, first: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -36,7 +39,7 @@ def read_amat(path: Path, lines: int, first: int, count: int, classes: int) -> t
         Float32["count 28 28"] and Int64["count"].
 
     Raises:
-        InputError: lines are missing or cut, or a value is none.
+        InputError: lines are missing or cut, a value is none, or a pixel does not lie in 0 to 1.
     """
     try:
         found = _lines_of(path)
@@ -44,8 +47,7 @@ def read_amat(path: Path, lines: int, first: int, count: int, classes: int) -> t
             raise InputError(f"{path}: got {found} lines, expected {lines}: it is incomplete; unpack it again")
         values = _numbers(path, first, count)
         labels = values[:, -1] if values.shape == (count, _NUMBERS) else np.array([np.nan])
-        good = np.isfinite(values).all() and np.isin(labels, np.arange(classes)).all()
-        if not good:
+        if not (np.isin(labels, np.arange(classes)).all() and _is_ink(values[:, :-1]).all()):
             raise InputError(_complaint(path, first, count, classes))
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error}); unpack it again") from error
@@ -85,9 +87,19 @@ def _complaint(path: Path, first: int, count: int, classes: int) -> str:
             for place, word in enumerate(words, 1):
                 if not _is_number(word):
                     return f"{path}: line {number}: got {word[:20]!r} as number {place}, expected a finite number"
+                if place < _NUMBERS and not _is_ink(float(word)):
+                    return (
+                        f"{path}: line {number}: got {word[:20]} as number {place}, expected 0 to 1, 1 is ink; scale "
+                        "the pixels"
+                    )
             if float(words[-1]) not in range(classes):
                 return f"{path}: line {number}: got the label {words[-1]}, expected 0 to {classes - 1}"
     return f"{path}: cannot be read as lines of {_NUMBERS} numbers; unpack it again"
+
+
+def _is_ink(pixels: Any) -> Any:
+    """Whether a pixel, or each of an array, lies in 0 to 1; what is no number does not."""
+    return (pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)
 
 
 def _is_number(word: str) -> bool:

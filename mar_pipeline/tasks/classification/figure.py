@@ -18,7 +18,7 @@ _MOST_COLUMNS = 10
 
 
 def accuracy_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> Figure:
-    """Accuracy against the angle by which the images are turned: the mean over the seeds, and +- 1 SD shaded.
+    """Accuracy against the angle by which the images are turned: the mean over the seeds, and +- 1 sample SD shaded.
 
     Args:
         curves: label -> angle in degrees, counter-clockwise -> one accuracy per seed, 0 to 1.
@@ -44,8 +44,10 @@ def accuracy_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], title
         seeds |= {len(own) for own in values}
         if angles[0] == 0:  # a whole turn is none
             angles, values = [*angles, _FULL_TURN_DEG], [*values, values[0]]
-        mean, spread = np.array([np.mean(own) for own in values]), np.array([np.std(own) for own in values])
-        axes.fill_between(angles, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
+        mean = np.array([np.mean(own) for own in values])
+        if min(len(own) for own in values) > 1:  # of one seed there is no deviation
+            spread = np.array([np.std(own, ddof=1) for own in values])
+            axes.fill_between(angles, mean - spread, mean + spread, color=colour, alpha=0.18, linewidth=0)
         axes.plot(angles, mean, label=label, color=colour, linestyle=line, marker=marker, markersize=4, linewidth=1.3)
     axes.set(
         xlabel="Rotation of the image (degrees)", ylabel="Accuracy (%)", xlim=(-6, _FULL_TURN_DEG + 6), ylim=(0, 102)

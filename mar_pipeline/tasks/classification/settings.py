@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from simulation.errors import UsageError
+from mar_pipeline.tasks.images.checks import check_least
 
 DIGITS = "digits"
 """The source that is always there: `mar_pipeline.tasks.classification.digits`."""
@@ -52,7 +52,7 @@ def check_classification_set(data: ClassificationSet) -> None:
     Raises:
         UsageError: a number is impossible.
     """
-    _check_least(data, test_images=1)
+    check_least(data, test_images=1)
 
 
 def check_classification_data(data: ClassificationData) -> None:
@@ -62,11 +62,4 @@ def check_classification_data(data: ClassificationData) -> None:
         UsageError: a number is impossible.
     """
     check_classification_set(data)
-    _check_least(data, train_images=1, val_images=1, batch_size=1, batches_per_epoch=1, workers=0)
-
-
-def _check_least(data: ClassificationSet, **least: int) -> None:
-    for name, lowest in least.items():
-        value = getattr(data, name)
-        if value is not None and value < lowest:
-            raise UsageError(f"--data.{name}: got {value}, expected {lowest} or more")
+    check_least(data, train_images=1, val_images=1, batch_size=1, batches_per_epoch=1, workers=0)

@@ -6,9 +6,10 @@ from typing import Any
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from mar_pipeline.data.loaders import Loaders
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.networks.build import build_network, network_inputs
-from mar_pipeline.tasks.classification.digits import load_part
+from mar_pipeline.tasks.classification.digits import CLASSES, load_part
 from mar_pipeline.tasks.classification.samples import (
     IMAGE,
     LABEL,
@@ -24,18 +25,26 @@ from mar_pipeline.tasks.classification.settings import (
     check_classification_data,
     check_classification_set,
 )
+from mar_pipeline.tasks.images.answers import checked_answer
 from mar_pipeline.tasks.images.loading import ordered_loader, training_loaders
-from mar_pipeline.tasks.task import Batch, Score, Task, TestSet
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Task
 
 _TASK = "classification"
 _FIELDS: dict[str, Fields | None] = {IMAGE: (("trivial", 1),), LABEL: None}
+_LOGITS = ("batch", CLASSES)
 _ACCURACY = "accuracy"
 _EVALUATION_BATCH = 50 * QUARTER_TURNS
 _ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 30))
 
 
 def classification_task(
-    network_name: str, arguments: Mapping[str, Any], data: ClassificationData, seed: int, device: str = "cpu"
+    network_name: str,
+    arguments: Mapping[str, Any],
+    data: ClassificationData,
+    seed: int,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
 ) -> Task:
     """Classification with the cross entropy.
 
@@ -45,6 +54,8 @@ def classification_task(
         data: images.
         seed: of batches and turns; weights follow torch's own generator.
         device: of the network.
+        rank: of this process.
+        world: number of processes, which share the data out.
 
     Raises:
         UsageError: no such network, or impossible settings.
@@ -52,8 +63,6 @@ def classification_task(
     """
     check_classification_data(data)
     network = build_network(network_name, arguments, device=device, task=_TASK)
-    train = TrainingImages(load_part(data.source, "train", data.train_images), data.rotations, seed)
-    validation = TurnedImages(load_part(data.source, "val", data.val_images))
     return Task(
         network=network,
         inputs=network_inputs(network, (IMAGE,)),
@@ -64,14 +73,12 @@ def classification_task(
         scores=(_ACCURACY,),
         score=accuracy,
         picture=_picture,
-        loaders=training_loaders(
-            train, validation, seed, data.batch_size, data.batches_per_epoch, data.workers, _EVALUATION_BATCH
-        ),
-        facts={"task": _TASK, "source": _source(data)},
+        loaders=_loaders(data, seed, rank, world),
+        facts={"source": _source(data)},
     )
 
 
-def classification_test(data: ClassificationSet) -> TestSet:
+def classification_test(data: ClassificationSet) -> HeldOutSet:
     """Held-out digits, upright as they come, and turned by every 30 degrees.
 
     Raises:
@@ -83,14 +90,14 @@ def classification_test(data: ClassificationSet) -> TestSet:
     check_classification_set(data)
     digits = load_part(data.source, "test", data.test_images)
     side = digits.images.shape[-1]
-    name = f"{len(digits.labels)} test images of {_source(data)}"
+    name = f"test images of {_source(data)}"
     split = (
-        "scikit-learn's 1797 digits of 8 x 8 pixels, upsampled bilinearly; a fixed stratified split into 300 to train, "
-        "500 to validate and 997 to test"
+        "scikit-learn's 1797 digits of 8 x 8 pixels, upsampled bilinearly, that fill the frame: between quarter turns "
+        "their ends are cut off; a fixed stratified split into 300 to train, 500 to validate and 997 to test"
         if data.source == DIGITS
         else "turned by any angle as they come; 10,000 to train, 2,000 to validate and 50,000 to test"
     )
-    return TestSet(
+    return HeldOutSet(
         name=name,
         samples=digits.names,
         states=f"Grey in [0, 1], 1 is ink, {side} x {side} pixels: {split}. Accuracy: share of right classes. Turned "
@@ -102,7 +109,7 @@ def classification_test(data: ClassificationSet) -> TestSet:
         score=accuracy,
         turning_output=_compared_logits,
         angles_deg=_ANGLES_DEG,
-        angle_figure=lambda curves: accuracy_figure(curves, name),
+        angle_figure=lambda curves: accuracy_figure(curves, f"{len(digits.labels)} {name}"),
     )
 
 
@@ -116,16 +123,23 @@ def accuracy(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
     return {_ACCURACY: (prediction.argmax(dim=1) == batch[LABEL]).float().tolist()}
 
 
+def _loaders(data: ClassificationData, seed: int, rank: int, world: int) -> Loaders:
+    train = TrainingImages(load_part(data.source, "train", data.train_images), data.rotations, seed)
+    validation = TurnedImages(load_part(data.source, "val", data.val_images))
+    batches = data.batch_size, data.batches_per_epoch
+    return training_loaders(train, validation, seed, *batches, data.workers, _EVALUATION_BATCH, rank, world)
+
+
 def _cross_entropy(output: Tensor, batch: Batch) -> Tensor:
-    return cross_entropy(output.float(), batch[LABEL])
+    return cross_entropy(_logits(output), batch[LABEL])
 
 
 def _logits(output: Tensor) -> Tensor:
-    return output.float()
+    return checked_answer(output, _LOGITS).float()
 
 
 def _compared_logits(output: Tensor, batch: Batch) -> Tensor:
-    return output.float()
+    return _logits(output)
 
 
 def _source(data: ClassificationSet) -> str:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import mse_loss
 
+from mar_pipeline.tasks.images.answers import checked_answer
 from mar_pipeline.tasks.inpainting.physics import measure_again
 from mar_pipeline.tasks.inpainting.settings import InpaintingData
 from mar_pipeline.tasks.task import Batch
@@ -46,7 +47,7 @@ class InpaintingLoss:
     @property
     def full_precision(self) -> bool:
         """Whether it is lost in bfloat16: SURE divides the difference of two answers by a step of 0.01."""
-        return self.data.loss in ("sure", "robust_equivariant_imaging")
+        return self.data.has_sure
 
     def __call__(self, answer: Tensor, batch: Batch) -> Tensor:
         """Scalar.
@@ -54,19 +55,23 @@ class InpaintingLoss:
         Args:
             answer: f(y), Float["batch 3 H W"].
             batch: with image (y), mask and target.
+
+        Raises:
+            UsageError: the answer is not of the target's shape.
         """
-        data, image, mask, answer = self.data, batch["image"], batch["mask"], answer.float()
+        data, image, mask = self.data, batch["image"], batch["mask"]
+        answer = checked_answer(answer, batch["target"].shape).float()
         if data.loss == "supervised":
             return mse_loss(answer, batch["target"])
         consistency = (
             sure_poisson(self.restore, answer, image, mask, data.gamma, data.sure_step)
-            if self.full_precision
+            if data.has_sure
             else measurement_consistency(answer, image, mask)
         )
-        if not data.loss.endswith("equivariant_imaging"):
+        if not data.has_moves:
             return consistency
         moved = move(answer, data.transform, data.transforms)
-        gamma = data.gamma if data.loss == "robust_equivariant_imaging" else 0.0
+        gamma = data.gamma if data.has_sure else 0.0
         again = equivariant_term(self.restore, moved, mask.repeat(data.transforms, 1, 1, 1), gamma)
         return consistency + data.equivariant_weight * again
 
@@ -81,7 +86,7 @@ class InpaintingLoss:
         if self.data.loss == "supervised":
             return mse_loss(torch.zeros_like(batch["target"]), batch["target"])
         consistency = measurement_consistency(torch.zeros_like(image), image, mask)
-        return consistency - self.data.gamma * image.sum() / measured(mask) if self.full_precision else consistency
+        return consistency - self.data.gamma * image.sum() / measured(mask) if self.data.has_sure else consistency
 
 
 def measured(mask: Tensor) -> Tensor:

@@ -13,15 +13,16 @@ from mar_pipeline.data.crops import random_crop
 from mar_pipeline.data.sample import CROP, PairArrays, Sample, generator
 from mar_pipeline.tasks.images.embedded import TEST_IMAGES, TRAIN_IMAGES, embedded_image
 from mar_pipeline.tasks.images.files import list_images, read_image
+from mar_pipeline.tasks.images.split import training_count
 from mar_pipeline.tasks.inpainting.physics import measure, random_mask
 from mar_pipeline.tasks.inpainting.settings import EMBEDDED, InpaintingData, InpaintingSet
-from simulation.errors import InputError, UsageError
+from simulation.errors import UsageError
+from simulation.sources.slices import unique_names
 
 _MASK, _MEASUREMENT, _FRESH = range(CROP + 1, CROP + 4)
 """Purposes, beside those of `mar_pipeline.data.sample`."""
 
 _TRAIN_PART, _TEST_PART = range(2)
-_TRAIN_SHARE = 0.9
 _IMAGE, _TARGET, _MASK_PLANE = slice(0, 3), slice(3, 6), slice(6, 7)
 
 
@@ -165,15 +166,13 @@ def _split(data: InpaintingSet) -> tuple[Sequence[str | Path], Sequence[str | Pa
     if data.source == EMBEDDED:
         return TRAIN_IMAGES, TEST_IMAGES
     files = list_images(Path(data.source))
-    kept = int(_TRAIN_SHARE * len(files))
-    if kept < 1:
-        raise InputError(f"{data.source}: got {len(files)} image, expected at least two: one to train, one to test on")
+    kept = training_count(data.source, len(files))
     return files[:kept], files[kept:]
 
 
 def _load(found: Sequence[str | Path], data: InpaintingSet, first: int = 0) -> NamedImages:
     pixels = [embedded_image(own) if isinstance(own, str) else read_image(own, grey="repeat") for own in found]
-    names = [own if isinstance(own, str) else own.stem for own in found]
+    names = unique_names([own if isinstance(own, str) else own.stem for own in found])
     return NamedImages(tuple(names), tuple(to_square(own, data.crop, data.image_size) for own in pixels), first)
 
 

@@ -1,14 +1,19 @@
 """What inpainting is asked for: the images and how they are measured, and what a training adds."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
+from mar_pipeline.tasks.images.checks import check_least
 from simulation.errors import UsageError
 
 EMBEDDED = "embedded"
 """The source that is always there: `mar_pipeline.tasks.images.embedded`."""
 
 Loss = Literal["supervised", "measurement_consistency", "sure", "equivariant_imaging", "robust_equivariant_imaging"]
+
+_SURE_READS = ("sure_step",)
+_MOVES_READ = ("equivariant_weight", "transform", "transforms")
+"""Keys of the two terms; with losses that lack a term they must keep their defaults."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +56,9 @@ class InpaintingData(InpaintingSet):
         loss: supervised; measurement_consistency; sure (an unbiased estimate of the clean consistency);
             equivariant_imaging (consistency and the equivariant term); or robust_equivariant_imaging (sure and the
             equivariant term with noise, the published one). See `mar_pipeline.tasks.inpainting.losses`.
-        sure_step: tau, length of the random step by which SURE finds how far an answer follows the noise.
-        equivariant_weight: alpha, weight of the equivariant term.
+        sure_step: tau, length of the random step by which SURE finds how far an answer follows the noise. Like
+            the next three it is refused with losses that do not read it.
+        equivariant_weight: alpha, weight of the equivariant term, above 0.
         transform: what the equivariant term moves images by: shift (cyclic, the published one) or rotation (by 90,
             180 or 270 degrees).
         transforms: how many random moves of each image the equivariant term takes.
@@ -83,6 +89,16 @@ class InpaintingData(InpaintingSet):
         """Whether an image is measured anew whenever it is shown."""
         return self.noise == "fresh" or (self.noise == "auto" and self.loss == "supervised")
 
+    @property
+    def has_sure(self) -> bool:
+        """Whether the loss holds SURE."""
+        return self.loss in ("sure", "robust_equivariant_imaging")
+
+    @property
+    def has_moves(self) -> bool:
+        """Whether the loss holds the equivariant term."""
+        return self.loss in ("equivariant_imaging", "robust_equivariant_imaging")
+
 
 def check_inpainting_set(data: InpaintingSet) -> None:
     """Refuses what no image could be measured with.
@@ -90,7 +106,7 @@ def check_inpainting_set(data: InpaintingSet) -> None:
     Raises:
         UsageError: a number is impossible.
     """
-    _check_least(data, crop=1, image_size=1, measurement_seed=0)
+    check_least(data, crop=1, image_size=1, measurement_seed=0)
     if not 0 < data.gamma < float("inf"):
         raise UsageError(f"--data.gamma: got {data.gamma:g}, expected a number above 0, such as 0.05")
     if not 0 <= data.missing < 1:
@@ -104,20 +120,25 @@ def check_inpainting_data(data: InpaintingData) -> None:
         UsageError: a number is impossible, or two settings exclude each other.
     """
     check_inpainting_set(data)
-    _check_least(data, val_images=1, transforms=1, patch=0, batch_size=1, batches_per_epoch=1, workers=0)
-    if not 0 < data.sure_step < float("inf"):
-        raise UsageError(f"--data.sure_step: got {data.sure_step:g}, expected a number above 0, such as 0.01")
-    if not 0 <= data.equivariant_weight < float("inf"):
-        raise UsageError(f"--data.equivariant_weight: got {data.equivariant_weight:g}, expected 0 or more")
+    check_least(data, val_images=1, transforms=1, patch=0, batch_size=1, batches_per_epoch=1, workers=0)
+    for name in ("sure_step", "equivariant_weight"):
+        if not 0 < getattr(data, name) < float("inf"):
+            raise UsageError(f"--data.{name}: got {getattr(data, name):g}, expected a number above 0")
     if data.patch > data.image_size:
         raise UsageError(
             f"--data.patch: got {data.patch} pixels of images of {data.image_size}; choose up to {data.image_size}, "
             "or 0 for whole images"
         )
+    _refuse_unread(data)
 
 
-def _check_least(data: InpaintingSet, **least: int) -> None:
-    for name, lowest in least.items():
-        value = getattr(data, name)
-        if value is not None and value < lowest:
-            raise UsageError(f"--data.{name}: got {value}, expected {lowest} or more")
+def _refuse_unread(data: InpaintingData) -> None:
+    """Settings that were given, but that the loss does not read."""
+    read = (*(_SURE_READS if data.has_sure else ()), *(_MOVES_READ if data.has_moves else ()))
+    for field in fields(data):
+        given = getattr(data, field.name)
+        if field.name in {*_SURE_READS, *_MOVES_READ} - {*read} and given != field.default:
+            raise UsageError(
+                f"--data.{field.name}: got {given}, which the loss {data.loss} does not read; leave it out "
+                f"({field.default}), or choose another --data.loss"
+            )

@@ -7,8 +7,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from mar_pipeline.data.loaders import Loaders
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.networks.build import build_network, network_inputs
+from mar_pipeline.tasks.images.answers import IMAGES, checked_answer
 from mar_pipeline.tasks.images.loading import ordered_loader, training_loaders
 from mar_pipeline.tasks.inpainting.losses import InpaintingLoss
 from mar_pipeline.tasks.inpainting.samples import (
@@ -24,7 +26,7 @@ from mar_pipeline.tasks.inpainting.settings import (
     check_inpainting_data,
     check_inpainting_set,
 )
-from mar_pipeline.tasks.task import Batch, Score, Shown, Task, TestSet
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task
 
 _TASK = "inpainting"
 _FIELDS: dict[str, Fields | None] = {
@@ -37,7 +39,13 @@ _INPUT = "input"
 
 
 def inpainting_task(
-    network_name: str, arguments: Mapping[str, Any], data: InpaintingData, seed: int, device: str = "cpu"
+    network_name: str,
+    arguments: Mapping[str, Any],
+    data: InpaintingData,
+    seed: int,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
 ) -> Task:
     """Inpainting with the loss that the settings name.
 
@@ -47,6 +55,8 @@ def inpainting_task(
         data: images, measurement and loss.
         seed: of batches, crops and fresh noise; weights follow torch's own generator.
         device: of the network.
+        rank: of this process.
+        world: number of processes, which share the data out.
 
     Raises:
         UsageError: no such network, or impossible settings.
@@ -56,7 +66,6 @@ def inpainting_task(
     network = build_network(network_name, arguments, device=device, task=_TASK)
     inputs = network_inputs(network, ("image",))
     loss = InpaintingLoss(partial(_restore, network, inputs), data)
-    train, held_out = training_images(data)
     return Task(
         network=network,
         inputs=inputs,
@@ -67,21 +76,14 @@ def inpainting_task(
         scores=tuple(_SCORES),
         score=inpainting_scores,
         picture=_picture,
-        loaders=training_loaders(
-            TrainingImages(train, data, seed),
-            validation_images(held_out, data),
-            seed,
-            data.batch_size,
-            data.batches_per_epoch,
-            data.workers,
-        ),
-        facts={"task": _TASK, "loss": data.loss, "gamma": f"{data.gamma:g}", "missing": f"{data.missing:g}"},
+        loaders=_loaders(data, seed, rank, world),
+        facts={"loss": data.loss, "gamma": f"{data.gamma:g}", "missing": f"{data.missing:g}"},
         empty_loss=loss.of_nothing,
         full_precision=loss.full_precision,
     )
 
 
-def inpainting_test(data: InpaintingSet) -> TestSet:
+def inpainting_test(data: InpaintingSet) -> HeldOutSet:
     """Held-out images, measured once and for all, and how restored ones are scored.
 
     Raises:
@@ -91,7 +93,7 @@ def inpainting_test(data: InpaintingSet) -> TestSet:
     check_inpainting_set(data)
     samples = images_to_test(data)
     source = "scikit-image's embedded images" if data.source == EMBEDDED else data.source
-    return TestSet(
+    return HeldOutSet(
         name=f"inpainting of {source}",
         samples=samples.names,
         states=f"RGB in [0, 1], {data.image_size} x {data.image_size} pixels. Measurement: mask x gamma x Poisson(x / "
@@ -119,9 +121,12 @@ def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]
     Args:
         prediction: Float["batch 3 H W"].
         batch: with the target.
+
+    Raises:
+        UsageError: the prediction is not of the target's shape.
     """
     truth = batch["target"].double()
-    errors = (prediction.double() - truth).square().mean(dim=(1, 2, 3)).tolist()
+    errors = (checked_answer(prediction, truth.shape).double() - truth).square().mean(dim=(1, 2, 3)).tolist()
     peaks = truth.amax(dim=(1, 2, 3)).tolist()
     return {
         "psnr": [_decibel(1.0, mse) for mse in errors],
@@ -137,7 +142,8 @@ def inpainting_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
         answers: to it; the input is shown once, also where it is among them.
         name: of the sample.
     """
-    from mar_pipeline.tasks.inpainting.figure import Panel, images_figure
+    from mar_pipeline.tasks.images.figure import Panel
+    from mar_pipeline.tasks.inpainting.figure import images_figure
 
     image = _measurement(batch)
     scores = inpainting_scores(image, batch)
@@ -148,13 +154,20 @@ def inpainting_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
     return images_figure([*panels, Panel("Truth", _pixels(batch["target"][0]))], f"{name} (PSNR: peak 1, not clipped)")
 
 
+def _loaders(data: InpaintingData, seed: int, rank: int, world: int) -> Loaders:
+    train, held_out = training_images(data)
+    samples = TrainingImages(train, data, seed), validation_images(held_out, data)
+    batches = data.batch_size, data.batches_per_epoch
+    return training_loaders(*samples, seed, *batches, data.workers, rank=rank, world=world)
+
+
 def _restore(network: nn.Module, inputs: Sequence[str], image: Tensor, mask: Tensor) -> Tensor:
     """What the network makes of a measurement, outside the trainer's autocast."""
     return network(*({"image": image, "mask": mask}[name] for name in inputs))
 
 
 def _prediction(output: Tensor) -> Tensor:
-    return output.float()
+    return checked_answer(output, IMAGES).float()
 
 
 def _measurement(batch: Batch) -> Tensor:
@@ -163,7 +176,7 @@ def _measurement(batch: Batch) -> Tensor:
 
 def _correction(output: Tensor, batch: Batch) -> Tensor:
     """What the network adds: the measurement itself turns exactly."""
-    return output.float() - batch["image"]
+    return checked_answer(output, batch["image"].shape).float() - batch["image"]
 
 
 def _decibel(peak: float, mse: float) -> float:
@@ -173,7 +186,7 @@ def _decibel(peak: float, mse: float) -> float:
 
 
 def _pixels(image: Tensor) -> Any:
-    return image.detach().float().cpu().numpy()
+    return image.detach().float().cpu().permute(1, 2, 0).numpy()
 
 
 def _picture(prediction: Tensor, batch: Batch, index: int) -> Any:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.networks.rcdnet import RainOutput
+from mar_pipeline.tasks.images.answers import checked_answer
 
 _STAGE_WEIGHT = 0.1
 _LAST_RAIN_WEIGHT = 0.9
@@ -24,17 +25,26 @@ def rain_loss(output: RainOutput | Tensor, batch: Mapping[str, Tensor]) -> Tenso
 
     Returns:
         A scalar.
+
+    Raises:
+        UsageError: the answer is no image, or not of the target's shape.
     """
     clean = batch["target"]
-    if isinstance(output, Tensor):
-        return _mse(output, clean)
+    image = checked_answer(image_of(output), clean.shape)
+    if not isinstance(output, RainOutput):
+        return _mse(image, clean)
     rain = batch["image"] - clean
     stages = [_mse(image, clean) for image in output.images] + [_mse(layer, rain) for layer in output.rains]
     return (
         _STAGE_WEIGHT * torch.stack(stages).sum()
-        + _mse(output.image, clean)
+        + _mse(image, clean)
         + _LAST_RAIN_WEIGHT * _mse(output.rains[-1], rain)
     )
+
+
+def image_of(output: RainOutput | Tensor) -> Tensor:
+    """What is scored of an answer."""
+    return output.image if isinstance(output, RainOutput) else output
 
 
 def _mse(image: Tensor, truth: Tensor) -> Tensor:

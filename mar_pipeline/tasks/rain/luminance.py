@@ -4,8 +4,12 @@ import numpy as np
 from skimage.color import rgb2ycbcr
 
 from mar_pipeline.metrics import gaussian_ssim, psnr
+from simulation.errors import InputError
 
 PEAK = 255.0
+
+SMALLEST = 11
+"""Side of an image that can be scored: that of the SSIM's window."""
 
 STATES = (
     "Images: 8 bit, clipped to 0..255 and rounded. Scored is Y of Matlab's rgb2ycbcr (16..235, rounded) over all "
@@ -41,6 +45,14 @@ def score(output: np.ndarray, truth: np.ndarray) -> dict[str, float]:
     Args:
         output: Float["H W 3"], 0..255 meant, both sides at least 11.
         truth: the same shape.
+
+    Raises:
+        InputError: a side is smaller.
     """
+    if min(truth.shape[:2]) < SMALLEST:
+        raise InputError(
+            f"SSIM: got an image of {truth.shape[0]} x {truth.shape[1]} pixels, expected {SMALLEST} or more a side; "
+            "take larger images"
+        )
     own, true = (luminance(to_8bit(image)) for image in (output, truth))
     return {"psnr": psnr(own, true, PEAK), "ssim": gaussian_ssim(own, true, PEAK)}

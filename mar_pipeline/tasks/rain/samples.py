@@ -17,7 +17,7 @@ from mar_pipeline.tasks.rain.pairs import RainPair, find_pairs
 from mar_pipeline.tasks.rain.settings import RainData, RainSet
 from mar_pipeline.tasks.rain.synthesis import RAINS, with_rain
 from simulation.errors import UsageError
-from simulation.sources.slices import evenly_spaced
+from simulation.sources.slices import evenly_spaced, unique_names
 
 _TRAINING_RAIN, _VALIDATION_RAIN, _TEST_RAIN = range(CROP + 1, CROP + 4)
 """Purposes, beside those of `mar_pipeline.data.sample`."""
@@ -101,7 +101,7 @@ class WholeImages(KeyedSamples):
     """
 
     def __init__(self, sources: Sequence[Source], purpose: int) -> None:
-        self.names = [source.name for source in sources]
+        self.names = unique_names([source.name for source in sources])
         self._sources, self._purpose = sources, purpose
 
     def __len__(self) -> int:

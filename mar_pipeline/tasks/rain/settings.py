@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
+from mar_pipeline.tasks.images.checks import check_least
 from mar_pipeline.tasks.rain.synthesis import RAINS
 from simulation.errors import UsageError
 
@@ -13,12 +14,17 @@ Layout = Literal["auto", "two_folders", "one_folder", "list"]
 class RainSet:
     """Images with rain and without: embedded ones under synthetic rain, or pairs on disk.
 
+    A folder's own split is taken as it is: its folders train and test (or training and testing, or small in train and
+    test), or its lists, one with train in its name and one with test. Of any other folder, also of one that is itself
+    called train or test, the first nine tenths of the clean images in natural order are trained on and the others
+    tested on, each with all its rainy versions. Rain12 is for tests alone.
+
     Args:
         source: light or heavy rain over the embedded images, or a folder such as Rain100L, Rain100H, Rain1400, Rain12
             or SPA-Data.
         layout: how the pairs lie in the folder; two_folders (rain and norain, rainy_image and ground_truth, input and
             target), one_folder (rain-1.png beside norain-1.png, 1_in.png beside 1_GT.png), list (a text file with a
-            rainy and a clean path on each line), or auto, which finds out.
+            rainy and a clean path on each line), or auto, which takes the first of these that is there.
     """
 
     source: str = "light"
@@ -60,11 +66,7 @@ def check_rain_data(data: RainData) -> None:
     Raises:
         UsageError: names the key.
     """
-    least = {"val_images": 1, "patch": 0, "batch_size": 1, "batches_per_epoch": 1, "workers": 0}
-    for name, lowest in least.items():
-        value = getattr(data, name)
-        if value is not None and value < lowest:
-            raise UsageError(f"--data.{name}: got {value}, expected {lowest} or more; give another number")
+    check_least(data, val_images=1, patch=0, batch_size=1, batches_per_epoch=1, workers=0)
     if not data.patch and data.batch_size > 1:
         raise UsageError(
             f"--data.patch: got 0, whole images, with batches of {data.batch_size}; images differ in size: set "

@@ -1,21 +1,23 @@
 """Rain removal: rainy images in, clean ones out, RGB in grey levels 0..255."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from mar_pipeline.data.loaders import Loaders
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.networks.build import build_network, network_inputs
 from mar_pipeline.networks.rcdnet import RainOutput
+from mar_pipeline.tasks.images.answers import IMAGES, checked_answer
 from mar_pipeline.tasks.images.loading import ordered_loader, training_loaders
 from mar_pipeline.tasks.rain import luminance
-from mar_pipeline.tasks.rain.loss import rain_loss
+from mar_pipeline.tasks.rain.loss import image_of, rain_loss
 from mar_pipeline.tasks.rain.samples import samples_to_test, training_samples
 from mar_pipeline.tasks.rain.settings import RainData, RainSet, check_rain_data, check_rain_set
-from mar_pipeline.tasks.task import Batch, Score, Shown, Task, TestSet
-from simulation.errors import UsageError
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task
 
 _TASK = "rain"
 _FIELDS: dict[str, Fields | None] = {"image": (("trivial", 3),), "target": (("trivial", 3),)}
@@ -23,7 +25,15 @@ _SCORES = {"psnr": Score("PSNR of Y (dB)", 2), "ssim": Score("SSIM of Y", 4)}
 _INPUT = "input"
 
 
-def rain_task(network_name: str, arguments: Mapping[str, Any], data: RainData, seed: int, device: str = "cpu") -> Task:
+def rain_task(
+    network_name: str,
+    arguments: Mapping[str, Any],
+    data: RainData,
+    seed: int,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+) -> Task:
     """Rain removal with RCDNet and its own loss, or with another network and the mean square error.
 
     Args:
@@ -32,6 +42,8 @@ def rain_task(network_name: str, arguments: Mapping[str, Any], data: RainData, s
         data: where the images come from.
         seed: of batches, crops and synthetic rain; weights follow torch's own generator.
         device: of the network.
+        rank: of this process.
+        world: number of processes, which share the data out.
 
     Raises:
         UsageError: no such network, or impossible settings.
@@ -39,7 +51,6 @@ def rain_task(network_name: str, arguments: Mapping[str, Any], data: RainData, s
     """
     check_rain_data(data)
     network = build_network(network_name, arguments, device=device, task=_TASK)
-    train, validation = training_samples(data, seed)
     return Task(
         network=network,
         inputs=network_inputs(network, ("image",)),
@@ -50,14 +61,12 @@ def rain_task(network_name: str, arguments: Mapping[str, Any], data: RainData, s
         scores=tuple(_SCORES),
         score=rain_scores,
         picture=_picture,
-        loaders=training_loaders(
-            train, validation, seed, data.batch_size, data.batches_per_epoch, workers=data.workers
-        ),
-        facts={"task": _TASK, "source": data.source},
+        loaders=_loaders(data, seed, rank, world),
+        facts={"source": data.source if data.is_synthetic else Path(data.source).resolve().name},
     )
 
 
-def rain_test(data: RainSet) -> TestSet:
+def rain_test(data: RainSet) -> HeldOutSet:
     """Held-out rainy images and how answers to them are scored.
 
     Args:
@@ -70,7 +79,7 @@ def rain_test(data: RainSet) -> TestSet:
     check_rain_set(data)
     samples = samples_to_test(data)
     name = f"{data.source} synthetic rain" if data.is_synthetic else data.source
-    return TestSet(
+    return HeldOutSet(
         name=name,
         samples=samples.names,
         states=luminance.STATES,
@@ -91,8 +100,12 @@ def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
     Args:
         prediction: Float["batch 3 H W"], 0..255 meant.
         batch: with the target.
+
+    Raises:
+        UsageError: the prediction is not of the target's shape.
+        InputError: images smaller than the window of the SSIM.
     """
-    pairs = zip(prediction, batch["target"], strict=True)
+    pairs = zip(checked_answer(prediction, batch["target"].shape), batch["target"], strict=True)
     scores = [luminance.score(_pixels(output), _pixels(truth)) for output, truth in pairs]
     return {name: [own[name] for own in scores] for name in _SCORES}
 
@@ -105,7 +118,8 @@ def rain_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
         answers: to it; the input is shown once, also where it is among them.
         name: of the sample.
     """
-    from mar_pipeline.tasks.rain.figure import Panel, rain_layers_figure
+    from mar_pipeline.tasks.images.figure import Panel
+    from mar_pipeline.tasks.rain.figure import rain_layers_figure
 
     rainy, truth = _pixels(batch["image"][0]), _pixels(batch["target"][0])
     panels = [Panel("Input", rainy, luminance.score(rainy, truth)["psnr"])]
@@ -115,20 +129,19 @@ def rain_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
     return rain_layers_figure([*panels, Panel("Truth", truth)], f"{name} (PSNR of Y)")
 
 
+def _loaders(data: RainData, seed: int, rank: int, world: int) -> Loaders:
+    train, validation = training_samples(data, seed)
+    batches = data.batch_size, data.batches_per_epoch
+    return training_loaders(train, validation, seed, *batches, data.workers, rank=rank, world=world)
+
+
 def _prediction(output: RainOutput | Tensor) -> Tensor:
-    image = getattr(output, "image", output)
-    if not isinstance(image, Tensor) or image.dim() != 4 or image.shape[1] != 3:
-        got = tuple(image.shape) if isinstance(image, Tensor) else type(image).__name__
-        raise UsageError(
-            f"network: answers {got} to rainy images, expected [batch, 3, height, width]; give it three input channels "
-            "and three output channels with --network.arguments"
-        )
-    return image.float()
+    return checked_answer(image_of(output), IMAGES).float()
 
 
 def _correction(output: RainOutput | Tensor, batch: Batch) -> Tensor:
     """What the network changes: the rainy image itself turns exactly."""
-    return _prediction(output) - batch["image"]
+    return checked_answer(image_of(output), batch["image"].shape).float() - batch["image"]
 
 
 def _rainy(batch: Batch) -> Tensor:

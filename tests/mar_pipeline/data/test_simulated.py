@@ -26,6 +26,7 @@ from mar_pipeline.data.sample import (
 from simulation.correction import hardening_corrected, nmar_prior
 from simulation.errors import InputError, UsageError
 from simulation.implants import ImplantLibrary, MaskStack, resize_mask
+from simulation.projector import why_no_cuda
 from simulation.sources import SliceRef
 from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
@@ -282,3 +283,40 @@ def test_what_cannot_be_is_refused_in_one_line(change, message):
     with pytest.raises(InputError, match=message) as caught:
         make_loaders(dataclasses.replace(SETTINGS, **change), 0)
     assert "\n" not in str(caught.value)
+
+
+def test_the_anatomy_of_a_slice_is_found_once(monkeypatch):
+    """And implants are the same as if it were found anew each time."""
+    library, found = ImplantLibrary(("electrodes", "needle")), []
+    anatomy = ImplantLibrary.anatomy
+    monkeypatch.setattr(ImplantLibrary, "anatomy", lambda self, image: found.append(1) or anatomy(self, image))
+    pairs = [simulated_pairs("clean", "clean", library=library) for _ in range(2)]
+    made = []
+    for own, kept in zip(pairs, (64, 1), strict=True):
+        found.clear()
+        with monkeypatch.context() as patch:
+            patch.setattr(simulated, "_MOST_ANATOMIES", kept)
+            made.append([own.pair(n % 2, 0, n).images for n in range(6)])
+        assert len(found) == (1 if kept > 1 else 5)  # that of the first slice was found when the set was opened
+    assert np.array_equal(*made)
+
+
+def test_cuda_simulates_in_the_training_process(settings):
+    on_cuda = dataclasses.replace(settings, simulate_device="cuda")
+    with pytest.raises(
+        UsageError, match=r"--data.workers: got 2, but pairs simulated on CUDA are made in the training"
+    ):
+        make_loaders(dataclasses.replace(on_cuda, workers=2), 0)
+    if why_no_cuda():
+        with pytest.raises(UsageError, match="device cuda: "):
+            make_loaders(dataclasses.replace(on_cuda, workers=0), 0)
+
+
+@pytest.mark.gpu
+def test_pairs_simulated_on_cuda_are_those_of_the_cpu(settings):
+    loaders = [
+        make_loaders(dataclasses.replace(settings, simulate_device=own, workers=0), 0) for own in ("cpu", "cuda")
+    ]
+    for cpu, cuda in zip(*(loader.train for loader in loaders), strict=True):
+        assert torch.equal(cpu[METAL_MASK], cuda[METAL_MASK])
+        assert (cpu[IMAGE] - cuda[IMAGE]).abs().mean() < 1

@@ -71,7 +71,7 @@ def test_eq_reg_penalises_no_strict_weights() -> None:
 
 
 def test_nothing_but_the_convolutions_breaks_the_symmetry() -> None:
-    assert check_structure(RotationCNN(groups=3), image(28)) == []
+    assert check_structure(RotationCNN(groups=3).features, image(28)) == []
 
 
 def test_both_have_the_same_features_and_the_strict_one_a_fourth_of_the_weights() -> None:

@@ -40,6 +40,12 @@ def test_images_and_labels_come_back(tmp_path: Path, lines: list[str]) -> None:
     assert labels.dtype == np.int64
 
 
+@pytest.mark.parametrize("word", ["1.0000005", "-5e-7", "0", "1"])
+def test_pixels_may_be_rounded(tmp_path: Path, lines: list[str], word: str) -> None:
+    images, _ = read_amat(written(tmp_path / "a.amat", changed(lines, 0, 3, word)), LINES, 0, LINES, 10)
+    assert images[0, 0, 3] == pytest.approx(float(word), abs=1e-6)
+
+
 def test_some_lines_are_those_of_all(tmp_path: Path, lines: list[str]) -> None:
     path = written(tmp_path / "a.amat", lines)
     images, labels = read_amat(path, LINES, 0, LINES, 10)
@@ -69,6 +75,9 @@ BROKEN = {
     "a label between classes": (lambda lines: changed(lines, 1, -1, "2.5"), r"line 2: got the label 2.5"),
     "no number": (lambda lines: changed(lines, 3, 7, "0.1x"), r"line 4: got '0.1x' as number 8"),
     "not finite": (lambda lines: changed(lines, 0, 1, "nan"), r"line 1: got 'nan' as number 2"),
+    "8 bit": (lambda lines: changed(lines, 2, 9, "255"), r"line 3: got 255 as number 10, expected 0 to 1"),
+    "below 0": (lambda lines: changed(lines, 5, 783, "-0.01"), r"line 6: got -0\.01 as number 784, expected 0 to 1"),
+    "just too much": (lambda lines: changed(lines, 0, 0, "1.00001"), r"line 1: got 1\.00001 as number 1, expected"),
     "another data set": (lambda lines: [line[: len(line) // 2] for line in lines], r"line 1 has \d+ numbers"),
     "a comment": (lambda lines: ["# size", *lines[1:]], r"line 1 has 2 numbers"),
 }

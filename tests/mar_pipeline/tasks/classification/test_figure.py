@@ -1,5 +1,7 @@
 """Laws of the pictures of classifiers."""
 
+import statistics
+
 import numpy as np
 import pytest
 
@@ -16,11 +18,12 @@ def test_one_line_for_each_arm_at_the_mean_over_its_seeds() -> None:
     np.testing.assert_allclose(lines["strict C4"], [[0, 90], [90, 90], [360, 90]])
 
 
-def test_the_shade_is_one_standard_deviation_to_both_sides() -> None:
-    (axes,) = accuracy_figure({"base": {0.0: [0.4, 0.6], 180.0: [0.4, 0.6]}}, "digits").axes
+def test_the_shade_is_one_sample_standard_deviation_to_both_sides() -> None:
+    values = [0.4, 0.5, 0.6]
+    (axes,) = accuracy_figure({"base": {0.0: values, 180.0: values}, "one seed": {0.0: [0.9]}}, "digits").axes
     (shade,) = axes.collections
-    heights = shade.get_paths()[0].vertices[:, 1]
-    assert (heights.min(), heights.max()) == pytest.approx((40, 60))
+    heights, spread = shade.get_paths()[0].vertices[:, 1], 100 * statistics.stdev(values)
+    assert (heights.min(), heights.max()) == pytest.approx((50 - spread, 50 + spread))
 
 
 def test_the_head_counts_the_seeds() -> None:

@@ -94,6 +94,25 @@ def test_the_loss_of_an_undecided_answer_is_log_of_the_classes() -> None:
     assert float(task.loss(50 * torch.eye(10), {"label": labels})) == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.parametrize("wrong", [torch.zeros(10, 5), torch.zeros(10, 10, 1), (torch.zeros(10, 10),)])
+def test_wrong_answers_are_refused_by_loss_and_score(wrong: object) -> None:
+    task, batch = small_task(), {"label": torch.arange(10)}
+    for use in (task.loss, task.turning_output, lambda answer, _: task.prediction(answer)):
+        with pytest.raises(UsageError, match=r"^network: answers .*, expected \[batch, 10\]; give it"):
+            use(wrong, batch)
+
+
+def test_another_number_of_classes_is_refused() -> None:
+    task = classification_task("cnn", {"groups": 1, "classes": 5}, SMALL, seed=0)
+    batch = next(iter(task.loaders.train))
+    with pytest.raises(UsageError, match=r"answers \[10, 5\], expected \[batch, 10\]"):
+        task.loss(task.network(batch["image"]), batch)
+
+
+def test_facts_tell_the_digits() -> None:
+    assert small_task().facts == {"source": "scikit-learn's digits"}
+
+
 def test_eq_reg_pairs_images_and_keeps_labels_and_its_steps_lower_the_penalty() -> None:
     task = small_task()
     ends, _ = task.network.typed_ends(4)
@@ -130,7 +149,8 @@ def test_the_test_set_holds_the_digits_that_no_training_sees() -> None:
 def test_fewer_test_images() -> None:
     test = classification_test(ClassificationSet(test_images=12))
     assert len(test.samples) == len(test.loader.dataset) == 12
-    assert "12 test images" in test.name
+    assert test.angle_figure is not None
+    assert "12 test images" in test.angle_figure({"one": {0.0: [0.5]}}).axes[0].get_title()
 
 
 @pytest.mark.parametrize("key", ["train_images", "val_images", "test_images", "batch_size", "batches_per_epoch"])

@@ -60,7 +60,7 @@ def denoisers():
 
 @pytest.mark.parametrize("name", ["U-Net", "blur", "identity", "nothing"])
 def test_sure_is_the_risk_in_the_mean(name, truth, mask):
-    estimate, risk = means(denoisers()[name], truth, mask, 400)
+    estimate, risk = means(denoisers()[name], truth, mask, 150)
     assert estimate == pytest.approx(risk, rel=5e-3)
 
 
@@ -72,7 +72,7 @@ def test_sure_of_a_scaling_is_the_formula_draw_by_draw(truth, mask):
         torch.testing.assert_close(sure_poisson(lambda z, _, a=a: a * z, a * y, y, mask, GAMMA, STEP), expected)
         # whose mean is the analytic risk (1 - a)^2 x^2 + a^2 gamma x
         risk = ((1 - a) ** 2 * mask * truth.square() + a**2 * GAMMA * mask * truth).sum() / count
-        draws = [measure_again(truth, mask, GAMMA) for _ in range(300)]
+        draws = [measure_again(truth, mask, GAMMA) for _ in range(150)]
         estimates = [
             sure_poisson(lambda z, _, a=a: a * z, a * own, own, mask, GAMMA, STEP, torch.ones_like(own))
             for own in draws

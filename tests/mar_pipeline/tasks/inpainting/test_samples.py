@@ -52,6 +52,13 @@ def test_the_last_tenth_in_natural_order_is_tested_on(folder):
     assert float(test[0, 0, 1]["target"][0, 0, 0]) == pytest.approx((10 * 19 + 20) / 255)
 
 
+def test_images_of_one_name_are_told_apart(tmp_path):
+    for name in ("x.png", "x.jpg", "y.png", "z.png"):
+        Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / name)
+    train, held_out = training_images(settings(tmp_path, val_images=1))
+    assert (train.names, held_out.names) == (("x", "x_2"), ("y",))
+
+
 def test_embedded_images_are_split_as_listed():
     data = InpaintingData(image_size=SIZE, val_images=2)
     train, held_out = training_images(data)

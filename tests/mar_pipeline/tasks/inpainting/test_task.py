@@ -10,8 +10,9 @@ from skimage.metrics import peak_signal_noise_ratio
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.networks.typed_fields import typed_layers
-from mar_pipeline.tasks.inpainting.figure import Panel, images_figure
-from mar_pipeline.tasks.inpainting.settings import InpaintingData, InpaintingSet
+from mar_pipeline.tasks.images.figure import Panel
+from mar_pipeline.tasks.inpainting.figure import images_figure
+from mar_pipeline.tasks.inpainting.settings import InpaintingData, InpaintingSet, check_inpainting_data
 from mar_pipeline.tasks.inpainting.task import inpainting_figure, inpainting_scores, inpainting_task, inpainting_test
 from mar_pipeline.tasks.task import Shown
 from simulation.errors import UsageError
@@ -45,7 +46,7 @@ def test_the_second_score_is_the_public_codes_and_the_channels():
 @pytest.mark.parametrize("loss", ["supervised", "sure", "robust_equivariant_imaging"])
 def test_an_epoch_lowers_the_loss(loss, with_mask):
     torch.manual_seed(0)
-    data = dataclasses.replace(SMALL, loss=loss, transforms=1)
+    data = dataclasses.replace(SMALL, loss=loss, transforms=1 if loss == "robust_equivariant_imaging" else 3)
     task = inpainting_task("inpainting_unet", TINY | {"with_mask": with_mask}, data, 0)
     optimizer, losses = torch.optim.Adam(task.network.parameters(), 1e-2), []
     for epoch in range(8):
@@ -67,7 +68,7 @@ def test_an_epoch_lowers_the_loss(loss, with_mask):
 
 
 def test_the_equivariant_loss_and_the_regulariser_work_together():
-    """The loss calls the network again after the regulariser has taken its layers' outputs: neither sees the other's."""
+    """The loss calls the network again after the regulariser has taken the layers' outputs."""
     data = dataclasses.replace(SMALL, loss="robust_equivariant_imaging", transforms=2)
     task = inpainting_task("inpainting_unet", TINY, data, 0)
     typed = typed_layers(task.network)
@@ -135,6 +136,53 @@ def test_impossible_settings_are_named(key, value):
         inpainting_task("inpainting_unet", TINY, dataclasses.replace(SMALL, **{key: value}), 0)
 
 
+EQUIVARIANT = ("equivariant_imaging", "robust_equivariant_imaging")
+READ_BY = {
+    "sure_step": (0.1, ("sure", "robust_equivariant_imaging")),
+    "equivariant_weight": (2.0, EQUIVARIANT),
+    "transform": ("rotation", EQUIVARIANT),
+    "transforms": (2, EQUIVARIANT),
+}
+
+
+@pytest.mark.parametrize("loss", ["supervised", "measurement_consistency", "sure", *EQUIVARIANT])
+@pytest.mark.parametrize("key", READ_BY)
+def test_settings_that_the_loss_does_not_read_are_refused(key, loss):
+    value, losses = READ_BY[key]
+    data = dataclasses.replace(SMALL, **{"loss": loss, key: value})
+    if loss in losses:
+        check_inpainting_data(data)
+    else:
+        with pytest.raises(UsageError, match=rf"^--data\.{key}: got {value}, which the loss {loss} does not read"):
+            check_inpainting_data(data)
+
+
+def test_an_equivariant_loss_has_a_weight():
+    with pytest.raises(UsageError, match=r"^--data\.equivariant_weight: got 0, expected a number above 0"):
+        check_inpainting_data(dataclasses.replace(SMALL, loss="equivariant_imaging", equivariant_weight=0.0))
+
+
+@pytest.mark.parametrize("loss", ["supervised", "sure", "equivariant_imaging"])
+@pytest.mark.parametrize(
+    "wrong", [lambda image: image[:, :1], lambda image: image[..., :1, :1], lambda image: (image,)]
+)
+def test_wrong_answers_are_refused_by_loss_and_score(wrong, loss):
+    task = inpainting_task("inpainting_unet", TINY, dataclasses.replace(SMALL, loss=loss), 0)
+    batch = next(iter(task.loaders.train))
+    answer = wrong(batch["image"])
+    for use in (task.loss, task.turning_output, task.score):
+        with pytest.raises(UsageError, match=r"^network: answers .*, expected \[2, 3, 32, 32\]; give it"):
+            use(answer, batch)
+    if isinstance(answer, tuple) or answer.shape[1] != 3:
+        with pytest.raises(UsageError, match=r"expected \[batch, 3, height, width\]"):
+            task.prediction(answer)
+
+
+def test_facts_tell_the_physics_and_the_loss():
+    facts = inpainting_task("inpainting_unet", TINY, SMALL, 0).facts
+    assert facts == {"loss": "supervised", "gamma": "0.05", "missing": "0.3"}
+
+
 def test_a_figure_shows_input_answers_and_truth_once(tmp_path):
     test = inpainting_test(InpaintingSet(image_size=32))
     batch = next(iter(test.loader))
@@ -153,7 +201,7 @@ def test_a_figure_shows_input_answers_and_truth_once(tmp_path):
 
 
 def test_panels_do_not_overlap():
-    image = np.zeros((3, 16, 16))
+    image = np.zeros((16, 16, 3))
     for count in (1, 3, 5, 6, 11):
         figure = images_figure([Panel(str(number), image) for number in range(count)], "title")
         boxes = [axes.get_position() for axes in figure.axes]

@@ -1,0 +1,56 @@
+"""Typed fields of networks that are built like others: chains of convolutions, and U-Nets."""
+
+from torch import nn
+
+from mar_pipeline.equivariance.fields import Fields, automatic_fields
+from mar_pipeline.equivariance.weight_space import Ends
+
+
+def chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[str, Ends]:
+    """Fields of convolutions one after another: automatic ones, but the images that come in.
+
+    Args:
+        chain: the convolutions, whatever else is between them.
+        prefix: its name in the network.
+        group_order: t.
+
+    Returns:
+        Name of a convolution -> fields of its input and of its output.
+    """
+    ends: dict[str, Ends] = {}
+    before: Fields = ()
+    for name, layer in chain.named_children():
+        if isinstance(layer, nn.Conv2d):
+            after = tuple(automatic_fields(layer.out_channels, group_order))
+            ends[f"{prefix}.{name}"] = ((("trivial", layer.in_channels),), after)
+            before = after
+    return ends
+
+
+def unet_fields(unet: nn.Module, group_order: int, prefix: str = "") -> dict[str, Ends]:
+    """Fields of a U-Net's convolutions: automatic ones, but images, and the decoder's inputs.
+
+    A decoder's input is a skip, and as many channels from below.
+
+    Args:
+        unet: with the convolutions ``first.0``, ``last`` and, on each level, ``up.N.0``.
+        group_order: t.
+        prefix: its name in the network, with a dot; empty where it is the network.
+
+    Returns:
+        Name of a convolution -> fields of its input and of its output.
+    """
+
+    def of(channels: int) -> Fields:
+        return tuple(automatic_fields(channels, group_order))
+
+    layers = {name: layer for name, layer in unet.named_modules() if isinstance(layer, nn.Conv2d)}
+    ends: dict[str, Ends] = {name: (of(layer.in_channels), of(layer.out_channels)) for name, layer in layers.items()}
+    for number, _ in enumerate(unet.get_submodule("up").children()):
+        name = f"up.{number}.0"
+        half = of(layers[name].in_channels // 2)
+        ends[name] = ((*half, *half), ends[name][1])
+    first, last = "first.0", "last"
+    ends[first] = ((("trivial", layers[first].in_channels),), ends[first][1])
+    ends[last] = (ends[last][0], (("trivial", layers[last].out_channels),))
+    return {f"{prefix}{name}": own for name, own in ends.items()}

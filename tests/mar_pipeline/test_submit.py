@@ -1,0 +1,115 @@
+"""Jobs: what they run, how they stop, and what cannot be submitted."""
+
+import signal
+import sys
+
+import pytest
+
+from mar_pipeline.cli import _Parser
+from mar_pipeline.submit import Command, as_text, submit
+from simulation.errors import UsageError
+
+
+@pytest.fixture
+def submitted(tmp_path):
+    def submitted(*words):
+        parser = _Parser(prog="mar submit", allow_abbrev=False)
+        return submit(parser, ["--cluster=local", f"--folder={tmp_path / 'jobs'}", *words])
+
+    return submitted
+
+
+def ended(jobs):
+    for job in jobs:
+        job.wait()
+    return jobs
+
+
+def test_a_job_runs_the_command_and_keeps_what_it_says(submitted, tmp_path):
+    jobs = ended(submitted("--tasks=2", "--", "simulate", "--source=phantom", "--out=x", "--dry-run"))
+    for part, job in enumerate(jobs):
+        assert job.exception() is None
+        assert job.stdout().count("would") == 1, job.stdout()
+        words = f"mar simulate --shard={part}/2 --source=phantom --out=x --dry-run"
+        assert as_text([job]) == f"job {job.job_id}: {words}, messages in {job.paths.stderr}"
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_command_that_fails_fails_the_job(submitted):
+    (job,) = ended(submitted("evaluate", "--no-such-option"))
+    assert "non-zero exit status 2" in str(job.exception())
+    assert "mar: error: unknown option --no-such-option" in job.stderr()
+
+
+class Sleeping(Command):
+    """A command whose child would sleep for a minute."""
+
+    patience_s = 0.1
+    line = [sys.executable, "-c", "import time; time.sleep(60)"]  # noqa: RUF012
+
+
+def test_submitits_signal_ends_the_child_and_leaves_the_same_command_to_be_run_again():
+    """The signal comes while the job waits for its child, as it does from submitit."""
+    command, answers = Sleeping(["train", "--run=a"], 2), []
+    before = signal.signal(signal.SIGALRM, lambda *_: answers.append(command.checkpoint()))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.5)
+        with pytest.raises(ChildProcessError):  # submitit's handler does not return
+            command()
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    (again,) = answers
+    assert (again.function.words, again.function.processes) == (["train", "--run=a"], 2)
+
+
+class Executor:
+    """Takes commands and submits nothing."""
+
+    def __init__(self, folder, cluster, **options):
+        pass
+
+    def update_parameters(self, **parameters):
+        pass
+
+    def submit(self, command):
+        return command
+
+
+@pytest.mark.parametrize(
+    ("options", "processes"),
+    [(["--gpus=4"], 4), (["--processes=3"], 3), (["--gpus=4", "--processes=1"], 1), ([], 1)],
+)
+def test_torchrun_starts_a_process_for_each_gpu(monkeypatch, submitted, options, processes):
+    monkeypatch.setattr("submitit.AutoExecutor", Executor)
+    (command,) = submitted(*options, "--", "train", "--run=a")
+    assert (f"--nproc-per-node={processes}" in command.line) == (processes > 1)
+    assert command.line[-3:] == ["mar_pipeline", "train", "--run=a"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "got no command, expected a command of mar"),
+        (["deploy"], "got deploy, expected a command of mar"),
+        (["--tasks=2", "train"], "--tasks: got 2 for mar train"),
+        (["--tasks=0", "simulate"], "--tasks: got 0 for mar simulate"),
+        (["--processes=2", "simulate"], "--processes: got 2 for mar simulate"),
+        (["--gpu=2", "train"], "unrecognized arguments: --gpu=2"),
+    ],
+)
+def test_what_cannot_be_submitted_is_refused(submitted, words, message):
+    with pytest.raises(UsageError, match=message):
+        submitted(*words)
+
+
+def test_without_submitit_the_extra_is_named(submitted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    with pytest.raises(UsageError, match=r"install the extra: pip install 'mar-pipeline\[cluster\]'"):
+        submitted("train")
+
+
+def test_without_slurm_it_says_so(mar, monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", "")
+    code, _, error = mar("submit", "--cluster=slurm", f"--folder={tmp_path}", "train")
+    assert code == 2
+    assert "--cluster local runs it on this machine" in error
