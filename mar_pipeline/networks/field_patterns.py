@@ -22,7 +22,7 @@ def chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[st
     for name, layer in chain.named_children():
         if isinstance(layer, nn.Conv2d):
             after = tuple(automatic_fields(layer.out_channels, group_order))
-            ends[f"{prefix}.{name}"] = ((("trivial", layer.in_channels),), after)
+            ends[f"{prefix}.{name}"] = (before or (("trivial", layer.in_channels),), after)
             before = after
     return ends
 

@@ -14,14 +14,12 @@ Layout = Literal["auto", "two_folders", "one_folder", "list"]
 class RainSet:
     """Images with rain and without: embedded ones under synthetic rain, or pairs on disk.
 
-    A folder's own split is taken as it is: its folders train and test (or training and testing, or small in train and
-    test), or its lists, one with train in its name and one with test. Of any other folder, also of one that is itself
-    called train or test, the first nine tenths of the clean images in natural order are trained on and the others
-    tested on, each with all its rainy versions. Rain12 is for tests alone.
-
     Args:
         source: light or heavy rain over the embedded images, or a folder such as Rain100L, Rain100H, Rain1400, Rain12
-            or SPA-Data.
+            (tests only) or SPA-Data. Its own split is taken as it is, folders train and test (or training and testing)
+            or two lists with these words in their names. Of any other folder, also of one that is itself called train
+            or test, the first nine tenths of the clean images in natural order are trained on and the others tested on,
+            each with all its rainy versions.
         layout: how the pairs lie in the folder; two_folders (rain and norain, rainy_image and ground_truth, input and
             target), one_folder (rain-1.png beside norain-1.png, 1_in.png beside 1_GT.png), list (a text file with a
             rainy and a clean path on each line), or auto, which takes the first of these that is there.

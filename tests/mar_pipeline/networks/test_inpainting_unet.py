@@ -71,6 +71,7 @@ def test_images_are_trivial_and_features_are_not():
     ends, _ = InpaintingUNet(width=8, levels=2, with_mask=True).typed_ends(4)
     assert ends["first.0"] == ((("trivial", 4),), (("regular", 2),))
     assert ends["last"][1] == (("trivial", 3),)
+    assert InpaintingUNet(width=8, levels=2).typed_ends(2)[0]["last"][1] == (("trivial", 3),)
     assert ends["halve.0.0"] == ((("regular", 4),), (("regular", 2),))
     assert ends["up.0.0"] == ((("regular", 2), ("regular", 2)), (("regular", 2),))
 

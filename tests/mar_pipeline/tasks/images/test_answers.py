@@ -18,6 +18,7 @@ def test_the_right_shape_goes_through_as_it_is():
     [
         (torch.zeros(2, 1, 4, 5), r"\[2, 1, 4, 5\]"),
         (torch.zeros(3, 4, 5), r"\[3, 4, 5\]"),
+        (torch.zeros(2, 3, 4), r"\[2, 3, 4\]"),
         ((torch.zeros(2, 3, 4, 5),), "tuple"),
         (None, "NoneType"),
     ],
