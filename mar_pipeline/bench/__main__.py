@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable
 from importlib import import_module
 
-BENCHES = ("simulate", "data", "train", "infer", "dicom")
+BENCHES = ("simulate", "data", "train", "infer", "dicom", "gpu")
 
 
 def main(arguments: list[str] | None = None) -> None:

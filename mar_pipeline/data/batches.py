@@ -136,7 +136,8 @@ class Crops(KeyedSamples):
 class EpochBatches(Sampler[list[Key]]):
     """The keys of the batches of an epoch, all full: random permutations of the pairs one after another.
 
-    Ranks take turns, so that one process with batches of 2 n sees what two see together with batches of n.
+    Ranks take turns pair by pair, so that one process with batches of 2 n sees what two see together with batches of n,
+    and the first half of its batch is the first halves of theirs: what EQ-Reg keeps beside rotated copies.
 
     Args:
         pairs: number of pairs.
@@ -171,9 +172,13 @@ class EpochBatches(Sampler[list[Key]]):
         draws = -(-self._batches * self._world * size // self._crops_per_pair)
         rng = generator(self._seed, epoch, 0, ORDER)
         order = np.concatenate([rng.permutation(self._pairs) for _ in range(-(-draws // self._pairs))]).tolist()
+        crops = self._crops_per_pair
         for batch in range(self._batches):
-            first = (batch * self._world + self._rank) * size
-            yield [(epoch, number, order[number // self._crops_per_pair]) for number in range(first, first + size)]
+            first = batch * self._world * size + self._rank * crops
+            own = [
+                first + block * self._world * crops + crop for block in range(size // crops) for crop in range(crops)
+            ]
+            yield [(epoch, number, order[number // crops]) for number in own]
 
 
 class PairLoader(DataLoader[Sample]):

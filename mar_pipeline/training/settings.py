@@ -94,7 +94,7 @@ class TrainSettings:
         device: ``auto``, ``cpu`` or ``cuda``.
         precision: bfloat16 autocasts the network (loss and regulariser stay float32); auto takes bfloat16 where the
             device computes in it.
-        threads: CPU threads; null takes the usable cores.
+        threads: CPU threads of a process; null shares the usable cores out among the processes of the machine.
         sample_pictures: validation pairs drawn at each validation.
         validate_every: epochs between validations; the last epoch is always validated (so a run in two halves may
             have validated one epoch more than a straight one; the weights learnt are the same).

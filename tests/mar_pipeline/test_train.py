@@ -317,6 +317,37 @@ def test_sigterm_stops_and_the_same_command_goes_on(run, monkeypatch):
     assert same(last(folder)["network"], last(straight)["network"])
 
 
+def test_an_epoch_that_never_ends_in_time_is_a_failure(run, monkeypatch):
+    """Whoever starts a stopped run again has an end to it: STOPPED says go on, its absence says do not."""
+    make_task = mar_task
+
+    def terminated(*arguments):
+        task = make_task(*arguments)
+
+        def preempted(output, batch):
+            os.kill(os.getpid(), signal.SIGUSR1)
+            return task.loss(output, batch)
+
+        return dataclasses.replace(task, loss=preempted)
+
+    folder, _ = run(epochs=1)
+    assert not (folder / "STOPPED").exists()
+    monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, terminated))
+    for times in (1, 2):
+        with pytest.raises(StoppedError, match=r"stopped by SIGUSR1 after epoch 1"):
+            run(epochs=2)
+        noted = json.loads((folder / "STOPPED").read_text())
+        assert (noted["epoch"], noted["times"]) == (1, times)
+        assert not (folder / "DONE").exists()
+    with pytest.raises(InputError, match="stopped 3 times in a row in epoch 2") as caught:
+        run(epochs=2)
+    assert caught.value.exit_code == 1
+    assert not (folder / "STOPPED").exists()
+    monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, make_task))
+    run(epochs=2)
+    assert (folder / "DONE").exists()
+
+
 def gpu_is_full():
     raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
 
