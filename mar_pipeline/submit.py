@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.runtime import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
 
 _NOTICE_S = 300
@@ -56,7 +57,8 @@ class Command:
         """
         self._child = os.posix_spawn(sys.executable, self.line, os.environ)
         code = os.waitstatus_to_exitcode(os.waitpid(self._child, 0)[1])
-        if code == StoppedError.exit_code:  # by a signal that Slurm sent to all: what it wants of the job comes next
+        # Stopped by a signal that Slurm sent to all: what it wants of the job comes next.
+        if code == StoppedError.exit_code or -code in STOP_SIGNALS:
             time.sleep(_NOTICE_S)
         if code:
             raise subprocess.CalledProcessError(code, self.line)

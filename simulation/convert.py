@@ -9,7 +9,7 @@ from simulation.case import write_masks
 from simulation.community_source import CommunitySource
 from simulation.dataset import DataSet, SliceName
 from simulation.errors import InputError, UsageError
-from simulation.files import sha256_of
+from simulation.files import PARTIAL, sha256_of
 from simulation.implants import ImplantLibrary
 from simulation.pair_maker import CaseResult
 from simulation.projector import Projector
@@ -58,13 +58,20 @@ class _ToShards(Work):
         identity = ShardIdentity.of(self._source.identity, settings.store or "images", settings.slices_per_shard)
         self.folder: ShardSet = ShardSet(Path(settings.out), settings.split, identity)
         size = settings.slices_per_shard
+        if not self._source.numbers:
+            raise InputError(
+                f"{root}: its {settings.split} set holds no slice yet; finish it with the same mar simulate"
+            )
         self._planned = max(self._source.numbers) // size + 1
         self.numbers = numbers_of_part(settings.shard, self._planned)
         self._check_interrupt = check_interrupt
         self.slices = sum(len(self._source.within(number * size, size)) for number in self.numbers)
 
     def is_done(self, number: int) -> bool:
-        return self.folder.is_done(number)
+        """Also whether the source has not grown since the shard was made of it."""
+        size = self.folder.identity.slices_per_shard
+        known = self.folder.record(number).get("planned", 0)
+        return self.folder.is_done(number) and known >= len(self._source.within(number * size, size))
 
     def told_again(self, number: int) -> list[CaseResult]:
         return self.folder.told_again(number)
@@ -179,6 +186,8 @@ class _ToCommunity(Work):
     def _write(self, shard: Shard, row: int, own: dict[str, Any]) -> CaseResult:
         ref = SliceName(own["case"], own["name"])
         folder = self.folder.case_folder(ref)
+        for left_over in folder.glob(f"*{PARTIAL}"):
+            left_over.unlink()
         sinogram = shard.read("poly_sinogram", row)
         poly_ct = self._projector.fbp(sinogram, self._weighting)
         write_case(folder, shard.read("image", row), sinogram, poly_ct, {}, self._compression)

@@ -15,6 +15,10 @@ PROCEDURAL = "procedural"
 _PROCEDURAL_MASKS = 10
 
 
+WHOLE = "0/1"
+"""The shard that is all of the work."""
+
+
 @dataclass(frozen=True)
 class SimulateSettings:
     """Make pairs with and without metal from clean CT slices.
@@ -64,7 +68,7 @@ class SimulateSettings:
     masks_per_slice: int | None = None
     seed: int = 0
     workers: int = 1
-    shard: str = "0/1"
+    shard: str = WHOLE
     device: Literal["auto", "cpu", "cuda"] = "auto"
     spectrum: str | None = None
     kvp: float | None = None

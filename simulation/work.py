@@ -16,7 +16,7 @@ from simulation.files import sha256_of_text, write_json
 from simulation.pair_maker import CaseResult
 from simulation.provenance import library_versions
 from simulation.set_folder import Counts, SetFolder
-from simulation.settings import SimulateSettings
+from simulation.settings import WHOLE, SimulateSettings
 from simulation.workers import make_units
 
 _BUSY = "another run is writing there; wait for it or choose another --out"
@@ -97,6 +97,8 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
     report = _report(work, settings, results, counts, time.monotonic() - started)
     with work.folder.turn():
         write_json(work.folder.root / _report_name(settings.shard), report)
+    if settings.shard != WHOLE:  # other parts may have what this one has not
+        return report
     work.folder.discard_if_empty()
     if work.numbers and not counts.here:
         told = report["failed"] + report["skipped"] or ["none of them holds a pair"]
@@ -154,7 +156,7 @@ def _refuse_if_held(path: Path) -> None:
 
 def _report_name(shard: str) -> str:
     """Parts of one set share the folder, and each has a report of its own."""
-    return "report.json" if shard == "0/1" else f"report-{shard.replace('/', '-of-')}.json"
+    return "report.json" if shard == WHOLE else f"report-{shard.replace('/', '-of-')}.json"
 
 
 def outlook(work: Work) -> dict[str, Any]:

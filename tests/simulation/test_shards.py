@@ -314,6 +314,34 @@ def test_an_unfinished_set_is_not_converted(folder, tmp_path, mar):
     assert "1 of 3 shards are not there, the first is shard_00001.h5; finish it" in err
 
 
+def test_a_set_that_grew_is_converted_anew(made, source, masks, tmp_path, mar):
+    for part in ("0/2", "1/2"):
+        run(*request(source, masks, tmp_path / "growing", "--shard", part))
+        run(*convert(tmp_path / "growing", tmp_path / "out", *shards(store="images")))
+    run(*convert(made / "community", tmp_path / "whole", *shards(store="images")))
+    assert contents(tmp_path / "out") == contents(tmp_path / "whole")
+
+
+def test_a_part_of_slices_that_are_all_skipped_is_done(masks, tmp_path, mar):
+    source = write_source(tmp_path / "source", ["clean", "metal"])
+    more = [*shards(), "--slices-per-shard", 1]
+    for part in ("1/2", "0/2"):
+        assert mar(*request(source, masks, tmp_path / "set", *more, "--shard", part))[0] == 0
+    assert verify(tmp_path / "set").problems == ()
+
+
+def test_a_conversion_clears_away_what_a_killed_one_left(made, tmp_path, mar):
+    left_over = tmp_path / "out" / "train_640geo" / "case00" / "000" / "gt.h5.77.partial"
+    left_over.parent.mkdir(parents=True)
+    run(*convert(made / "both", tmp_path / "whole"))
+    shutil.rmtree(tmp_path / "out")
+    shutil.copytree(tmp_path / "whole", tmp_path / "out")
+    left_over.write_bytes(b"half")
+    (left_over.parent / "0.h5").unlink()
+    run(*convert(made / "both", tmp_path / "out"))
+    assert verify(tmp_path / "out").problems == ()
+
+
 @pytest.mark.parametrize(
     ("origin", "victim", "options"),
     [("both", "train_shards/shard_00001.h5", []), ("community", "train_640geo/case03/000/1.h5", shards())],
