@@ -107,11 +107,15 @@ def test_a_preempted_training_of_two_processes_ends_as_an_undisturbed_one(slurm,
     assert losses(straight) == losses(stopped)
 
 
-def test_a_training_that_fails_is_not_queued_again(slurm, submit, tmp_path):
-    (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "STOPPED").write_text("{}")  # of an earlier start
-    job = submit([], "train.sbatch", *TRAINED, "--run=run", "--optimizer.lr=1e38", processes=2)
+def test_a_training_that_fails_is_not_queued_again(slurm, submit, tmp_path, mar):
+    """It fails after it has resumed and taken note of the stop before."""
+    run = tmp_path / "run"
+    code, _, error = mar("train", *TRAINED, "--epochs=1", "--data.batches_per_epoch=1", f"--run={run}")
+    assert code == 0, error
+    (run / "STOPPED").write_text("{}")
+    hot = ("--allow-changed-settings", "--optimizer.lr=1e38")
+    job = submit([], "train.sbatch", *TRAINED, f"--run={run}", *hot, processes=2)
     assert slurm.wait(job) == ["FAILED"], logs(tmp_path)
     assert slurm.restarts(job) == 0
     assert logs(tmp_path).count("mar: error: train: the") == 1
-    assert not (tmp_path / "run" / "STOPPED").exists()
+    assert not (run / "STOPPED").exists()
