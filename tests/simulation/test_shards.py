@@ -541,3 +541,16 @@ def test_a_writer_killed_at_random_leaves_nothing_half(long_source, masks, tmp_p
     assert contents(out) == contents(straight)
     found = verify(out)
     assert (found.pairs, found.problems) == (90, ())
+
+
+@pytest.mark.parametrize("layout", [[], shards()], ids=["community", "shards"])
+def test_memory_does_not_grow_with_the_number_of_slices(long_source, masks, tmp_path, layout):
+    """What is kept of a slice would be a MB: its three masks alone take 0.8."""
+    end = "import resource\n    main()\n    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+    program, peak_kb = PROGRAM.replace("sys.exit(main())", end), {}
+    for slices in (4, 30):
+        arguments = [*request(long_source, masks, tmp_path / f"{slices}", *layout), "--slices", slices]
+        command = [sys.executable, "-c", program, *map(str, arguments)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+        peak_kb[slices] = int(done.stdout.splitlines()[-1])
+    assert peak_kb[30] - peak_kb[4] < 12_000
