@@ -46,7 +46,7 @@ def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]
     """
     parts = [_place(run).parts for run in runs]
     longer = [[f"{run.label} seed {run.seed}" for run in runs]]
-    longer += [["/".join(part[-depth:]) for part in parts] for depth in range(2, max(map(len, parts)) + 1)]
+    longer += [["/".join(part[-depth:]) for part in parts] for depth in range(2, max(map(len, parts), default=0) + 1)]
     names = [run.label for run in runs]
     for others in longer:
         clashing = {name for name in names if name in taken or names.count(name) > 1}

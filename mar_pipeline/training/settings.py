@@ -86,7 +86,8 @@ class TrainSettings:
     """Train a network, on metal-corrupted slices or for another task; a folder with a checkpoint resumes.
 
     Args:
-        task: mar, rain, inpainting or classification; it decides what ``data`` may say.
+        task: mar, rain, inpainting or classification; it decides what ``data`` may say (``--task rain --help`` lists
+            the keys for rain).
         run: folder of the run: settings, checkpoints, metrics and pictures.
         label: what tables call the run; null takes the folder's name. Runs that differ by seed alone share a column.
         seed: decides weights, batches, crops and rotations.

@@ -70,6 +70,12 @@ def test_a_page_with_its_pictures_and_a_line_per_sample(runs: Path, task: str, t
     assert set(report["outputs"]) == {path.name for path in out.iterdir()} - {"report.json"}
 
 
+def test_the_input_is_scored_by_itself(tmp_path: Path) -> None:
+    arguments = ["evaluate", "--task=inpainting", "--methods", "input", f"--out={tmp_path}", "--data.image_size=64"]
+    assert main(arguments) == 0
+    assert list(json.loads((tmp_path / "report.json").read_text())["results"]) == ["input"]
+
+
 def test_weights_of_another_task_are_refused_by_name(runs: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(InputError, match="was trained for the task rain, expected mar; mar evaluate --task rain"):
         load_trained(runs / "rain")
