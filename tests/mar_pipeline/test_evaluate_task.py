@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder, threads = tmp_path_factory.mktemp("runs"), torch.get_num_threads()
     for task in TASKS:
         settings = CONFIGS / "train" / f"{task}_quick.yaml"
-        assert main(["train", f"--settings={settings}", f"--run={folder / task}"]) == 0
+        assert main(["train", f"--settings={settings}", f"--run={folder / task}", "--threads=1"]) == 0
     torch.set_num_threads(threads)
     return folder
 
