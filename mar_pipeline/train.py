@@ -31,9 +31,6 @@ from simulation.provenance import library_versions
 
 logger = logging.getLogger(__name__)
 
-_TIME_TO_HEAR_S = 1.0
-"""A signal to all reaches this process within that time."""
-
 _FUTILE_STOPS = 3
 """So many in the same epoch say that it does not fit into the time that the run is given."""
 
@@ -162,8 +159,7 @@ def _train_epochs(
         ):
             Engines(task, state, regularizer, dtype, progress, writer, asked_to_stop).run()
     except (MemoryError, RuntimeError) as error:
-        time.sleep(_TIME_TO_HEAR_S)
-        if what := asked_to_stop():  # it may have ended loaders and other processes before it came here
+        if what := asked_to_stop():  # it may have ended loaders and other processes before this one looked
             raise state.stopped(what) from error
         remedy = _memory_remedy(error, settings)
         if not remedy:
