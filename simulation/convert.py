@@ -62,8 +62,8 @@ class _ToShards(Work):
             raise InputError(
                 f"{root}: its {settings.split} set holds no slice yet; finish it with the same mar simulate"
             )
-        self._planned = max(self._source.numbers) // size + 1
-        self.numbers = numbers_of_part(settings.shard, self._planned)
+        self.plan = {"shards": max(self._source.numbers) // size + 1}
+        self.numbers = numbers_of_part(settings.shard, self.plan["shards"])
         self._check_interrupt = check_interrupt
         self.slices = sum(len(self._source.within(number * size, size)) for number in self.numbers)
 
@@ -76,8 +76,8 @@ class _ToShards(Work):
     def told_again(self, number: int) -> list[CaseResult]:
         return self.folder.told_again(number)
 
-    def collate(self) -> Counts:
-        return self.folder.collate(self._planned, self.numbers)
+    def collate(self, results: Sequence[CaseResult]) -> Counts:
+        return self.folder.collate(self.plan["shards"], self.numbers)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
         size = self.folder.identity.slices_per_shard
@@ -137,6 +137,7 @@ class _ToCommunity(Work):
             )
         self.numbers = numbers_of_part(settings.shard, len(shards))
         self._names = _names(self._source, len(shards))
+        self.plan = {"planned": len(self._names)}
         self._compression, self._check_interrupt = settings.compression, check_interrupt
         self._library = self._masks_of_all(len(shards), settings.masks)
         scan = protocol(identity.preset)
@@ -161,10 +162,11 @@ class _ToCommunity(Work):
     def told_again(self, number: int) -> list[CaseResult]:
         return [CaseResult(f"{own['case']}/{own['name']}", failed=tuple(own["failed"])) for own in self._slices(number)]
 
-    def collate(self) -> Counts:
-        identity = self.folder.identity
+    def collate(self, results: Sequence[CaseResult]) -> Counts:
+        masks = self.folder.identity.masks_per_slice
         part = [own["number"] for number in self.numbers for own in self._slices(number)]
-        in_set = self.folder.collate(self._names, self._library, identity.masks_per_slice, part)
+        skipped = {name: reason for number in self.numbers for name, reason in self._source.record(number)["skipped"]}
+        in_set = self.folder.collate(self._names, self._library, masks, part, skipped)
         return Counts(sum(self.folder.is_done(self._names[number]) for number in part), in_set)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:

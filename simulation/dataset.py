@@ -4,8 +4,9 @@ import io
 import os
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
 
 import numpy as np
@@ -20,6 +21,7 @@ from simulation.store import (
     listing_file,
     manifest_file,
     mask_file,
+    read_manifest,
     read_record,
     split_folder,
 )
@@ -83,7 +85,12 @@ class DataSet(SetFolder):
         return [file(self.root, self.split).name for file in files]
 
     def collate(
-        self, refs: Sequence[Named], library: ImplantLibrary, masks_per_slice: int, part: Sequence[int] | None = None
+        self,
+        refs: Sequence[Named],
+        library: ImplantLibrary,
+        masks_per_slice: int,
+        part: Sequence[int] | None = None,
+        skipped: Mapping[str, str] = MappingProxyType({}),
     ) -> int:
         """Writes mask stack, listing and manifest for the slices that are done, whoever made them.
 
@@ -95,6 +102,7 @@ class DataSet(SetFolder):
             library: whose masks they have.
             masks_per_slice: how many each has.
             part: places in the plan of the slices of this part; None for all.
+            skipped: why slices of this part (case/name) are not made; those of other parts stay listed.
 
         Returns:
             Number of slices that are done.
@@ -116,7 +124,9 @@ class DataSet(SetFolder):
                 self._update_stack(refs, masks_per_slice, fresh, done)
             with whole_file(listing) as partial, partial.open("w") as file:
                 file.writelines(lines.values())
-            self._write_manifest({path.name: sha256_of(path) for path in files}, self._records(refs, done))
+            known = (read_manifest(self.root, self.split) or {}).get("skipped", {})
+            facts = {"planned": len(refs), "skipped": dict(sorted({**known, **skipped}.items()))}
+            self._write_manifest({path.name: sha256_of(path) for path in files}, self._records(refs, done), **facts)
         return len(done)
 
     def discard_if_empty(self) -> None:

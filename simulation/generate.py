@@ -74,6 +74,7 @@ class _CommunityWork(Work):
         self.folder: DataSet = DataSet(Path(settings.out), settings.split, identity)
         self.numbers = numbers_of_part(settings.shard, len(refs))
         self.slices = len(self.numbers)
+        self.plan = {"planned": len(refs)}
         self.device = identity.device
         self._maker = CaseMaker(self.folder, refs, pairs, settings.compression)
 
@@ -87,9 +88,9 @@ class _CommunityWork(Work):
         ref = self._maker.refs[number]
         return [CaseResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
 
-    def collate(self) -> Counts:
-        pairs = self._maker.pairs
-        in_set = self.folder.collate(self._maker.refs, pairs.library, pairs.masks_per_slice, self.numbers)
+    def collate(self, results: Sequence[CaseResult]) -> Counts:
+        pairs, skipped = self._maker.pairs, {own.name: own.skipped for own in results if own.skipped}
+        in_set = self.folder.collate(self._maker.refs, pairs.library, pairs.masks_per_slice, self.numbers, skipped)
         return Counts(sum(map(self.is_done, self.numbers)), in_set)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
@@ -106,8 +107,8 @@ class _ShardWork(Work):
         stored, size = settings.store or "images", settings.slices_per_shard
         of_shards = ShardIdentity.of(identity, stored, size)
         self.folder: ShardSet = ShardSet(Path(settings.out), settings.split, of_shards)
-        self._planned = -(-len(refs) // size)
-        self.numbers = numbers_of_part(settings.shard, self._planned)
+        self.plan = {"shards": -(-len(refs) // size)}
+        self.numbers = numbers_of_part(settings.shard, self.plan["shards"])
         self.slices = self._slices_of(self.numbers, len(refs))
         self.device = identity.device
         self._maker = ShardMaker(self.folder, refs, pairs)
@@ -125,8 +126,8 @@ class _ShardWork(Work):
     def told_again(self, number: int) -> list[CaseResult]:
         return self.folder.told_again(number)
 
-    def collate(self) -> Counts:
-        return self.folder.collate(self._planned, self.numbers)
+    def collate(self, results: Sequence[CaseResult]) -> Counts:
+        return self.folder.collate(self.plan["shards"], self.numbers)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
         masks = self._maker.pairs.masks_per_slice

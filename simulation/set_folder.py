@@ -71,8 +71,11 @@ class SetFolder:
         """The files at the top of the folder."""
         return [manifest_file(self.root, self.split).name]
 
-    def open(self) -> None:
+    def open(self, **plan: int) -> None:
         """Starts or continues the set, and clears away what killed runs left at the top of the folder.
+
+        Args:
+            plan: what the manifest tells of the whole work, so that `verify` knows what was never begun.
 
         Raises:
             UsageError: the folder holds a set of other settings, or files that are not of a data set.
@@ -84,7 +87,7 @@ class SetFolder:
             self.check()
             if read_manifest(self.root, self.split) is None:
                 self._refuse_strangers()
-                self._write_manifest({}, ())
+                self._write_manifest({}, (), **plan)
 
     def check(self) -> None:
         """Whether the folder can hold this set.

@@ -260,6 +260,13 @@ def _altered(root: Path, split: str) -> list[str]:
     made = {str(path.parent.relative_to(root)) for path in split_folder(root, split).glob("*/*/gt.h5")}
     unlisted = sorted(made - set(manifest["cases"]))
     problems += [f"{case}: unfinished; the same mar simulate finishes it" for case in unlisted]
+    accounted = len(manifest["cases"]) + len(manifest.get("skipped", ())) + len(unlisted)
+    planned = int(manifest.get("planned", 0))
+    if accounted < planned:
+        problems.append(
+            f"{planned - accounted} of {planned} planned slices: not made yet; the same mar simulate makes them, or "
+            "says why it cannot"
+        )
     for name, expected in manifest["files"].items():
         path = root / name
         if not path.is_file() or sha256_of(path) != expected:

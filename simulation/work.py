@@ -30,6 +30,7 @@ class Work:
         unit: what a unit is, such as "slice".
         numbers: the units of this part of the work.
         slices: number of slices of this part.
+        plan: what the manifest tells of the whole work from its beginning.
         device: what projects.
     """
 
@@ -37,6 +38,7 @@ class Work:
     unit: str
     numbers: list[int]
     slices: int
+    plan: dict[str, int]
     device: str
 
     def is_done(self, number: int) -> bool:
@@ -51,8 +53,8 @@ class Work:
         """What an earlier run could not do of a unit that is done."""
         raise NotImplementedError
 
-    def collate(self) -> Counts:
-        """Lists what is done, whoever made it."""
+    def collate(self, results: Sequence[CaseResult]) -> Counts:
+        """Lists what is done, whoever made it, and what this run skipped."""
         raise NotImplementedError
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
@@ -79,7 +81,7 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
         KeyboardInterrupt: interrupted; what is finished stays, nothing is half written.
     """
     started = time.monotonic()
-    work.folder.open()
+    work.folder.open(**work.plan)
     results: list[CaseResult] = []
     missing = [number for number in work.numbers if not work.is_done(number)]
     try:
@@ -88,10 +90,10 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
     except OSError:
         raise  # the folder cannot be written, so it cannot be told there what is done either
     except BaseException:
-        work.collate()
+        work.collate(results)
         work.folder.discard_if_empty()
         raise
-    counts = work.collate()
+    counts = work.collate(results)
     for number in sorted(set(work.numbers) - set(missing)):
         results += work.told_again(number)
     report = _report(work, settings, results, counts, time.monotonic() - started)

@@ -1,5 +1,8 @@
 """Batches of crops in an order that the seed and the epoch decide, whatever number of processes makes them."""
 
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from typing import Any, Protocol, runtime_checkable
 
@@ -11,6 +14,7 @@ from mar_pipeline.data.crops import check_patch, random_crop, random_place, rand
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
 from mar_pipeline.data.selection import by_reason
+from mar_pipeline.runtime import STOP_SIGNALS
 from simulation.errors import InputError
 
 Key = tuple[int, int, int]
@@ -216,9 +220,24 @@ def loader_of(samples: KeyedSamples, batches: EpochBatches | list[list[Key]], wo
         collate_fn=_collate,
         pin_memory=torch.cuda.is_available(),
         persistent_workers=workers > 0,
+        worker_init_fn=_outlive_stop_signals,
         multiprocessing_context="fork" if workers else None,  # shares compiled kernels and memory
         generator=torch.Generator().manual_seed(0),  # else every iteration would draw from torch's own
     )
+
+
+def _outlive_stop_signals(worker: int) -> None:
+    """A cluster signals all processes: the training notes it and ends its step, for which it needs its loaders."""
+    if hasattr(signal, "sigwaitinfo"):  # not on every system, but on those of clusters
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        threading.Thread(target=_obey_parent_alone, args=(os.getppid(),), daemon=True).start()
+
+
+def _obey_parent_alone(parent: int) -> None:
+    """Ends this process when its parent, which signals it at exit, says so."""
+    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _collate(samples: list[Any]) -> Any:

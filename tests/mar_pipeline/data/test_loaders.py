@@ -1,7 +1,9 @@
 """Batches: the same for the same seed and epoch, whatever number of workers or processes makes them."""
 
 import dataclasses
+import multiprocessing
 import shutil
+import subprocess
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from training_set import MASKS, SLICES, write_training_set
 from mar_pipeline.data import IMAGE, KEYS, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.batches import EpochBatches
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
+from mar_pipeline.runtime import STOP_SIGNALS
 from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
 from simulation.protocols import PROTOCOLS
@@ -61,6 +64,20 @@ def test_workers_change_nothing_and_epochs_reach_those_that_live_on(settings):
         assert same(epoch_of(helped.train, epoch), batches)
         assert same(list(helped.validation), list(alone.validation))
     assert not same(epoch_of(helped.train, 1), batches)
+
+
+def test_loaders_outlive_the_signals_that_a_cluster_sends_to_all(settings):
+    expected = epoch_of(make_loaders(settings, 5).train, 0)
+    found = iter(make_loaders(dataclasses.replace(settings, workers=1), 5).train)
+    batches = [next(found)]
+    (worker,) = multiprocessing.active_children()
+    for number in STOP_SIGNALS:
+        assert subprocess.run(["kill", f"-{number}", str(worker.pid)]).returncode == 0
+    batches.append(next(found))
+    assert same([*batches, next(found)], expected)
+    worker.terminate()  # as at exit, where waiting for it would take for ever
+    worker.join(30)
+    assert not worker.is_alive()
 
 
 def test_a_resumed_run_sees_what_a_straight_one_does(settings):
