@@ -127,5 +127,6 @@ def _run_alone(device: torch.device) -> None:
         start = time.monotonic()
         done = subprocess.run(command, capture_output=True, text=True)
         backend = "nccl" if device.type == "cuda" else "gloo"
-        ended = "done" if (Path(folder) / "run" / "DONE").exists() else f"FAILED: {done.stderr[-500:]}"
-    say(f"torchrun, one process, {backend}: {ended} in {time.monotonic() - start:.1f} s")
+        if not (Path(folder) / "run" / "DONE").exists():
+            raise SystemExit(f"torchrun, one process, {backend}: FAILED: {done.stderr[-500:]}")
+    say(f"torchrun, one process, {backend}: done in {time.monotonic() - start:.1f} s")

@@ -206,10 +206,21 @@ def check_settings(settings: TrainSettings) -> None:
         )
     if equivariance.enabled and not (equivariance.weight or equivariance.output_weight or equivariance.weight_space):
         raise UsageError("--equivariance.enabled: all of its weights are 0; give one, or leave it off")
-    if equivariance.enabled and settings.data.batch_size * equivariance.batch_fraction < 1:
+    if equivariance.enabled:
+        _check_kept(settings.data.batch_size, equivariance.batch_fraction)
+
+
+def _check_kept(batch_size: int, fraction: float) -> None:
+    """The samples that EQ-Reg keeps of a batch: one or more, and of several processes as many as of one alone."""
+    kept, got = batch_size * fraction, f"got {batch_size} with --equivariance.batch_fraction {fraction:g}"
+    if kept < 1:
         raise UsageError(
-            f"--data.batch_size: got {settings.data.batch_size} with --equivariance.batch_fraction "
-            f"{equivariance.batch_fraction:g}: no sample is left to rotate; take a larger batch or a fraction of 1"
+            f"--data.batch_size: {got}: no sample is left to rotate; take a larger batch or a fraction of 1"
+        )
+    if processes().world > 1 and not math.isclose(kept, round(kept)):
+        raise UsageError(
+            f"--data.batch_size: {got}: several processes keep whole numbers of samples each, and {kept:g} is none; "
+            "take another batch size or fraction"
         )
 
 
