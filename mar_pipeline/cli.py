@@ -135,12 +135,15 @@ def _evaluate_task(task: Any, arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from mar_pipeline.runtime import joined
-    from mar_pipeline.train import train
-    from mar_pipeline.training.settings import read_train_settings
+    from mar_pipeline.signals import noted_signals
 
-    with joined() as processes:
-        report = train(read_train_settings(arguments))
+    with noted_signals():  # from here on, as what is imported and who is met takes its time
+        from mar_pipeline.runtime import joined
+        from mar_pipeline.train import train
+        from mar_pipeline.training.settings import read_train_settings
+
+        with joined() as processes:
+            report = train(read_train_settings(arguments))
     return _tell(report.summary, []) if processes.leads else OK
 
 

@@ -1,4 +1,4 @@
-"""Where a process stands among those of one training: its rank, what they share, and what asks it to stop.
+"""Where a process stands among those of one training: its rank, and what they share.
 
 `torchrun` starts the processes and tells each its place by environment variables.
 """
@@ -7,21 +7,18 @@ import atexit
 import gc
 import logging
 import os
-import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.distributed as dist
 
 from mar_pipeline.device import torch_device
 from simulation.errors import InputError, UsageError
-
-STOP_SIGNALS = signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2
-"""What clusters, and submitit, send some time before they kill."""
 
 _INTERRUPTED = 130
 _FAILED = "mar/failed"
@@ -172,6 +169,37 @@ def wait_for_all() -> None:
     mean_over_processes([0.0])
 
 
+def refuse_differences(facts: Mapping[str, Any]) -> None:
+    """Refuses processes that do not see the same.
+
+    Args:
+        facts: name -> what every process should find alike.
+
+    Raises:
+        UsageError: some find something else, as where a folder is not shared by their machines.
+    """
+    if not joins():
+        return
+    everyone: list[Any] = [None] * processes().world
+    dist.all_gather_object(everyone, dict(facts))
+    for name in facts:
+        found = list(dict.fromkeys(str(own[name]) for own in everyone))
+        if len(found) > 1:
+            raise UsageError(
+                f"the processes of this training differ in the {name}: {' / '.join(found)}; put the run and the data "
+                "where all machines see them, and train on machines that are alike"
+            )
+
+
+def least_over_processes(number: int) -> int:
+    """The smallest of a number of each process."""
+    if not joins():
+        return number
+    least = torch.tensor(number)
+    dist.all_reduce(least, dist.ReduceOp.MIN)
+    return int(least)
+
+
 def mean_over_processes(values: Sequence[float]) -> list[float]:
     """The mean of each number over the processes, the same bits in all of them.
 
@@ -194,22 +222,3 @@ def average_over_processes(tensors: Sequence[torch.Tensor]) -> None:
     for tensor in tensors if joins() else ():
         dist.all_reduce(tensor)
         tensor /= processes().world
-
-
-@contextmanager
-def noted_signals() -> Iterator[Callable[[], str]]:
-    """Notes the signals that ask to stop, instead of dying, and answers the first one's name once it came."""
-    names: list[str] = []
-    try:
-        before = {
-            number: signal.signal(number, lambda got, frame: names.append(signal.Signals(got).name))
-            for number in STOP_SIGNALS
-        }
-    except ValueError:  # not the main thread: whoever started it decides
-        yield lambda: ""
-        return
-    try:
-        yield lambda: names[0] if names else ""
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

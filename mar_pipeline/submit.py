@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline.runtime import STOP_SIGNALS
+from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
 
 _NOTICE_S = 300

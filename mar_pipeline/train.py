@@ -14,7 +14,8 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
-from mar_pipeline.runtime import cores_share, noted_signals, process_device, processes, wait_for_all
+from mar_pipeline.runtime import cores_share, process_device, processes, refuse_differences, wait_for_all
+from mar_pipeline.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.engines import Engines, seed_epoch
@@ -90,13 +91,15 @@ def train(settings: TrainSettings) -> TrainReport:
         regularizer = make_regularizer(task.network, settings.equivariance)
         with folder.opened(settings) if own.leads else nullcontext():
             wait_for_all()
-            state = TrainingState(task.network.to(device), settings, folder, task.facts)
+            dtype = autocast_dtype(_precision(settings, task), device)
+            place = {"precision": "float32" if dtype is None else "bfloat16", "data": _data(task)}
+            state = TrainingState(task.network.to(device), settings, folder, task.facts, place)
             before = state.epoch
+            refuse_differences({**place, "epoch of the checkpoint": before})
             if own.leads:
                 folder.keep(settings)
             if before > settings.epochs:
                 logger.warning("train: %s has %d epochs already, --epochs is %d", folder.root, before, settings.epochs)
-            dtype = autocast_dtype(_precision(settings, task), device)
             if before < settings.epochs:
                 _run(task, state, regularizer, dtype, asked_to_stop)
             best = state.best_score if state.best_epoch else None
@@ -121,6 +124,12 @@ def _precision(settings: TrainSettings, task: Task) -> str:
     if task.full_precision and settings.precision == "bfloat16":
         raise UsageError("--precision: got bfloat16, which this loss cannot bear; give float32 or auto")
     return "float32" if task.full_precision else settings.precision
+
+
+def _data(task: Task) -> str:
+    """What is trained on, in words."""
+    facts = task.loaders.train.dataset.facts()
+    return ", ".join(f"{value} {name}" for name, value in facts.items() if isinstance(value, int))
 
 
 def _run(

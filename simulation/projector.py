@@ -4,6 +4,7 @@ numpy or torch, any leading batch dimensions; what comes in comes out. Every map
 """
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -160,6 +161,7 @@ class Projector:
         return result.reshape(*array.shape[:-2], *result.shape[-2:])
 
 
+@lru_cache(maxsize=8)
 def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarray, float, int]:
     """Convolution kernel (2 bins - 1), weight of each bin, scale, and power of the magnification."""
     bins, pitch_cm = geometry.bins, geometry.pitch_mm / MM_PER_CM

@@ -4,7 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,8 +18,6 @@ from simulation.provenance import library_versions
 from simulation.set_folder import Counts, SetFolder
 from simulation.settings import WHOLE, SimulateSettings
 from simulation.workers import make_units
-
-_BUSY = "another run is writing there; wait for it or choose another --out"
 
 
 class Work:
@@ -91,7 +89,8 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
         raise  # the folder cannot be written, so it cannot be told there what is done either
     except BaseException:
         work.collate(results)
-        work.folder.discard_if_empty()
+        if settings.shard == WHOLE:
+            work.folder.discard_if_empty()
         raise
     counts = work.collate(results)
     for number in sorted(set(work.numbers) - set(missing)):
@@ -131,29 +130,20 @@ def only_run(out: Path, shard: str) -> Iterator[None]:
     if out.exists() and not out.is_dir():
         raise UsageError(f"{out}: is a file; --out needs a folder")
     part, parts = shard.split("/")
-    own = filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0)
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        own.acquire()
-    except filelock.Timeout as error:
-        raise UsageError(f"{out}: {_BUSY}") from error
-    except OSError as error:
-        raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
-    try:
-        for path in out.glob(".simulate-*.lock"):
-            if not path.stem.endswith(f"-of-{parts}"):
-                _refuse_if_held(path)
+    with ExitStack() as held:
+        try:
+            out.mkdir(parents=True, exist_ok=True)
+            with filelock.FileLock(out / ".parts.lock"):  # to look for others is to take their locks: one at a time
+                held.enter_context(filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0))
+                for path in out.glob(".simulate-*.lock"):
+                    if not path.stem.endswith(f"-of-{parts}"):
+                        with filelock.FileLock(path, timeout=0):
+                            pass
+        except filelock.Timeout as error:
+            raise UsageError(f"{out}: another run is writing there; wait for it or choose another --out") from error
+        except OSError as error:
+            raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         yield
-    finally:
-        own.release()
-
-
-def _refuse_if_held(path: Path) -> None:
-    try:
-        with filelock.FileLock(path, timeout=0):
-            pass
-    except filelock.Timeout as error:
-        raise UsageError(f"{path.parent}: {_BUSY}") from error
 
 
 def _report_name(shard: str) -> str:

@@ -14,7 +14,7 @@ from mar_pipeline.data.crops import check_patch, random_crop, random_place, rand
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
 from mar_pipeline.data.selection import by_reason
-from mar_pipeline.runtime import STOP_SIGNALS
+from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import InputError
 
 Key = tuple[int, int, int]

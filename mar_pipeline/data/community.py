@@ -6,8 +6,6 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
-from torch.utils.data import Dataset
-
 from mar_pipeline.data.measured import needed, pair_arrays, refuse_long_rays
 from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import (
@@ -19,8 +17,9 @@ from mar_pipeline.data.pairs import (
     why_no_mask,
     why_other_mask,
 )
-from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays, Sample, to_sample
+from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays
 from mar_pipeline.data.selection import spread_pairs
+from mar_pipeline.data.stored import StoredPairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
 from simulation.projector import Projector
@@ -35,7 +34,7 @@ _MASKS_MB = 64
 _REPAIR = "; repair it or take its slice out of the listing (mar verify finds every such file)"
 
 
-class CommunityPairs(Dataset[Sample]):
+class CommunityPairs(StoredPairs):
     """Pairs of gt.h5 and N.h5 with mask N of the stack, whole and in network units.
 
     A pair without a mask, or whose mask throws another metal trace than the stored one, is left out. Up to 100 pairs
@@ -94,22 +93,6 @@ class CommunityPairs(Dataset[Sample]):
         self.files = spread_pairs(known, limit)
         self._pairs = SharedPairs(len(self.files), layout, geometry, cache_mb)
         self._checked = SharedTable(len(self.files), (1,), np.bool_)
-
-    @property
-    def names(self) -> list[str]:
-        """``split/case/slice/N`` of every pair."""
-        return [file.name for file in self.files]
-
-    @property
-    def slices(self) -> int:
-        """Number of slices that have a pair here."""
-        return len(set(map(slice_name, self.files)))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:
-        return to_sample(self.pair(index), self.layout)
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
         """A pair in the order of the layout, not to be written to; always the same one.

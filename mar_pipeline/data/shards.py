@@ -5,8 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from torch.utils.data import Dataset
-
 from mar_pipeline.data.measured import needed, pair_arrays
 from mar_pipeline.data.memory import SharedPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
@@ -19,10 +17,9 @@ from mar_pipeline.data.sample import (
     TARGET,
     Layout,
     PairArrays,
-    Sample,
-    to_sample,
 )
 from mar_pipeline.data.selection import spread_pairs
+from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
 from simulation.projector import Projector
@@ -92,7 +89,7 @@ def find_shard_pairs(folder: Path, split: str, preset: str) -> ShardIndex:
     return index
 
 
-class ShardPairs(Dataset[Sample]):
+class ShardPairs(StoredPairs):
     """Pairs of a set of shards, whole or as crops, in network units.
 
     Shards are opened when they are first read, by each process for itself. Where a layout asks for what is not stored,
@@ -156,22 +153,6 @@ class ShardPairs(Dataset[Sample]):
                 "--store both or sinograms"
             )
 
-    @property
-    def names(self) -> list[str]:
-        """``split/case/slice/N`` of every pair."""
-        return [file.name for file in self.files]
-
-    @property
-    def slices(self) -> int:
-        """Number of slices that have a pair here."""
-        return len(set(map(slice_name, self.files)))
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> Sample:
-        return to_sample(self.pair(index), self.layout)
-
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
         """A pair in the order of the layout, not to be written to; always the same one.
 
@@ -204,7 +185,15 @@ class ShardPairs(Dataset[Sample]):
         for place, name in enumerate(KEYS):
             own = truth if name == TARGET else row
             part = shard.read(_STORED_AS[name], own, top, rows)[:, left : left + columns]
-            images[place] = part > 0 if name == METAL_MASK else to_network(part)
+            if name == METAL_MASK:
+                images[place] = part > 0
+                continue
+            if not np.isfinite(part).all():
+                raise InputError(
+                    f"{shard.path}: {_STORED_AS[name]} of {self.files[index].name} holds values that are not finite; "
+                    "mar verify names all such"
+                )
+            images[place] = to_network(part)
         return PairArrays(images, np.empty((0, *self._projector.geometry.sinogram_shape), np.float32))
 
     def _computed(self, index: int) -> PairArrays:

@@ -7,10 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-
-def together() -> bool:
-    """Whether this is a process of a group that trains together, if only of one."""
-    return dist.is_available() and dist.is_initialized()
+from mar_pipeline.runtime import joins
 
 
 def gathered(x: Tensor) -> Tensor:
@@ -31,7 +28,7 @@ def mean_of_all(x: Tensor) -> Tensor:
     Args:
         x: of the same shape in every process.
     """
-    return gathered(x).mean(dim=0) if together() else x
+    return gathered(x).mean(dim=0) if joins() else x
 
 
 def norm_of_all(norm: Tensor) -> Tensor:
@@ -40,7 +37,7 @@ def norm_of_all(norm: Tensor) -> Tensor:
     Args:
         norm: of those of this one, a scalar.
     """
-    return torch.linalg.vector_norm(gathered(norm)) if together() else norm
+    return torch.linalg.vector_norm(gathered(norm)) if joins() else norm
 
 
 class _Gathered(torch.autograd.Function):

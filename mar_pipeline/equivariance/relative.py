@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from mar_pipeline.equivariance.fields import Fields, act
-from mar_pipeline.equivariance.processes import gathered, together
+from mar_pipeline.equivariance.processes import gathered
+from mar_pipeline.runtime import joins
 
 EPSILON = 1e-8
 
@@ -51,7 +52,7 @@ class RelativePenalty(torch.autograd.Function):
         square = _sum_of_squares(difference) / b.numel()
         centred = [_sum_of_squares(torch.sub(x, m, out=difference)) for x, m in ((a, means_a), (b, means_b))]
         spread = (centred[0] + centred[1]) / (2 * b.numel())
-        if together():
+        if joins():
             square, spread, means_a, means_b = _of_all(square, spread, means_a, means_b)
         spread = spread + EPSILON
         ctx.save_for_backward(a, b, means_a, means_b, square, spread)

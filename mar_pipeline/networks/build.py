@@ -178,7 +178,7 @@ def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict
         return {}
     scan = protocol(preset)
     operators: dict[str, Any] = {
-        "projector": Projector(scan.geometry, "cuda" if device == "cuda" else "cpu"),
+        "projector": Projector(scan.geometry, "cuda" if device == "cuda" else "cpu", torch.get_num_threads()),
         "weighting": scan.weighting,
     }
     return {name: operator for name, operator in operators.items() if name in accepted}

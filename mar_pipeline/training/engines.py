@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.equivariance.regularizer import OUTPUT
-from mar_pipeline.runtime import mean_over_processes, processes
+from mar_pipeline.runtime import least_over_processes, mean_over_processes, processes
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.precision import AutocastInferer
 from mar_pipeline.training.progress import TrainingProgress
@@ -55,7 +55,7 @@ class Engines:
         dtype: of the autocast in training; validation is in float32.
         progress: told of each step and epoch.
         writer: TensorBoard's; None in processes that do not lead.
-        asked_to_stop: looked at after each step; a name of what asked, empty to go on.
+        asked_to_stop: looked at after each step and each validation batch; a name of what asked, empty to go on.
     """
 
     def __init__(
@@ -135,6 +135,11 @@ class Engines:
         for name in self.task.scores:
             Average(output_transform=_score_of(name)).attach(evaluator, name)
         evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self._score)
+        together = least_over_processes(len(self.task.loaders.validation))  # some processes may have a batch more
+        evaluator.add_event_handler(
+            Events.ITERATION_COMPLETED(event_filter=lambda _, iteration: iteration <= together),
+            lambda: self._stop_if(mean_over_processes([float(bool(self.asked_to_stop()))])[0]),
+        )
         return evaluator
 
     def _validates(self, epoch: int) -> bool:
@@ -186,14 +191,18 @@ class Engines:
         self.started, self.cpu_started = time.monotonic(), time.process_time()
 
     def _check_loss(self, engine: SupervisedTrainer) -> None:
-        asked = self.asked_to_stop()
-        loss, stops = mean_over_processes([float(engine.state.output["loss"].detach()), float(bool(asked))])
+        own = [float(engine.state.output["loss"].detach()), float(bool(self.asked_to_stop()))]
+        loss, stops = mean_over_processes(own)
         if not loss == loss or loss in (float("inf"), float("-inf")):
             raise InputError(f"train: the loss became {loss:g} in epoch {engine.state.epoch}; {self._remedy()}")
         self.losses.append(loss)
         self.progress.step(loss)
-        if stops:
-            raise self.state.stopped(asked or "a signal to another process")
+        self._stop_if(stops)
+
+    def _stop_if(self, share: float) -> None:
+        """Stops where a share of the processes was asked to."""
+        if share:
+            raise self.state.stopped(self.asked_to_stop() or "a signal to another process")
 
     def _remedy(self) -> str:
         last = f"the last good checkpoint is {self.state.folder.last}" if self.state.rows else "no checkpoint yet"

@@ -1,11 +1,13 @@
 """Everything a training run is decided by: the keys of ``configs/train/*.yaml``."""
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from mar_pipeline.data import DataSettings
 from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.runtime import processes
 from mar_pipeline.tasks.catalogue import TRAININGS, TaskData, TaskName, known_task
 from simulation.errors import UsageError
 

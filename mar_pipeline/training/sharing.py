@@ -3,7 +3,6 @@
 import torch
 import torch.distributed as dist
 from torch import nn
-from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from mar_pipeline.runtime import average_over_processes, joins
@@ -41,19 +40,12 @@ def _mean_in_order(_: None, bucket: dist.GradBucket) -> torch.futures.Future[tor
 
 
 def share_statistics(*networks: nn.Module) -> None:
-    """Replaces the running means and variances of batch norms by their means over the processes.
+    """Replaces the running means and variances of batch and instance norms by their means over the processes.
 
     Args:
         networks: alike in every process.
     """
-    norms = [module for network in dict.fromkeys(networks) for module in network.modules()]
+    modules = [module for network in dict.fromkeys(networks) for module in network.modules()]
+    statistics = [getattr(module, name, None) for module in modules for name in ("running_mean", "running_var")]
     with torch.no_grad():
-        average_over_processes(
-            [
-                statistic
-                for norm in norms
-                if isinstance(norm, _BatchNorm)
-                for statistic in (norm.running_mean, norm.running_var)
-                if statistic is not None
-            ]
-        )
+        average_over_processes([own for own in statistics if own is not None])

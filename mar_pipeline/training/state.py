@@ -34,14 +34,22 @@ class TrainingState:
         settings: of the run.
         folder: where the run lives; its checkpoint is taken up.
         facts: what the weights file shall say about the data.
+        place: name -> what the run stands on beside its settings, in words; a checkpoint of another is refused.
 
     Raises:
         InputError: the folder's checkpoint is broken or of another network.
-        UsageError: another number of processes made it.
+        UsageError: it was made in another place, or by another number of processes.
     """
 
-    def __init__(self, network: nn.Module, settings: TrainSettings, folder: RunFolder, facts: dict[str, str]) -> None:
-        self.network, self.settings, self.folder, self.facts = network, settings, folder, facts
+    def __init__(
+        self,
+        network: nn.Module,
+        settings: TrainSettings,
+        folder: RunFolder,
+        facts: dict[str, str],
+        place: dict[str, str],
+    ) -> None:
+        self.network, self.settings, self.folder, self.facts, self.place = network, settings, folder, facts, place
         options = settings.optimizer
         self.optimizer = _optimizer(network, options)
         self.processes = processes()
@@ -79,22 +87,31 @@ class TrainingState:
                 f"{self.folder.last}: is not a checkpoint of this network and optimiser ({reason}); take the settings "
                 "it was made with, or another --run"
             ) from error
-        self._compare_processes(state.get("processes", 1))
+        self._compare(state.get("processes", 1), state.get("place", {}))
         if self.processes.leads:
             self.folder.write_metrics(self.rows)
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
 
-    def _compare_processes(self, before: int) -> None:
+    def _compare(self, processes_before: int, place_before: dict[str, str]) -> None:
+        """Refuses what would go on as another run than the one that was stopped."""
         now = self.processes.world
-        if before == now:
-            return
-        words = f"{before} processes were training, now {now}, and a batch holds data.batch_size samples of each"
-        if not self.settings.allow_changed_settings:
+        changes = [
+            f"{name} was {before}, now {self.place[name]}"
+            for name, before in place_before.items()
+            if before != self.place.get(name, before)
+        ]
+        if processes_before != now:
+            changes.append(
+                f"{processes_before} processes were training, now {now}, and a batch holds data.batch_size samples of "
+                "each"
+            )
+        if changes and not self.settings.allow_changed_settings:
             raise UsageError(
-                f"{self.folder.root}: {words}; start as many, name another --run, or go on with "
+                f"{self.folder.root}: {'; '.join(changes)}; go on as before, name another --run, or accept it with "
                 "--allow-changed-settings"
             )
-        logger.warning("train: settings changed: %s", words)
+        for change in changes:
+            logger.warning("train: changed: %s", change)
 
     def set_learning_rate(self, epoch: int) -> None:
         """Gives the optimiser the learning rate of an epoch, which follows from the settings alone.
@@ -136,6 +153,7 @@ class TrainingState:
                 "best_score": self.best_score,
                 "best_epoch": self.best_epoch,
                 "processes": self.processes.world,
+                "place": self.place,
             }
         )
         self.folder.write_metrics(self.rows)

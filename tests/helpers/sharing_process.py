@@ -15,19 +15,23 @@ def start(rank, world, folder):
     """Finds out what a process has with all networks and writes it down."""
     torch.set_num_threads(1)
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=world)
-    size = SAMPLES // world
-    part = slice(rank * size, (rank + 1) * size)
-    torch.save({name: stepped(name, part) for name in DUAL}, f"{folder}/{rank}.pt")
+    torch.save({name: stepped(name, part_of(rank, world)) for name in DUAL}, f"{folder}/{rank}.pt")
     leave()
 
 
+def part_of(rank, world):
+    """The samples of a process."""
+    size = SAMPLES // world
+    return slice(rank * size, (rank + 1) * size)
+
+
 def stepped(name, part=slice(0, SAMPLES)):
-    """Gradient of a step whose norms are fixed, and running statistics after one whose norms are not."""
+    """Gradients of a step whose norms are fixed and of two whose norms are not, and running statistics after them."""
     recompute = {"recompute": True} if name.startswith("indudonet") else {}
     network, batch = dual_network(name, **recompute), {key: own[part] for key, own in scan_batch(SAMPLES).items()}
     wrapped = shared(network).train()
     gradients = []
-    for fixed in (True, False):
+    for fixed in (True, False, False):
         for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             norm.train(not fixed)
         wrapped.zero_grad()

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import signal
 
 import numpy as np
@@ -315,6 +316,55 @@ def test_sigterm_stops_and_the_same_command_goes_on(run, monkeypatch):
     folder, report = run("stopped")
     assert 0 < report.resumed_from < report.epochs
     assert same(last(folder)["network"], last(straight)["network"])
+
+
+def test_a_validation_stops_as_well(run, monkeypatch):
+    """It can last longer than a cluster waits."""
+    make_task, scored = mar_task, []
+
+    def terminated(*arguments):
+        task = make_task(*arguments)
+
+        def preempted(prediction, batch):
+            scored.append(1)
+            os.kill(os.getpid(), signal.SIGTERM)
+            return task.score(prediction, batch)
+
+        return dataclasses.replace(task, score=preempted)
+
+    monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, terminated))
+    with pytest.raises(StoppedError, match="stopped by SIGTERM without a checkpoint yet"):
+        run()
+    assert len(scored) == 1
+
+
+def test_a_signal_while_the_program_starts_is_noted(data, tmp_path, mar, monkeypatch):
+    def slow(arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return read_train_settings(arguments)
+
+    monkeypatch.setattr("mar_pipeline.training.settings.read_train_settings", slow)
+    code, _, error = mar("train", "--settings", write_settings(tmp_path / "a.yaml", data), "--run", tmp_path / "run")
+    assert code == 75
+    assert "stopped by SIGTERM without a checkpoint yet; the same command goes on" in error
+    assert (tmp_path / "run" / "STOPPED").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "other", "message"),
+    [
+        ("autocast_dtype", lambda *_: torch.bfloat16, "precision was float32, now bfloat16"),
+        ("_data", lambda _: "5 slices, 9 pairs", r"data was \d slices, \d+ pairs, now 5 slices, 9 pairs"),
+    ],
+)
+def test_a_run_in_another_place_is_refused_unless_allowed(run, monkeypatch, caplog, name, other, message):
+    """Another kind of processor, or data that grew: what goes on would be another run."""
+    run(epochs=1)
+    monkeypatch.setattr(f"mar_pipeline.train.{name}", other)
+    with pytest.raises(UsageError, match=message):
+        run()
+    run(allow_changed_settings=True)
+    assert re.search(message, caplog.text)
 
 
 def test_an_epoch_that_never_ends_in_time_is_a_failure(run, monkeypatch):

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from small_scanner import PROGRAM, SMALL, body_hu, disc
 from mar_pipeline import cli
 from simulation import case, protocols, settings, synthesize
 from simulation.correction import metal_trace
+from simulation.errors import UsageError
 from simulation.generate import SimulateSettings
 from simulation.geometry import FanBeam
 from simulation.projector import Projector
@@ -30,6 +32,7 @@ from simulation.protocols import PROTOCOLS
 from simulation.spectra import exact_nodes
 from simulation.store import read_pair, verify
 from simulation.units import hu_to_mu
+from simulation.work import only_run
 from simulation.workers import interrupts_noticed
 
 PATIENCE_S = 60
@@ -717,6 +720,40 @@ def test_an_interrupt_in_the_first_slice_does_not_lock_the_folder(
         assert mar(*request(source, masks, tmp_path / "set"))[0] == 130
     assert mar(*request(source, masks, tmp_path / "set"))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
+
+
+@pytest.mark.parametrize("layout", ["community", "shards"])
+def test_an_interrupted_part_leaves_the_folder_to_the_others(
+    source, masks, tmp_path, mar, small_scanner, monkeypatch, layout
+):
+    """Of which none may have written anything yet."""
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    arguments = request(source, masks, tmp_path / "set", "--layout", layout)
+    with monkeypatch.context() as patch:
+        patch.setattr("simulation.work.make_units", interrupted)
+        assert mar(*arguments, "--shard", "0/2")[0] == 130
+    assert (tmp_path / "set" / "train_manifest.json").exists()
+
+
+def test_parts_that_begin_together_do_not_take_each_other_for_another_division(tmp_path):
+    """Each looks whether locks of other divisions, which stay after a run, are held."""
+    (tmp_path / ".simulate-0-of-1.lock").touch()
+    begin = threading.Barrier(8)
+
+    def begins(part):
+        begin.wait()
+        for _ in range(20):
+            with only_run(tmp_path, f"{part}/8"):
+                pass
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(begins, range(8)))
+    with only_run(tmp_path, "0/8"), pytest.raises(UsageError, match="another run is writing there"):
+        with only_run(tmp_path, "0/1"):
+            pass
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "empty"])

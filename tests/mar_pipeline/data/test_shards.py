@@ -4,6 +4,7 @@ import dataclasses
 import pickle
 import shutil
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -150,7 +151,16 @@ def test_a_shard_that_is_missing_is_told(folder):
     assert [own.pair for own in pairs.left_out] == ["train/shard_00000.h5"]
 
 
-@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("name", ["ma_CT", "LI_CT", "image"])
+def test_values_that_are_not_finite_are_not_trained_on(folder, name):
+    for path in (folder / "train_shards").glob("*.h5"):
+        with h5py.File(path, "r+") as file:
+            file[name][:, 5] = np.nan
+    with pytest.raises(InputError, match=rf"shard_0000\d\.h5: {name} of train/.* holds values that are not finite"):
+        batches_of(make_loaders(DataSettings("shards", str(folder), patch=0, batch_size=2, workers=0), 0))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
 def test_damage_found_while_training_is_one_line(written, folder, workers):
     loaders = make_loaders(settings(folder.parent, folder.name, workers=workers), 0)
     for path in folder.rglob("*.h5"):

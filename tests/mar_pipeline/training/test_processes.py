@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ from mar_pipeline.train import train
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights
 from simulation.errors import UsageError
+from simulation.projector_cpu import usable_cores
 
 WORLD = 3
 HELPER = Path(__file__).resolve().parents[2] / "helpers" / "training_process.py"
@@ -83,6 +85,13 @@ def test_three_processes_learn_what_one_with_their_batch_learns(folder, tmp_path
     assert len(list((folder / "shared" / "tensorboard").iterdir())) == 1
 
 
+def test_all_processes_have_the_same_weights_and_statistics(folder):
+    first, *others = (torch.load(folder / f"straight.{rank}.pt", weights_only=True) for rank in range(WORLD))
+    assert any(name.endswith("running_var") for name in first)
+    for other in others:
+        assert all(torch.equal(own, other[name]) for name, own in first.items())
+
+
 def test_one_and_one_epochs_are_two(folder):
     straight, halves = last(folder / "straight"), last(folder / "halves")
     for name, own in straight["network"].items():
@@ -100,12 +109,29 @@ def test_another_number_of_processes_is_refused(folder, tmp_path):
 
 @pytest.mark.parametrize(
     ("how", "message"),
-    [("fails", "mar: error: digits: broken"), ("killed", "mar: error: another process of this training ended")],
+    [
+        ("error", "mar: error: digits: broken"),
+        ("killed", "mar: error: another process of this training ended"),
+        ("differs", "mar: error: the processes of this training differ in the data: 36 images / 37 images; "),
+    ],
 )
 def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, how, message):
     run = tmp_path / "run"
     code, said = torchrun(2, "fails", how, *COMMON, *WITH_NORMS, f"--run={run}")
-    assert code == 1, said
+    assert code == 1, said  # torchrun's
     assert said.count(message) == said.count("mar: error:") == 1, said
     assert "[rank" not in said  # no process tells a traceback
     assert not (run / "DONE").exists()
+
+
+def test_a_signal_to_one_process_stops_all(tmp_path):
+    """With that: each draws random numbers of its own, and takes its share of the cores."""
+    run = tmp_path / "run"
+    settings = [word for word in (*COMMON, *WITH_NORMS) if "threads" not in word]
+    code, said = torchrun(2, "fails", "signalled", *settings, f"--run={run}")
+    assert code == 1, said
+    assert said.count("mar: error: train: stopped by ") == said.count("mar: error:") == 1, said
+    assert (run / "STOPPED").exists()
+    told = re.findall(r"seed (\d+), threads (\d+)", said)
+    assert len({seed for seed, _ in told}) == 2
+    assert {int(threads) for _, threads in told} == {max(1, usable_cores() // 2)}

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from sharing_process import start, stepped
+from sharing_process import part_of, start, stepped
 from small_scans import DUAL
 
 WORLD = 2
@@ -32,6 +32,10 @@ def test_running_statistics_become_the_mean_of_both(found, name):
         assert torch.equal(value, other[key])
         mean = (first[key] + second[key]) / 2 if key.endswith(("running_mean", "running_var")) else first[key]
         torch.testing.assert_close(value, mean)
+    for rank, before in enumerate((first, second)):  # until then each has seen its own samples alone
+        *_, expected, _ = stepped(name, part_of(rank, WORLD))
+        for key, value in expected.items():
+            torch.testing.assert_close(before[key], value)
     differ = [key for key in first if not torch.equal(first[key], second[key])]
     assert all(key.endswith(("running_mean", "running_var")) for key in differ)
     assert bool(differ) == any(key.endswith("running_var") for key in first)
