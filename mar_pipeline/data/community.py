@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+
 from mar_pipeline.data.measured import needed, pair_arrays, refuse_long_rays
 from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import (

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+
 from mar_pipeline.data.measured import needed, pair_arrays
 from mar_pipeline.data.memory import SharedPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
