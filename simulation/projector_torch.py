@@ -1,6 +1,5 @@
 """Torch's side of the projector: linear maps inside autograd, and back projection written in torch operations."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
@@ -8,6 +7,9 @@ import torch
 from torch import Tensor
 
 from simulation.geometry import FanBeam
+
+
+_AT_ONCE = 16
 
 
 class _LinearMap(torch.autograd.Function):
@@ -62,34 +64,45 @@ def backproject(sinograms: Tensor, geometry: FanBeam, power: int) -> Tensor:
     """
     padded = torch.nn.functional.pad(sinograms, (1, 1))
     image = sinograms.new_zeros(len(sinograms), geometry.image_shape[0] * geometry.image_shape[1])
-    for view in range(geometry.views):
-        left, w_left, w_right = _detector_weights(geometry, view, power, sinograms.device)
-        row = padded[:, view]
-        image += row[:, left] * w_left + row[:, left + 1] * w_right
+    for views in _some_at_once(geometry.views):
+        left, w_left, w_right = _detector_weights(geometry, views, power, sinograms.device)
+        rows, left = padded[:, views], left.expand(len(sinograms), -1, -1)
+        image += (rows.gather(2, left) * w_left + rows.gather(2, left + 1) * w_right).sum(dim=1)
     return image.reshape(len(sinograms), *geometry.image_shape)
 
 
 def backproject_transpose(images: Tensor, geometry: FanBeam, power: int) -> Tensor:
     """The transpose of `backproject`: Float[Tensor, "batch views bins"]."""
-    flat = images.reshape(len(images), -1)
+    flat = images.reshape(len(images), 1, -1)
     padded = images.new_zeros(len(images), geometry.views, geometry.bins + 2)
-    for view in range(geometry.views):
-        left, w_left, w_right = _detector_weights(geometry, view, power, images.device)
-        padded[:, view].index_add_(1, left, flat * w_left)
-        padded[:, view].index_add_(1, left + 1, flat * w_right)
+    for views in _some_at_once(geometry.views):
+        left, w_left, w_right = _detector_weights(geometry, views, power, images.device)
+        left = left.expand(len(images), -1, -1)
+        padded[:, views].scatter_add_(2, left, flat * w_left).scatter_add_(2, left + 1, flat * w_right)
     return padded[..., 1:-1].contiguous()
 
 
-def _detector_weights(geometry: FanBeam, view: int, power: int, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Left bin (in the padded row) and both interpolation weights of every pixel, magnification ** power included."""
+def _some_at_once(views: int) -> list[slice]:
+    """Views by the dozen: one at a time, starting the operations would cost a GPU more than doing them."""
+    return [slice(first, min(first + _AT_ONCE, views)) for first in range(0, views, _AT_ONCE)]
+
+
+def _detector_weights(
+    geometry: FanBeam, views: slice, power: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Left bin (in the padded row) and both interpolation weights, magnification ** power included.
+
+    Returns:
+        Three tensors [views, pixels].
+    """
     rows, columns = geometry.image_shape
-    angle = float(geometry.angles_rad[view])
+    angles = torch.from_numpy(geometry.angles_rad[views]).to(device)[:, None, None]
     x = (torch.arange(rows, device=device, dtype=torch.float64) - (rows - 1) / 2)[:, None] * geometry.pixel_mm
     y = (torch.arange(columns, device=device, dtype=torch.float64) - (columns - 1) / 2) * geometry.pixel_mm
-    sine, cosine = math.sin(angle), math.cos(angle)
+    sine, cosine = angles.sin(), angles.cos()
     sdd_mm = geometry.source_mm + geometry.detector_mm
-    magnification = (sdd_mm / (geometry.source_mm - sine * x + cosine * y)).reshape(-1)
-    across_mm = (x * cosine + y * sine).reshape(-1) * magnification
+    magnification = (sdd_mm / (geometry.source_mm - sine * x + cosine * y)).flatten(1)
+    across_mm = (x * cosine + y * sine).flatten(1) * magnification
     position = across_mm / geometry.pitch_mm + (geometry.bins - 1) / 2 + 1
     left = position.floor().clamp(0, geometry.bins)
     fraction = (position - left).clamp(0, 1)
