@@ -8,7 +8,6 @@ from torch import Tensor
 
 from simulation.geometry import FanBeam
 
-
 _AT_ONCE = 16
 
 
