@@ -189,7 +189,7 @@ def _verify(arguments: list[str]) -> int:
     hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"
     summary = f"{found.slices} slices, {found.pairs} pairs, {hashes}: {len(found.problems) or 'no'} problems"
     if found.problems and found.hashed:
-        summary += "; delete the files named, and the same mar simulate makes them again"
+        summary += "; the same mar simulate makes what is missing or unfinished, and what is damaged once it is deleted"
     sys.stdout.write("\n".join([*found.problems, f"{folder}: {summary}\n"]))
     return SOME_FAILED if found.problems else OK
 

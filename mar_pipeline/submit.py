@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.options import read_settings
 from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
 
@@ -94,6 +95,8 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         UsageError: a command that cannot be run so, or submitit or Slurm is missing.
     """
     asked = _parsed(parser, arguments)
+    if asked.folder.exists() and not asked.folder.is_dir():
+        raise UsageError(f"--folder: {asked.folder} is a file; expected a folder for messages")
     commands = _commands(asked)
     try:
         import submitit
@@ -101,6 +104,7 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         raise UsageError(
             "mar submit: needs submitit; install the extra: pip install 'mar-pipeline[cluster]'"
         ) from error
+    _check(asked.command)
     parameters = {
         "name": f"mar-{asked.command[0]}",
         "timeout_min": asked.time,
@@ -117,6 +121,27 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         return [executor.submit(command) for command in commands]
     except RuntimeError as error:  # submitit's own for no Slurm here, and for what Slurm refuses
         raise UsageError(f"mar submit: {error}; --cluster local runs it on this machine") from error
+
+
+def _check(words: list[str]) -> None:
+    """Refuses here what a training or a simulation would refuse when its job begins.
+
+    Raises:
+        UsageError: an unknown option, a wrong type, an impossible value, a file of settings that is not there.
+    """
+    name, *options = words
+    if {"-h", "--help"} & set(options):
+        raise UsageError(f"mar submit: got a question for help; ask mar {name} --help")
+    if name == "train":
+        from mar_pipeline.training.settings import check_settings as check_training
+        from mar_pipeline.training.settings import read_train_settings
+
+        check_training(read_train_settings(options))
+    elif name == "simulate":
+        from simulation.settings import SimulateSettings
+        from simulation.settings import check_settings as check_simulation
+
+        check_simulation(read_settings("simulate", SimulateSettings, options))
 
 
 def as_text(jobs: list[Any]) -> str:
@@ -149,9 +174,14 @@ def _commands(asked: argparse.Namespace) -> list[Command]:
     name, *options = asked.command or [""]
     if name not in ("simulate", "train", "compare", "evaluate", "equivariance", "dicom"):
         raise UsageError(f"mar submit: got {name or 'no command'}, expected a command of mar, such as train")
+    for option, number in (("--tasks", asked.tasks), ("--processes", asked.processes), ("--time", asked.time)):
+        if number is not None and number < 1:
+            raise UsageError(f"{option}: got {number}, expected 1 or more")
     for option, number, command in (("--tasks", asked.tasks, "simulate"), ("--processes", asked.processes, "train")):
-        if number not in (None, 1) and (number < 1 or name != command):
-            raise UsageError(f"{option}: got {number} for mar {name}, expected a number above 0, for mar {command}")
+        if number not in (None, 1) and name != command:
+            raise UsageError(f"{option}: got {number} for mar {name}, but it is for mar {command}")
+    if asked.tasks > 1 and any(word.startswith("--shard") for word in options):
+        raise UsageError("--shard: follows from --tasks; leave it out")
     if asked.tasks > 1:
         return [Command([name, f"--shard={part}/{asked.tasks}", *options]) for part in range(asked.tasks)]
     return [Command(asked.command, asked.processes or max(1, asked.gpus if name == "train" else 1))]

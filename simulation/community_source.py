@@ -13,6 +13,7 @@ from simulation.errors import InputError
 from simulation.files import sha256_of, sha256_of_text
 from simulation.implants import open_stack, resize_mask
 from simulation.materials import METAL_CODES
+from simulation.pair_maker import CaseResult
 from simulation.projector import Projector
 from simulation.protocols import protocol
 from simulation.set_folder import Identity
@@ -46,6 +47,9 @@ class CommunitySource:
     def __init__(self, root: Path, split: str, preset: str, masks: str | None = None) -> None:
         self._folder = split_folder(root, split)
         self._stack_path = Path(masks) if masks else mask_file(root, split)
+        has_masks = self._stack_path.is_file() or any(self._folder.glob(f"*/*/{CASE_MASKS}"))
+        if not has_masks:
+            raise InputError(f"{self._stack_path}: no such mask stack; name that of the set with --masks")
         lines = find_gt(root, split) or ()
         names = [SliceName(*Path(line).parts[-3:-1]) for line in lines]
         records = [read_record(self._case(ref)) for ref in names]
@@ -64,8 +68,8 @@ class CommunitySource:
         """Slices in a part of the plan, with their places in it."""
         return [(number, self._refs[number]) for number in range(first, first + count) if number in self._refs]
 
-    def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> PlannedSlice:
-        """A slice and its masks; pairs whose mask is not known are told in its record.
+    def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, CaseResult]:
+        """A slice and its masks, and the pairs whose mask is not known, which its record tells as well.
 
         Args:
             ref: the slice.
@@ -85,7 +89,7 @@ class CommunitySource:
                     "such files"
                 )
         indices = sorted(int(path.stem) for path in folder.glob("*.h5") if path.stem.isdecimal())
-        masks, failed = PackedMasks(), list(record.get("failed", ()))
+        masks, failed = PackedMasks(), []
         for index, labels, reason in self._labels(folder, indices, verdicts):
             if reason:
                 failed.append(f"{ref.case}/{ref.name}, mask {index}: {reason}; left out (--masks names another stack)")
@@ -94,8 +98,9 @@ class CommunitySource:
         implants = record.get("implants") or {str(i): {"kind": "mask", "metal": self.identity.metal} for i in indices}
         known = {index: implants[str(index)] for index in masks if str(index) in implants}
         origin = record.get("origin", f"{ref.case}/{ref.name}/gt.h5")
-        own = case_record(number, origin, record.get("pixel_mm"), known, failed)
-        return PlannedSlice(ref.case, ref.name, number, own, masks)
+        own = case_record(number, origin, record.get("pixel_mm"), known, [*record.get("failed", ()), *failed])
+        result = CaseResult(f"{ref.case}/{ref.name}", len(masks), failed=tuple(failed))
+        return PlannedSlice(ref.case, ref.name, number, own, masks), result
 
     def truth(self, own: PlannedSlice, names: Collection[str]) -> dict[str, np.ndarray]:
         """The arrays of a slice without metal."""

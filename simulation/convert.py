@@ -34,9 +34,10 @@ def conversion(settings: SimulateSettings, check_interrupt: Callable[[], None]) 
     """
     root = Path(settings.convert or "")
     if not root.is_dir():
-        raise UsageError(f"--convert: no such folder {root}; expected what mar simulate wrote, or SynDeepLesion")
-    if root.resolve() == Path(settings.out).resolve():
-        raise UsageError(f"--out: got the folder {root} itself; choose another one")
+        what = "is a file" if root.exists() else "no such folder"
+        raise UsageError(f"--convert: {root}: {what}; expected the folder that mar simulate wrote, or SynDeepLesion")
+    if root.resolve() in (Path(settings.out).resolve(), *Path(settings.out).resolve().parents):
+        raise UsageError(f"--out: got {settings.out}, which is {root} itself or in it; choose another folder")
     layout = layout_of(root, settings.split)
     if layout is None:
         raise InputError(f"{root}: no {settings.split} set in it; expected a data set (--split chooses the other one)")
@@ -88,10 +89,7 @@ class _ToShards(Work):
         size = self.folder.identity.slices_per_shard
         verdicts: dict[int, str] = {}
         planned = [self._source.planned(ref, n, verdicts) for n, ref in self._source.within(number * size, size)]
-        results = [
-            CaseResult(f"{own.case}/{own.name}", len(own.masks), failed=tuple(own.record["failed"])) for own in planned
-        ]
-        slices = [own for own in planned if own.masks]
+        slices, results = [own for own, _ in planned if own.masks], [result for _, result in planned]
         record = shard_record(number, slices, results)
         with self.folder.writing(number, plan_of(slices), self._source.geometry, record) as writer:
             first = 0
@@ -132,7 +130,7 @@ class _ToCommunity(Work):
         absent = [number for number in shards if not self._source.is_done(number)]
         if absent:
             raise InputError(
-                f"{root}: {len(absent)} of {len(shards)} shards are not there, the first is "
+                f"{root}: {len(absent)} of {len(shards)} shards are not there, or truncated, the first is "
                 f"{self._source.path(absent[0]).name}; finish it with the same mar simulate"
             )
         self.numbers = numbers_of_part(settings.shard, len(shards))
@@ -160,7 +158,7 @@ class _ToCommunity(Work):
         return self._source.record(number)["slices"]
 
     def told_again(self, number: int) -> list[CaseResult]:
-        return [CaseResult(f"{own['case']}/{own['name']}", failed=tuple(own["failed"])) for own in self._slices(number)]
+        return []  # what could not be done of its slices was told when the shards were made
 
     def collate(self, results: Sequence[CaseResult]) -> Counts:
         masks = self.folder.identity.masks_per_slice
@@ -180,7 +178,7 @@ class _ToCommunity(Work):
         shard = Shard(path)
         for row, own in enumerate(self._slices(number)):
             if self.folder.is_done(SliceName(own["case"], own["name"])):
-                results += [CaseResult(f"{own['case']}/{own['name']}", failed=tuple(own["failed"]))]
+                results.append(CaseResult(f"{own['case']}/{own['name']}"))
             else:
                 results.append(self._write(shard, row, own))
         return results
@@ -207,7 +205,7 @@ class _ToCommunity(Work):
             names.append(CASE_MASKS)
         record = {key: value for key, value in own.items() if key not in ("case", "name")}
         self.folder.write_record(ref, record | {"files": {name: sha256_of(folder / name) for name in sorted(names)}})
-        return CaseResult(f"{ref.case}/{ref.name}", len(masks), failed=tuple(own["failed"]))
+        return CaseResult(f"{ref.case}/{ref.name}", len(masks))
 
 
 def _names(source: ShardSet, shards: int) -> list[SliceName]:

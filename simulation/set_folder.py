@@ -10,11 +10,19 @@ from typing import Any, ClassVar, NamedTuple
 import filelock
 
 from simulation.errors import UsageError
-from simulation.files import PARTIAL, sha256_of_text, whole_file
+from simulation.files import PARTIAL, whole_file
 from simulation.protocols import protocol
 from simulation.provenance import library_versions
 from simulation.shards import shards_folder
-from simulation.store import SPLITS, listing_file, manifest_file, mask_file, read_manifest, split_folder
+from simulation.store import (
+    SPLITS,
+    identity_sha256,
+    listing_file,
+    manifest_file,
+    mask_file,
+    read_manifest,
+    split_folder,
+)
 
 SCHEMA = 1
 """Raised whenever the same settings begin to give other files."""
@@ -39,7 +47,7 @@ class Identity:
     @property
     def sha256(self) -> str:
         """One hash of it all."""
-        return sha256_of_text(json.dumps([SCHEMA, asdict(self)], sort_keys=True))
+        return identity_sha256(SCHEMA, asdict(self))
 
 
 class Counts(NamedTuple):
@@ -144,10 +152,14 @@ class SetFolder:
         names = sorted(path.name for path in self.root.iterdir() if path.name not in own)
         strangers = [name for name in names if not re.fullmatch(r"\..*|report(-\d+-of-\d+)?\.json", name)]
         begun = [place(self.root, self.split).name for place in (split_folder, shards_folder)]
-        strangers += [name for name in begun if (self.root / name).exists()]
         if strangers:
             raise UsageError(
                 f"{self.root}: holds {strangers[0]}, which mar simulate did not make; choose a new or empty --out"
+            )
+        if orphans := [name for name in begun if (self.root / name).exists()]:
+            raise UsageError(
+                f"{self.root}: holds {orphans[0]}, but no {manifest_file(self.root, self.split).name}; restore that, "
+                "or choose a new or empty --out"
             )
 
 

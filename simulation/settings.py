@@ -109,8 +109,14 @@ def check_settings(settings: SimulateSettings) -> None:
         raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
     if settings.slices_per_shard < 1:
         raise UsageError(f"--slices-per-shard: got {settings.slices_per_shard}, expected 1 or more")
+    if not settings.out:
+        raise UsageError("--out: got no name; expected a folder")
     if settings.store is not None and settings.layout == "community":
         raise UsageError("--store: only for --layout shards; the community layout holds images and sinograms")
+    if settings.layout == "community" and settings.slices_per_shard != _DEFAULTS["slices_per_shard"]:
+        raise UsageError("--slices-per-shard: only for --layout shards; the community layout has a file for each pair")
+    if settings.layout == "shards" and settings.compression not in (0, _DEFAULTS["compression"]):
+        raise UsageError("--compression: only for --layout community; shards are not compressed")
     if settings.convert is not None:
         said = [own.name for own in fields(SimulateSettings) if own.name not in WITH_CONVERT]
         said = [own for own in said if getattr(settings, own) != _DEFAULTS[own]]

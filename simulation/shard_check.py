@@ -1,5 +1,6 @@
 """Checks a set of shards: what is missing, altered, unfinished, unreadable, or holds zeros where a scan should be."""
 
+import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,16 +28,21 @@ def check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> 
     """
     folder = shards_folder(root, split)
     known = dict(manifest["files"]) if manifest else {}
+    for sidecar in sorted(folder.glob("shard_*.json")):  # knows the hash before the manifest does
+        name = str(sidecar.with_suffix(".h5").relative_to(root))
+        if name not in known and sidecar.with_suffix(".h5").is_file():
+            known |= _recorded(name, sidecar)
+    listed = set(manifest["files"]) if manifest else set()
     problems = [line for name, expected in known.items() for line in _altered(root, name, expected)]
     planned = int(manifest.get("shards", 0)) if manifest else 0
     for number in range(planned):
         path = shard_file(folder, number)
-        if not path.is_file() and str(path.relative_to(root)) not in known:
+        if not path.is_file() and str(path.relative_to(root)) not in listed:
             problems.append(f"{path.relative_to(root)}: not made yet; the same mar simulate makes it")
     slices = pairs = 0
     for path in sorted(folder.glob("shard_*.h5")):
         name = str(path.relative_to(root))
-        if manifest and name not in known:
+        if manifest and name not in listed:
             problems.append(f"{name}: unfinished, not in the manifest; the same mar simulate finishes it")
         try:
             shard = Shard(path)
@@ -46,6 +52,14 @@ def check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> 
         except InputError as error:
             problems.append(str(error).replace(f"{root}/", ""))
     return slices, pairs, problems
+
+
+def _recorded(name: str, sidecar: Path) -> dict[str, str]:
+    """The hash of a shard as it was when it was made; nothing where that cannot be read."""
+    try:
+        return {name: str(json.loads(sidecar.read_text())["sha256"])}
+    except (ValueError, TypeError, KeyError):
+        return {}
 
 
 def _altered(root: Path, name: str, expected: str) -> Iterator[str]:

@@ -14,7 +14,7 @@ import io
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import h5py
 import numpy as np
 
 from simulation.errors import InputError
-from simulation.files import PARTIAL, sha256_of, whole_file
+from simulation.files import PARTIAL, sha256_of, sha256_of_text, whole_file
 from simulation.shard_check import check_shards
 from simulation.shards import shards_folder
 from simulation.synthesize import Sample
@@ -172,17 +172,31 @@ def verify(root: str | Path) -> Verification:
     root = Path(root)
     splits = [split for split in SPLITS if layout_of(root, split)]
     if not splits:
-        raise InputError(f"{root}: no train_640geo_dir.txt or test_640geo_dir.txt in it; expected a data set")
+        what = "no train or test set in it" if root.is_dir() else "no such folder"
+        raise InputError(f"{root}: {what}; expected what mar simulate wrote, or SynDeepLesion")
     problems: list[str] = []
     slices = pairs = 0
     for split in splits:
         sharded = layout_of(root, split) == "shards"
         found = check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
         slices, pairs = slices + found[0], pairs + found[1]
-        problems += found[2]
+        problems += [*_altered_identity(root, split), *found[2]]
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
-    hashed = all(manifest_file(root, split).is_file() for split in splits)
+    hashed = all(manifest_file(root, split).is_file() or layout_of(root, split) == "shards" for split in splits)
     return Verification(slices, pairs, hashed, tuple(dict.fromkeys(problems)))
+
+
+def _altered_identity(root: Path, split: str) -> Iterator[str]:
+    manifest = read_manifest(root, split)
+    if manifest is None or "schema" not in manifest:
+        return
+    if identity_sha256(manifest["schema"], manifest["identity"]) != manifest["identity_sha256"]:
+        yield f"{manifest_file(root, split).name}: what it says the set was made from is not what was written"
+
+
+def identity_sha256(schema: int, identity: Mapping[str, Any]) -> str:
+    """One hash of what decides the bytes of a set."""
+    return sha256_of_text(json.dumps([schema, identity], sort_keys=True))
 
 
 def layout_of(root: Path, split: str) -> str | None:

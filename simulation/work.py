@@ -115,7 +115,9 @@ def numbers_of_part(shard: str, count: int) -> list[int]:
     """
     part, _, parts = shard.partition("/")
     if not (part.isdecimal() and parts.isdecimal()) or not int(part) < int(parts):
-        raise UsageError(f"--shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4")
+        raise UsageError(
+            f"--shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4 (an array counts from 0)"
+        )
     return list(range(int(part), count, int(parts)))
 
 

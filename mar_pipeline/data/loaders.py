@@ -56,7 +56,8 @@ def make_loaders(
     _tell(validation, "validation")
     if len(validation) < world:
         raise UsageError(
-            f"validation: got {len(validation)} pairs for {world} processes; hold out one for each or more"
+            f"validation: got {len(validation)} pairs for {world} processes; start fewer, or hold out one for each "
+            "(--data.val_pairs, --data.val_slices, --data.val_mask_range or --data.val_fraction)"
         )
     crops = Crops(train, settings.patch, settings.flips, settings.rotations, settings.crops_per_pair, seed)
     batches = EpochBatches(

@@ -76,7 +76,10 @@ def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], li
         inner = next((path.parent for name in expected for path in sorted(data.glob(f"*/{name}"))), None)
         hint = f"; did you mean {inner}?" if inner else ""
         if any(layout_of(data, name) == "shards" for name in listings):
-            hint = "; it holds shards, which are to train from; mar simulate --convert gives them this layout"
+            hint = (
+                "; it holds shards, which are to train from; mar simulate --convert gives those with sinograms this "
+                "layout, images alone cannot have it"
+            )
         raise InputError(f"{data}: no {' or '.join(expected)} in it{hint}")
     pairs: list[PairFile] = []
     missing: list[Skipped] = []

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulation.errors import UsageError
+from simulation.projector import why_no_cuda
 from simulation.protocols import protocol
 
 
@@ -123,6 +124,8 @@ def check_data_settings(settings: DataSettings) -> None:
             f"--data.workers: got {settings.workers}, but pairs simulated on CUDA are made in the training process; "
             "give 0, or --data.simulate_device cpu"
         )
+    if settings.simulate_device == "cuda" and (reason := why_no_cuda()):
+        raise UsageError(f"--data.simulate_device: got cuda, but {reason}; give cpu")
     _check_masks(settings)
 
 

@@ -10,6 +10,9 @@ from mar_pipeline.submit import Command, as_text, submit
 from simulation.errors import UsageError
 
 
+DIGITS = ("--task=classification", "--run=a")
+
+
 @pytest.fixture
 def submitted(tmp_path):
     def submitted(*words):
@@ -81,9 +84,9 @@ class Executor:
 )
 def test_torchrun_starts_a_process_for_each_gpu(monkeypatch, submitted, options, processes):
     monkeypatch.setattr("submitit.AutoExecutor", Executor)
-    (command,) = submitted(*options, "--", "train", "--run=a")
+    (command,) = submitted(*options, "--", "train", *DIGITS)
     assert (f"--nproc-per-node={processes}" in command.line) == (processes > 1)
-    assert command.line[-3:] == ["mar_pipeline", "train", "--run=a"]
+    assert command.line[-4:] == ["mar_pipeline", "train", *DIGITS]
 
 
 @pytest.mark.parametrize(
@@ -92,8 +95,16 @@ def test_torchrun_starts_a_process_for_each_gpu(monkeypatch, submitted, options,
         ([], "got no command, expected a command of mar"),
         (["deploy"], "got deploy, expected a command of mar"),
         (["--tasks=2", "train"], "--tasks: got 2 for mar train"),
-        (["--tasks=0", "simulate"], "--tasks: got 0 for mar simulate"),
-        (["--processes=2", "simulate"], "--processes: got 2 for mar simulate"),
+        (["--tasks=0", "simulate"], "--tasks: got 0, expected 1 or more"),
+        (["--time=0", "train"], "--time: got 0, expected 1 or more"),
+        (["--processes=2", "simulate"], "--processes: got 2 for mar simulate, but it is for mar train"),
+        (["--tasks=2", "--", "simulate", "--out=x", "--shard=0/4"], "--shard: follows from --tasks"),
+        (["--", "train", "--nonsense=3"], "unknown option --nonsense"),
+        (["--", "train", "--settings=absent.yaml"], "absent.yaml"),
+        (["--", "train", *DIGITS, "--epochs=-1"], "--epochs: got -1"),
+        (["--", "simulate", "--sourc=phantom", "--out=x"], "unknown option --sourc"),
+        (["--", "simulate", "--out=x", "--masks-per-slice=0"], "--masks-per-slice: got 0"),
+        (["--", "simulate", "--help"], "ask mar simulate --help"),
         (["--gpu=2", "train"], "unrecognized arguments: --gpu=2"),
     ],
 )
@@ -110,6 +121,6 @@ def test_without_submitit_the_extra_is_named(submitted, monkeypatch):
 
 def test_without_slurm_it_says_so(mar, monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
-    code, _, error = mar("submit", "--cluster=slurm", f"--folder={tmp_path}", "train")
+    code, _, error = mar("submit", "--cluster=slurm", f"--folder={tmp_path}", "train", *DIGITS)
     assert code == 2
     assert "--cluster local runs it on this machine" in error

@@ -262,9 +262,9 @@ def test_a_listed_slice_without_pairs_is_found(tmp_path):
 
 
 def test_what_is_no_data_set_is_refused(tmp_path):
-    with pytest.raises(InputError, match="expected a data set"):
+    with pytest.raises(InputError, match="no train or test set in it; expected what mar simulate wrote"):
         verify(tmp_path)
-    with pytest.raises(InputError, match="expected a data set"):
+    with pytest.raises(InputError, match="no such folder; expected what mar simulate wrote"):
         verify(tmp_path / "absent")
     write_set(tmp_path)
     for text in ('{"cases": ', "[]", "3"):
