@@ -9,8 +9,7 @@ from mar_pipeline.cli import _Parser
 from mar_pipeline.submit import Command, as_text, submit
 from simulation.errors import UsageError
 
-
-DIGITS = ("--task=classification", "--run=a")
+DIGITS = ("--task=classification", "--network.name=cnn", "--run=a")
 
 
 @pytest.fixture
@@ -86,7 +85,7 @@ def test_torchrun_starts_a_process_for_each_gpu(monkeypatch, submitted, options,
     monkeypatch.setattr("submitit.AutoExecutor", Executor)
     (command,) = submitted(*options, "--", "train", *DIGITS)
     assert (f"--nproc-per-node={processes}" in command.line) == (processes > 1)
-    assert command.line[-4:] == ["mar_pipeline", "train", *DIGITS]
+    assert command.line[-5:] == ["mar_pipeline", "train", *DIGITS]
 
 
 @pytest.mark.parametrize(

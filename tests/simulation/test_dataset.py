@@ -106,7 +106,7 @@ def test_a_folder_with_something_else_in_it_is_refused(tmp_path, stranger):
     path = tmp_path / stranger
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("mine")
-    with pytest.raises(UsageError, match="(did not make; |restore that, or )choose a new or empty --out") as caught:
+    with pytest.raises(UsageError, match=r"(did not make; |restore that, or )choose a new or empty --out") as caught:
         opened(tmp_path)
     assert stranger.split("/")[0] in str(caught.value)
     assert path.read_text() == "mine"
