@@ -163,8 +163,10 @@ class _ToCommunity(Work):
     def collate(self, results: Sequence[CaseResult]) -> Counts:
         masks = self.folder.identity.masks_per_slice
         part = [own["number"] for number in self.numbers for own in self._slices(number)]
-        skipped = {name: reason for number in self.numbers for name, reason in self._source.record(number)["skipped"]}
-        in_set = self.folder.collate(self._names, self._library, masks, part, skipped)
+        without_pairs: dict[str, str] = {}
+        for number in self.numbers:
+            without_pairs |= self._source.record(number).get("left_out", {})
+        in_set = self.folder.collate(self._names, self._library, masks, part, without_pairs)
         return Counts(sum(self.folder.is_done(self._names[number]) for number in part), in_set)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:

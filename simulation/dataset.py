@@ -90,7 +90,7 @@ class DataSet(SetFolder):
         library: ImplantLibrary,
         masks_per_slice: int,
         part: Sequence[int] | None = None,
-        skipped: Mapping[str, str] = MappingProxyType({}),
+        without_pairs: Mapping[str, str] = MappingProxyType({}),
     ) -> int:
         """Writes mask stack, listing and manifest for the slices that are done, whoever made them.
 
@@ -102,7 +102,7 @@ class DataSet(SetFolder):
             library: whose masks they have.
             masks_per_slice: how many each has.
             part: places in the plan of the slices of this part; None for all.
-            skipped: why slices of this part (case/name) are not made; those of other parts stay listed.
+            without_pairs: why slices of this part (case/name) have none; the manifest keeps those of other parts.
 
         Returns:
             Number of slices that are done.
@@ -124,8 +124,10 @@ class DataSet(SetFolder):
                 self._update_stack(refs, masks_per_slice, fresh, done)
             with whole_file(listing) as partial, partial.open("w") as file:
                 file.writelines(lines.values())
-            known = (read_manifest(self.root, self.split) or {}).get("skipped", {})
-            facts = {"planned": len(refs), "skipped": dict(sorted({**known, **skipped}.items()))}
+            left_out = {**(read_manifest(self.root, self.split) or {}).get("left_out", {}), **without_pairs}
+            for number in done:
+                left_out.pop(f"{refs[number].case}/{refs[number].name}", None)
+            facts = {"planned": len(refs), "left_out": dict(sorted(left_out.items()))}
             self._write_manifest({path.name: sha256_of(path) for path in files}, self._records(refs, done), **facts)
         return len(done)
 

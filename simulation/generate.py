@@ -11,7 +11,7 @@ from simulation.convert import conversion
 from simulation.dataset import DataSet
 from simulation.files import sha256_of_text
 from simulation.implants import ImplantLibrary, MaskStack
-from simulation.pair_maker import CaseResult, PairMaker
+from simulation.pair_maker import CaseResult, PairMaker, left_out
 from simulation.set_folder import Identity
 from simulation.settings import (
     SimulateSettings,
@@ -89,8 +89,8 @@ class _CommunityWork(Work):
         return [CaseResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
 
     def collate(self, results: Sequence[CaseResult]) -> Counts:
-        pairs, skipped = self._maker.pairs, {own.name: own.skipped for own in results if own.skipped}
-        in_set = self.folder.collate(self._maker.refs, pairs.library, pairs.masks_per_slice, self.numbers, skipped)
+        maker, pairs = self._maker, self._maker.pairs
+        in_set = self.folder.collate(maker.refs, pairs.library, pairs.masks_per_slice, self.numbers, left_out(results))
         return Counts(sum(map(self.is_done, self.numbers)), in_set)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:

@@ -1,6 +1,6 @@
 """Pairs of a slice: its masks, its scans without and with metal; the same numbers in whatever layout."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -28,6 +28,11 @@ class CaseResult:
     pairs: int = 0
     skipped: str = ""
     failed: tuple[str, ...] = ()
+
+
+def left_out(results: Iterable[CaseResult]) -> dict[str, str]:
+    """The slices without a pair, and why."""
+    return {own.name: own.skipped or own.failed[0] for own in results if not own.pairs and (own.skipped or own.failed)}
 
 
 class Masks(NamedTuple):

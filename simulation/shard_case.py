@@ -9,7 +9,7 @@ import numpy as np
 from simulation.case import case_record
 from simulation.errors import InputError, UsageError
 from simulation.implants import STACK_SIZE
-from simulation.pair_maker import CaseResult, PairMaker
+from simulation.pair_maker import CaseResult, PairMaker, left_out
 from simulation.shard_set import ShardSet
 from simulation.shards import ShardPlan, ShardWriter
 from simulation.sources import SliceRef, screen
@@ -62,6 +62,7 @@ def shard_record(number: int, slices: list[PlannedSlice], results: list[CaseResu
         "planned": len(results),
         "pairs": sum(len(own.masks) for own in slices),
         "slices": [{"case": own.case, "name": own.name} | own.record for own in slices],
+        "left_out": left_out(results),
         "skipped": [[own.name, own.skipped] for own in results if own.skipped],
         "failed": [line for own in results for line in own.failed],
     }

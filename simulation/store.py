@@ -274,7 +274,7 @@ def _altered(root: Path, split: str) -> list[str]:
     made = {str(path.parent.relative_to(root)) for path in split_folder(root, split).glob("*/*/gt.h5")}
     unlisted = sorted(made - set(manifest["cases"]))
     problems += [f"{case}: unfinished; the same mar simulate finishes it" for case in unlisted]
-    accounted = len(manifest["cases"]) + len(manifest.get("skipped", ())) + len(unlisted)
+    accounted = len(manifest["cases"]) + len(manifest.get("left_out", ())) + len(unlisted)
     planned = int(manifest.get("planned", 0))
     if accounted < planned:
         problems.append(

@@ -722,6 +722,19 @@ def test_an_interrupt_in_the_first_slice_does_not_lock_the_folder(
     assert contents(tmp_path / "set") == contents(straight)
 
 
+def test_a_slice_that_has_no_place_for_any_mask_is_not_missing(source, tmp_path, mar, small_scanner):
+    """It is told when the set is made; a job array that has seen all of it is whole."""
+    out = tmp_path / "set"
+    arguments = request(source, write_stack(tmp_path / "masks.npy", ((-230, -230),)), out, "--slices", 2)
+    assert mar(*arguments, "--shard", "0/2")[0] == 3
+    assert [own.partition(":")[0] for own in verify(out).problems] == ["1 of 2 planned slices"]
+    assert mar(*arguments, "--shard", "1/2")[0] == 3
+    assert verify(out).problems == ()
+    reasons = json.loads((out / "train_manifest.json").read_text())["left_out"]
+    assert list(reasons) == ["case00/000", "case01/000"]
+    assert "metal mask lies outside the body" in reasons["case00/000"]
+
+
 @pytest.mark.parametrize("layout", ["community", "shards"])
 def test_an_interrupted_part_leaves_the_folder_to_the_others(
     source, masks, tmp_path, mar, small_scanner, monkeypatch, layout
