@@ -29,8 +29,9 @@ from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.metrics import score
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
+from simulation.layout import manifest_file, read_manifest
 from simulation.progress import with_progress
-from simulation.store import Pair, manifest_file, read_manifest
+from simulation.store import Pair
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,10 @@ from simulation.dataset import DataSet
 from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of, whole_file
 from simulation.implants import MaskStack
+from simulation.layout import CASE_MASKS
 from simulation.pair_maker import CaseResult, PairMaker
 from simulation.sources import CleanSlice, SliceRef, screen
-from simulation.store import CASE_MASKS, write_case, write_sample
+from simulation.store import write_case, write_sample
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from simulation.dataset import SliceName, read_masks
 from simulation.errors import InputError
 from simulation.files import sha256_of, sha256_of_text
 from simulation.implants import open_stack, resize_mask
+from simulation.layout import CASE_MASKS, mask_file, read_manifest, read_record, split_folder
 from simulation.materials import METAL_CODES
 from simulation.pair_maker import CaseResult
 from simulation.projector import Projector
@@ -19,7 +20,7 @@ from simulation.protocols import protocol
 from simulation.set_folder import Identity
 from simulation.shard_case import PackedMasks, PlannedSlice
 from simulation.sources.community import find_gt
-from simulation.store import CASE_MASKS, mask_file, read_h5, read_manifest, read_record, split_folder
+from simulation.store import read_h5
 
 _NO_MASK = np.zeros((0, 0), np.uint8)
 _OF_PAIR = ("ma_CT", "LI_CT", "ma_sinogram", "metal_trace")

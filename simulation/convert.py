@@ -11,6 +11,7 @@ from simulation.dataset import DataSet, SliceName
 from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of
 from simulation.implants import ImplantLibrary
+from simulation.layout import CASE_MASKS, layout_of, read_manifest
 from simulation.pair_maker import CaseResult
 from simulation.projector import Projector
 from simulation.projector_cpu import usable_cores
@@ -21,7 +22,7 @@ from simulation.shard_case import PlannedSlice, plan_of, shard_record
 from simulation.shard_reading import mask_stack, scan_of
 from simulation.shard_set import ShardIdentity, ShardSet
 from simulation.shards import Shard, ShardWriter
-from simulation.store import CASE_MASKS, layout_of, read_manifest, write_case, write_sample
+from simulation.store import write_case, write_sample
 from simulation.work import Work, numbers_of_part
 
 

@@ -14,8 +14,7 @@ import numpy as np
 from simulation.errors import InputError
 from simulation.files import sha256_of, whole_file, write_json
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack
-from simulation.set_folder import SetFolder
-from simulation.store import (
+from simulation.layout import (
     CASE_MASKS,
     CASE_RECORD,
     listing_file,
@@ -25,6 +24,7 @@ from simulation.store import (
     read_record,
     split_folder,
 )
+from simulation.set_folder import SetFolder
 
 
 class Named(Protocol):

@@ -11,10 +11,7 @@ import filelock
 
 from simulation.errors import UsageError
 from simulation.files import PARTIAL, whole_file
-from simulation.protocols import protocol
-from simulation.provenance import library_versions
-from simulation.shards import shards_folder
-from simulation.store import (
+from simulation.layout import (
     SPLITS,
     identity_sha256,
     listing_file,
@@ -23,6 +20,9 @@ from simulation.store import (
     read_manifest,
     split_folder,
 )
+from simulation.protocols import protocol
+from simulation.provenance import library_versions
+from simulation.shards import shards_folder
 
 SCHEMA = 1
 """Raised whenever the same settings begin to give other files."""

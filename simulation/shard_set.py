@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 
 from simulation.files import PARTIAL, sha256_of, whole_file, write_json
 from simulation.geometry import FanBeam
+from simulation.layout import manifest_file
 from simulation.pair_maker import CaseResult
 from simulation.set_folder import Counts, Identity, SetFolder
 from simulation.shards import ShardPlan, ShardWriter, Stored, shard_file, shards_folder
-from simulation.store import manifest_file
 
 
 @dataclass(frozen=True)

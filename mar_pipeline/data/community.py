@@ -23,9 +23,10 @@ from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import resize_mask
+from simulation.layout import manifest_file, read_manifest
 from simulation.projector import Projector
 from simulation.protocols import protocol
-from simulation.store import manifest_file, read_h5, read_manifest
+from simulation.store import read_h5
 from simulation.synthesize import Sample as Scan
 from simulation.units import check_mu
 

@@ -9,8 +9,9 @@ import numpy as np
 from simulation.correction import why_other_mask as why_other_mask
 from simulation.errors import InputError
 from simulation.implants import open_stack, resize_mask
+from simulation.layout import SPLITS, layout_of, listing_file, mask_file, split_folder
 from simulation.projector import Projector
-from simulation.store import SPLITS, Pair, layout_of, listing_file, mask_file, read_pair, split_folder
+from simulation.store import Pair, read_pair
 
 
 @dataclass(frozen=True)

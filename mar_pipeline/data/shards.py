@@ -23,11 +23,11 @@ from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.network_units import to_network
 from simulation.errors import InputError, UsageError
+from simulation.layout import read_manifest
 from simulation.projector import Projector
 from simulation.protocols import protocol
 from simulation.shard_reading import scan_of
 from simulation.shards import Shard, shard_file, shards_folder
-from simulation.store import read_manifest
 from simulation.units import check_mu
 
 _MOST_OPEN = 256

@@ -14,9 +14,9 @@ from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
 from simulation.errors import InputError, UsageError
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.layout import layout_of
 from simulation.protocols import protocol
 from simulation.sources import list_slices
-from simulation.store import layout_of
 
 
 def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:

@@ -35,13 +35,13 @@ from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants import ImplantLibrary
+from simulation.layout import read_manifest
 from simulation.progress import with_progress
 from simulation.projector import Projector
 from simulation.protocols import protocol
 from simulation.provenance import library_versions
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced
-from simulation.store import read_manifest
 
 logger = logging.getLogger(__name__)
 

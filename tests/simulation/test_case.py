@@ -16,11 +16,12 @@ from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.grid import to_grid
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.layout import CASE_RECORD
 from simulation.pair_maker import PairMaker
 from simulation.protocols import PROTOCOLS
 from simulation.set_folder import Identity
 from simulation.sources import SliceRef
-from simulation.store import CASE_RECORD, read_pair
+from simulation.store import read_pair
 from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
 

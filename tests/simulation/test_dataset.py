@@ -9,9 +9,9 @@ from simulation.dataset import DataSet
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
 from simulation.implants import ImplantLibrary, MaskStack
+from simulation.layout import CASE_MASKS, CASE_RECORD, read_manifest
 from simulation.set_folder import Identity
 from simulation.sources import SliceRef
-from simulation.store import CASE_MASKS, CASE_RECORD, read_manifest
 
 IDENTITY = Identity("syndeeplesion", "p", "s", "procedural", "titanium", "", 2, 0, "cpu", False, 4)
 REFS = [SliceRef(case, "000", case, len, ((),)) for case in ("c", "a", "b")]

@@ -8,20 +8,8 @@ import pytest
 
 from simulation.errors import InputError
 from simulation.files import sha256_of
-from simulation.store import (
-    CASE_MASKS,
-    CASE_RECORD,
-    listing_file,
-    manifest_file,
-    mask_file,
-    read_h5,
-    read_pair,
-    split_folder,
-    verify,
-    write_case,
-    write_h5,
-    write_sample,
-)
+from simulation.layout import CASE_MASKS, CASE_RECORD, listing_file, manifest_file, mask_file, split_folder
+from simulation.store import read_h5, read_pair, verify, write_case, write_h5, write_sample
 from simulation.synthesize import Sample
 
 ROWS, VIEWS, BINS = 12, 10, 15
