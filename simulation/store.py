@@ -150,7 +150,7 @@ def verify(root: str | Path) -> Verification:
     root = Path(root)
     splits = [split for split in SPLITS if layout_of(root, split)]
     if not splits:
-        what = "no train or test set in it" if root.is_dir() else "no such folder"
+        what = "no train or test set in it" if root.is_dir() else "is a file" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; expected what mar simulate wrote, or SynDeepLesion")
     problems: list[str] = []
     slices = pairs = 0

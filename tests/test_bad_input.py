@@ -472,10 +472,11 @@ def test_a_disk_that_fills_at_any_flush(refusal, mar, source, masks, tmp_path, o
 
 def test_verify_of_what_is_no_set(mar, tmp_path):
     (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "absent", tmp_path / "file"):
-        code, said, err = mar("verify", path)
+    reasons = {".": "no train or test set in it", "absent": "no such folder", "file": "is a file"}
+    for name, reason in reasons.items():
+        code, said, err = mar("verify", tmp_path / name)
         assert (code, said) == (FAILURE, "")
-        check_line(err, "mar: error: ", (str(path), "expected a data set"))
+        check_line(err, "mar: error: ", (f"{tmp_path / name}: {reason}; expected what mar simulate wrote",))
 
 
 def test_evaluate_of_what_is_no_set_or_no_method(mar, tmp_path, source):
