@@ -7,7 +7,7 @@ import itertools
 import json
 import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -29,6 +29,9 @@ _PLAINER = (
     (r'Parser key "settings": Path is not a file: (.*)', r"--settings: not a file: \1"),
 )
 """What jsonargparse says, and what a user of the program understands."""
+
+_UNREADABLE = (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError)
+"""What a file of settings that is none can raise."""
 
 
 def read_settings(
@@ -53,6 +56,8 @@ def read_settings(
     """
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+    for file in _settings_files(arguments):
+        _refuse_repeated_keys(file)
     leaves = _leaves(settings_class, sections=sections)
     summary = (inspect.getdoc(settings_class) or "").partition("\n")[0]
     parser = ArgumentParser(prog=f"mar {command}", description=summary, exit_on_error=False, allow_abbrev=False)
@@ -132,22 +137,50 @@ def value_of(key: str, arguments: list[str]) -> Any:
         tells.
     """
     value = None
-    for argument, following in itertools.pairwise([*_files_first(arguments), ""]):
-        option, has_value, word = argument.partition("=")
-        word = word if has_value else following
-        if option == "--settings":
-            value = _content(word).get(key, value)
-        elif option == f"--{key}":
-            value = word
+    for file in _settings_files(arguments):
+        value = _content(file).get(key, value)
+    for word in _given(f"--{key}", arguments):
+        value = word
     return value
+
+
+def _given(option: str, arguments: list[str]) -> Iterator[str]:
+    """The values of an option, in the order of the command line."""
+    for argument, following in itertools.pairwise([*arguments, ""]):
+        name, has_value, word = argument.partition("=")
+        if name == option:
+            yield word if has_value else following
+
+
+def _settings_files(arguments: list[str]) -> list[str]:
+    return list(_given("--settings", arguments))
 
 
 def _content(file: str) -> dict[str, Any]:
     try:
         content = yaml.safe_load(Path(file).read_text())
-    except (OSError, UnicodeDecodeError, RecursionError, yaml.YAMLError):
+    except _UNREADABLE:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _refuse_repeated_keys(file: str) -> None:
+    """YAML forbids what its readers let pass, and then take the last one."""
+    try:
+        open_nodes = [yaml.compose(Path(file).read_text(), yaml.SafeLoader)]
+    except _UNREADABLE:  # the parser tells
+        return
+    for node in open_nodes:  # grows
+        lines: dict[str, int] = {}
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            name, line = str(key.value), key.start_mark.line + 1
+            if name in lines:
+                raise UsageError(
+                    f"--settings {file}: {name} stands in line {lines[name]} and again in line {line}; keep one"
+                )
+            lines[name] = line
+            if value not in open_nodes:  # an anchor may stand within itself
+                open_nodes.append(value)
 
 
 def _option(key: str) -> str:

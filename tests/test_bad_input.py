@@ -322,6 +322,9 @@ YAML = {
     "list for a number": ("seed: [1, 2]\n", ("--seed: expected a whole number",)),
     "not a mapping": ("- 1\n- 2\n", ()),
     "broken": ("seed: [1\n", ()),
+    "a key twice": ("seed: 1\nsource: phantom\nseed: 2\n", ("run.yaml: seed stands in line 1 and again in line 3",)),
+    "a key twice in a section": ("a:\n  b: 1\n  b: 2\n", ("b stands in line 2 and again in line 3",)),
+    "an anchor within itself": ("seed: &a [*a]\n", ()),
 }
 
 
