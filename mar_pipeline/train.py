@@ -95,7 +95,8 @@ def train(settings: TrainSettings) -> TrainReport:
             place = {"precision": "float32" if dtype is None else "bfloat16", "data": _data(task)}
             state = TrainingState(task.network.to(device), settings, folder, task.facts, place)
             before = state.epoch
-            refuse_differences({**place, "epoch of the checkpoint": before})
+            dtype = torch.bfloat16 if state.place["precision"] == "bfloat16" else None
+            refuse_differences({**state.place, "epoch of the checkpoint": before})
             if own.leads:
                 folder.keep(settings)
             if before > settings.epochs:
@@ -127,9 +128,12 @@ def _precision(settings: TrainSettings, task: Task) -> str:
 
 
 def _data(task: Task) -> str:
-    """What is trained on, in words."""
-    facts = task.loaders.train.dataset.facts()
-    return ", ".join(f"{value} {name}" for name, value in facts.items() if isinstance(value, int))
+    """What is trained on and validated with, in words."""
+    train, validation = (
+        " ".join(f"{name} {value}" for name, value in loader.dataset.facts().items() if name != "left_out")
+        for loader in task.loaders
+    )
+    return f"{train}, to validate {validation}"
 
 
 def _run(

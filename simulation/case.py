@@ -44,6 +44,7 @@ class CaseMaker:
         """
         ref = self.refs[number]
         name = f"{ref.case}/{ref.name}"
+        clean = None
         try:
             clean = ref.load()
             reason = screen(clean.image_mu)
@@ -53,7 +54,7 @@ class CaseMaker:
         except UsageError:
             raise
         except InputError as error:
-            return [CaseResult(name, failed=(str(error),))]
+            return [CaseResult(name, failed=(str(error),), unread=clean is None)]
 
     def _make_pairs(self, clean: CleanSlice, ref: SliceRef, number: int, name: str) -> CaseResult:
         image_mu = self.pairs.image(clean)

@@ -39,6 +39,7 @@ class CommunitySource:
         identity: what it was made from, as far as that is known.
         geometry: of its scanner.
         numbers: places of its slices in the plan.
+        left_out: why other slices of its plan have no pair.
 
     Raises:
         InputError: there is no such set, or its listing or manifest is broken.
@@ -59,6 +60,7 @@ class CommunitySource:
             raise InputError(f"{root}: two slices have one number in their case.json; simulate it anew")
         self.numbers = sorted(self._refs)
         manifest = read_manifest(root, split)
+        self.left_out: dict[str, str] = manifest.get("left_out", {}) if manifest else {}
         if manifest is None:
             self.identity = _unknown_identity(names, preset, self._stack_path)
         else:

@@ -92,6 +92,8 @@ class _ToShards(Work):
         planned = [self._source.planned(ref, n, verdicts) for n, ref in self._source.within(number * size, size)]
         slices, results = [own for own, _ in planned if own.masks], [result for _, result in planned]
         record = shard_record(number, slices, results)
+        if number == 0:  # which have no place in the plan that is known
+            record["left_out"] = self._source.left_out | record["left_out"]
         with self.folder.writing(number, plan_of(slices), self._source.geometry, record) as writer:
             first = 0
             for row, own in enumerate(slices):
@@ -127,7 +129,7 @@ class _ToCommunity(Work):
             Path(settings.out), settings.split, Identity(**own | {"compression": settings.compression})
         )
         self._source = ShardSet(root, settings.split, identity)
-        shards = range(int(manifest["shards"]))
+        shards = range(int(manifest.get("shards", 1)))
         absent = [number for number in shards if not self._source.is_done(number)]
         if absent:
             raise InputError(
@@ -136,7 +138,9 @@ class _ToCommunity(Work):
             )
         self.numbers = numbers_of_part(settings.shard, len(shards))
         self._names = _names(self._source, len(shards))
-        self.plan = {"planned": len(self._names)}
+        self._left_out = {number: self._without_pairs(number) for number in shards}
+        made = sum(len(self._slices(number)) for number in shards)
+        self.plan = {"planned": made + sum(map(len, self._left_out.values()))}
         self._compression, self._check_interrupt = settings.compression, check_interrupt
         self._library = self._masks_of_all(len(shards), settings.masks)
         scan = protocol(identity.preset)
@@ -158,16 +162,18 @@ class _ToCommunity(Work):
     def _slices(self, number: int) -> list[dict[str, Any]]:
         return self._source.record(number)["slices"]
 
+    def _without_pairs(self, number: int) -> dict[str, str]:
+        record = self._source.record(number)
+        return dict(record["left_out"] if "left_out" in record else record["skipped"])
+
     def told_again(self, number: int) -> list[CaseResult]:
         return []  # what could not be done of its slices was told when the shards were made
 
     def collate(self, results: Sequence[CaseResult]) -> Counts:
         masks = self.folder.identity.masks_per_slice
         part = [own["number"] for number in self.numbers for own in self._slices(number)]
-        without_pairs: dict[str, str] = {}
-        for number in self.numbers:
-            without_pairs |= self._source.record(number).get("left_out", {})
-        in_set = self.folder.collate(self._names, self._library, masks, part, without_pairs)
+        left_out = {name: reason for number in self.numbers for name, reason in self._left_out[number].items()}
+        in_set = self.folder.collate(self._names, self._library, masks, part, left_out, self.plan["planned"])
         return Counts(sum(self.folder.is_done(self._names[number]) for number in part), in_set)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
@@ -217,4 +223,4 @@ def _names(source: ShardSet, shards: int) -> list[SliceName]:
         own["number"]: SliceName(own["case"], own["name"]) for k in range(shards) for own in source.record(k)["slices"]
     }
     planned = sum(int(source.record(number)["planned"]) for number in range(shards))
-    return [names.get(number, SliceName(".", ".")) for number in range(planned)]
+    return [names.get(number, SliceName(".", ".")) for number in range(max(planned, max(names, default=-1) + 1))]

@@ -91,6 +91,7 @@ class DataSet(SetFolder):
         masks_per_slice: int,
         part: Sequence[int] | None = None,
         without_pairs: Mapping[str, str] = MappingProxyType({}),
+        planned: int | None = None,
     ) -> int:
         """Writes mask stack, listing and manifest for the slices that are done, whoever made them.
 
@@ -103,6 +104,7 @@ class DataSet(SetFolder):
             masks_per_slice: how many each has.
             part: places in the plan of the slices of this part; None for all.
             without_pairs: why slices of this part (case/name) have none; the manifest keeps those of other parts.
+            planned: number of slices that were asked for; as many as refs if None.
 
         Returns:
             Number of slices that are done.
@@ -127,7 +129,7 @@ class DataSet(SetFolder):
             left_out = {**(read_manifest(self.root, self.split) or {}).get("left_out", {}), **without_pairs}
             for number in done:
                 left_out.pop(f"{refs[number].case}/{refs[number].name}", None)
-            facts = {"planned": len(refs), "left_out": dict(sorted(left_out.items()))}
+            facts = {"planned": len(refs) if planned is None else planned, "left_out": dict(sorted(left_out.items()))}
             self._write_manifest({path.name: sha256_of(path) for path in files}, self._records(refs, done), **facts)
         return len(done)
 

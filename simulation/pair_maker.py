@@ -22,17 +22,22 @@ _AT_ONCE = 4
 
 @dataclass(frozen=True)
 class CaseResult:
-    """What became of a slice: pairs made now, why it was skipped, and one line for each failure."""
+    """What became of a slice: pairs made now, why it was skipped, and one line for each failure.
+
+    `unread` says that the slice could not be read, as where a disk was away: another run may.
+    """
 
     name: str
     pairs: int = 0
     skipped: str = ""
     failed: tuple[str, ...] = ()
+    unread: bool = False
 
 
 def left_out(results: Iterable[CaseResult]) -> dict[str, str]:
-    """The slices without a pair, and why."""
-    return {own.name: own.skipped or own.failed[0] for own in results if not own.pairs and (own.skipped or own.failed)}
+    """The slices that cannot have a pair, and why."""
+    looked_at = [own for own in results if not own.pairs and not own.unread]
+    return {own.name: own.skipped or own.failed[0] for own in looked_at if own.skipped or own.failed}
 
 
 class Masks(NamedTuple):

@@ -63,6 +63,7 @@ def shard_record(number: int, slices: list[PlannedSlice], results: list[CaseResu
         "pairs": sum(len(own.masks) for own in slices),
         "slices": [{"case": own.case, "name": own.name} | own.record for own in slices],
         "left_out": left_out(results),
+        "unread": [own.name for own in results if own.unread],
         "skipped": [[own.name, own.skipped] for own in results if own.skipped],
         "failed": [line for own in results for line in own.failed],
     }
@@ -113,6 +114,7 @@ class ShardMaker:
     def _plan(self, number: int) -> tuple[list[PlannedSlice], CaseResult]:
         ref = self.refs[number]
         name = f"{ref.case}/{ref.name}"
+        clean = None
         try:
             clean = ref.load()
             reason = screen(clean.image_mu)
@@ -122,7 +124,7 @@ class ShardMaker:
         except UsageError:
             raise
         except InputError as error:
-            return [], CaseResult(name, failed=(str(error),))
+            return [], CaseResult(name, failed=(str(error),), unread=clean is None)
         told = [f"{name}, {line}" for line in drawn.failed]
         masks = PackedMasks()
         for index, labels in drawn.labels.items():

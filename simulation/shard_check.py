@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,35 +15,39 @@ _ALTERED = "its bytes are not those that were written"
 _NOT_ZERO = ("image", "metal_mask", "ma_CT", "LI_CT", "ma_sinogram", "poly_sinogram", "metal_trace", "mask_512")
 
 
-def check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> tuple[int, int, list[str]]:
+class Found(NamedTuple):
+    """What is in a split: numbers of slices and of pairs, whether all had hashes to compare, and one line a problem."""
+
+    slices: int
+    pairs: int
+    hashed: bool
+    problems: list[str]
+
+
+def check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> Found:
     """Every shard against its hash, and every pair by reading it.
 
     Args:
         root: folder of the data set.
         split: train or test.
         manifest: of the split, if there is one.
-
-    Returns:
-        Numbers of slices and of pairs, and one line a problem.
     """
     folder = shards_folder(root, split)
-    known = dict(manifest["files"]) if manifest else {}
-    for sidecar in sorted(folder.glob("shard_*.json")):  # knows the hash before the manifest does
-        name = str(sidecar.with_suffix(".h5").relative_to(root))
-        if name not in known and sidecar.with_suffix(".h5").is_file():
-            known |= _recorded(name, sidecar)
-    listed = set(manifest["files"]) if manifest else set()
+    names = {path: str(path.relative_to(root)) for path in sorted(folder.glob("shard_*.h5"))}
+    records = {name: _record(path.with_suffix(".json")) for path, name in names.items()}
+    listed = dict(manifest["files"]) if manifest else {}
+    # A shard's own record knows its hash before the manifest does.
+    known = {name: record["sha256"] for name, record in records.items() if "sha256" in record} | listed
     problems = [line for name, expected in known.items() for line in _altered(root, name, expected)]
-    planned = int(manifest.get("shards", 0)) if manifest else 0
-    for number in range(planned):
-        path = shard_file(folder, number)
-        if not path.is_file() and str(path.relative_to(root)) not in listed:
-            problems.append(f"{path.relative_to(root)}: not made yet; the same mar simulate makes it")
+    for number in range(int(manifest.get("shards", 0)) if manifest else 0):
+        name = str(shard_file(folder, number).relative_to(root))
+        if name not in {*records, *listed}:
+            problems.append(f"{name}: not made yet; the same mar simulate makes it")
     slices = pairs = 0
-    for path in sorted(folder.glob("shard_*.h5")):
-        name = str(path.relative_to(root))
+    for path, name in names.items():
         if manifest and name not in listed:
             problems.append(f"{name}: unfinished, not in the manifest; the same mar simulate finishes it")
+        problems += _unread(name, records[name])
         try:
             shard = Shard(path)
             pairs += len(shard)
@@ -51,15 +55,24 @@ def check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> 
             problems += _impossible(shard, name)
         except InputError as error:
             problems.append(str(error).replace(f"{root}/", ""))
-    return slices, pairs, problems
+    return Found(slices, pairs, set(records) <= set(known), problems)
 
 
-def _recorded(name: str, sidecar: Path) -> dict[str, str]:
-    """The hash of a shard as it was when it was made; nothing where that cannot be read."""
+def _record(sidecar: Path) -> dict[str, Any]:
+    """What was written about a shard; nothing where that cannot be read."""
     try:
-        return {name: str(json.loads(sidecar.read_text())["sha256"])}
-    except (ValueError, TypeError, KeyError):
+        content = json.loads(sidecar.read_text())
+    except (FileNotFoundError, ValueError):
         return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unread(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    if unread := record.get("unread"):
+        yield (
+            f"{name}: {len(unread)} slices could not be read when it was made, the first is {unread[0]}; delete it, "
+            "and the same mar simulate tries again"
+        )
 
 
 def _altered(root: Path, name: str, expected: str) -> Iterator[str]:

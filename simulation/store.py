@@ -26,7 +26,7 @@ from simulation.layout import (
     read_record,
     split_folder,
 )
-from simulation.shard_check import check_shards
+from simulation.shard_check import Found, check_shards
 from simulation.synthesize import Sample
 
 _GT = ("image", "poly_CT", "poly_sinogram")
@@ -153,15 +153,15 @@ def verify(root: str | Path) -> Verification:
         what = "no train or test set in it" if root.is_dir() else "is a file" if root.exists() else "no such folder"
         raise InputError(f"{root}: {what}; expected what mar simulate wrote, or SynDeepLesion")
     problems: list[str] = []
-    slices = pairs = 0
+    found = []
     for split in splits:
         sharded = layout_of(root, split) == "shards"
-        found = check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
-        slices, pairs = slices + found[0], pairs + found[1]
-        problems += [*_altered_identity(root, split), *found[2]]
+        own = check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
+        found.append(own)
+        problems += [*_altered_identity(root, split), *own.problems]
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
-    hashed = all(manifest_file(root, split).is_file() or layout_of(root, split) == "shards" for split in splits)
-    return Verification(slices, pairs, hashed, tuple(dict.fromkeys(problems)))
+    slices, pairs = sum(own.slices for own in found), sum(own.pairs for own in found)
+    return Verification(slices, pairs, all(own.hashed for own in found), tuple(dict.fromkeys(problems)))
 
 
 def _altered_identity(root: Path, split: str) -> Iterator[str]:
@@ -172,13 +172,13 @@ def _altered_identity(root: Path, split: str) -> Iterator[str]:
         yield f"{manifest_file(root, split).name}: what it says the set was made from is not what was written"
 
 
-def _check_community(root: Path, split: str) -> tuple[int, int, list[str]]:
-    """Numbers of slices and pairs, and one line a problem."""
+def _check_community(root: Path, split: str) -> Found:
     problems = _altered(root, split)
+    hashed = manifest_file(root, split).is_file()
     slices = pairs = 0
     listing = listing_file(root, split)
     if not listing.is_file():
-        return 0, 0, [*problems, f"{listing.name}: missing; the same mar simulate writes it"]
+        return Found(0, 0, hashed, [*problems, f"{listing.name}: missing; the same mar simulate writes it"])
     for line in listing.read_text().split():
         folder = (split_folder(root, split) / line).parent
         files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
@@ -186,7 +186,7 @@ def _check_community(root: Path, split: str) -> tuple[int, int, list[str]]:
         if not files:
             problems.append(f"{folder.relative_to(root)}: listed, but no pair is there")
         problems += [problem for path in files for problem in _unreadable(path, root)]
-    return slices, pairs, problems
+    return Found(slices, pairs, hashed, problems)
 
 
 def _altered(root: Path, split: str) -> list[str]:

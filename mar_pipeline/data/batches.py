@@ -16,9 +16,13 @@ from mar_pipeline.data.sample import CROP, ORDER, Layout, PairArrays, Sample, ge
 from mar_pipeline.data.selection import by_reason
 from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import InputError
+from simulation.files import sha256_of_text
 
 Key = tuple[int, int, int]
 """Epoch, number of the crop within it, index of its pair."""
+
+
+_LOOKS_FOR_PARENT_S = 5.0
 
 
 class Pairs(Protocol):
@@ -126,10 +130,11 @@ class Crops(KeyedSamples):
         return to_sample(cropped, self.pairs.layout)
 
     def facts(self) -> dict[str, Any]:
-        """Numbers of slices and pairs, and what was left out, by reason."""
+        """Numbers of slices and pairs, a hash of their names, and what was left out, by reason."""
         return {
             "slices": self.pairs.slices,
             "pairs": len(self.pairs),
+            "names": sha256_of_text("\n".join(self.pairs.names))[:16],
             "left_out": [
                 {"count": count, "first": first.pair, "reason": first.reason}
                 for first, count in by_reason(self.pairs.left_out)
@@ -228,15 +233,16 @@ def loader_of(samples: KeyedSamples, batches: EpochBatches | list[list[Key]], wo
 
 def _outlive_stop_signals(worker: int) -> None:
     """A cluster signals all processes: the training notes it and ends its step, for which it needs its loaders."""
-    if hasattr(signal, "sigwaitinfo"):  # not on every system, but on those of clusters
+    if hasattr(signal, "sigtimedwait"):  # not on every system, but on those of clusters
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=_obey_parent_alone, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey_parent_alone(parent: int) -> None:
-    """Ends this process when its parent, which signals it at exit, says so."""
-    while signal.sigwaitinfo(STOP_SIGNALS).si_pid != parent:
-        pass
+    """Ends this process when its parent, which signals it at exit, says so, or is no more."""
+    told = None
+    while os.getppid() == parent and (told is None or told.si_pid != parent):
+        told = signal.sigtimedwait(STOP_SIGNALS, _LOOKS_FOR_PARENT_S)
     os._exit(0)
 
 

@@ -34,7 +34,8 @@ class TrainingState:
         settings: of the run.
         folder: where the run lives; its checkpoint is taken up.
         facts: what the weights file shall say about the data.
-        place: name -> what the run stands on beside its settings, in words; a checkpoint of another is refused.
+        place: name -> what the run stands on beside its settings, in words; a checkpoint of another is refused, but
+            where the precision is left open it is that of the checkpoint.
 
     Raises:
         InputError: the folder's checkpoint is broken or of another network.
@@ -87,7 +88,10 @@ class TrainingState:
                 f"{self.folder.last}: is not a checkpoint of this network and optimiser ({reason}); take the settings "
                 "it was made with, or another --run"
             ) from error
-        self._compare(state.get("processes", 1), state.get("place", {}))
+        before = state.get("place", {})
+        if self.settings.precision == "auto" and "precision" in before:
+            self.place["precision"] = before["precision"]  # also where another processor would now choose another
+        self._compare(state.get("processes", 1), before)
         if self.processes.leads:
             self.folder.write_metrics(self.rows)
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)

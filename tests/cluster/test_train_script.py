@@ -15,7 +15,7 @@ def ends(tmp_path):
     run = tmp_path / "run with blanks"
     run.mkdir()
 
-    def end(training, state="RUNNING", before=()):
+    def end(training, state="RUNNING", before=(), restarts=0):
         for name in before:
             (run / name).write_text("before")
             os.utime(run / name, (1, 1))
@@ -32,6 +32,7 @@ def ends(tmp_path):
             **os.environ,
             "PATH": f"{tmp_path}:{os.environ['PATH']}",
             "SLURM_JOB_ID": "7",
+            "SLURM_RESTART_COUNT": str(restarts),
             "SLURM_JOB_NODELIST": "node1",
             "SLURM_JOB_NUM_NODES": "1",
         }
@@ -60,7 +61,11 @@ def test_one_that_was_stopped_is_queued_again(ends, before):
 
 
 def test_one_that_got_the_signal_before_it_could_note_it_is_queued_again(ends):
-    assert ends("exit 143") == (143, "requeue 7\n")
+    assert ends("exit 143", restarts=9) == (143, "requeue 7\n")
+
+
+def test_but_not_for_ever(ends):
+    assert ends("exit 143", restarts=10) == (143, "")
 
 
 def test_a_job_that_slurm_queues_itself_or_that_is_cancelled_is_left_to_it(ends):

@@ -350,21 +350,28 @@ def test_a_signal_while_the_program_starts_is_noted(data, tmp_path, mar, monkeyp
     assert (tmp_path / "run" / "STOPPED").exists()
 
 
-@pytest.mark.parametrize(
-    ("name", "other", "message"),
-    [
-        ("autocast_dtype", lambda *_: torch.bfloat16, "precision was float32, now bfloat16"),
-        ("_data", lambda _: "5 slices, 9 pairs", r"data was \d slices, \d+ pairs, now 5 slices, 9 pairs"),
-    ],
-)
-def test_a_run_in_another_place_is_refused_unless_allowed(run, monkeypatch, caplog, name, other, message):
-    """Another kind of processor, or data that grew: what goes on would be another run."""
+def test_a_run_whose_data_changed_is_refused_unless_allowed(run, data, caplog):
+    """As where a slice was added meanwhile, or another one is missing."""
     run(epochs=1)
-    monkeypatch.setattr(f"mar_pipeline.train.{name}", other)
+    listing = data / "train_640geo_dir.txt"
+    _, *others = listing.read_text().splitlines(keepends=True)
+    listing.write_text("".join(others))
+    message = r"data was slices \d pairs \d+ names \w{16}, to validate .*, now slices \d pairs \d+ names \w{16}"
     with pytest.raises(UsageError, match=message):
         run()
     run(allow_changed_settings=True)
     assert re.search(message, caplog.text)
+
+
+@pytest.mark.parametrize("began", [None, torch.bfloat16])
+def test_a_run_goes_on_in_the_precision_in_which_it_began(run, monkeypatch, began):
+    """It may be queued again on another kind of processor."""
+    monkeypatch.setattr("mar_pipeline.train.autocast_dtype", lambda *_: began)
+    folder, _ = run(epochs=1, precision="auto")
+    monkeypatch.setattr("mar_pipeline.train.autocast_dtype", lambda *_: None if began else torch.bfloat16)
+    run(precision="auto")
+    told = json.loads((folder / "report.json").read_text())["precision"]
+    assert told == ("bfloat16" if began else "float32")
 
 
 def test_an_epoch_that_never_ends_in_time_is_a_failure(run, monkeypatch):

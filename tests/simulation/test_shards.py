@@ -258,6 +258,30 @@ def test_there_and_back_gives_the_same_bytes(made, tmp_path, store):
     assert contents(tmp_path / "set") == contents(made / "community")
 
 
+@pytest.mark.parametrize("size", [2, 32])
+def test_there_and_back_from_the_community_layout(made, tmp_path, size):
+    """The set has a gap where a slice was skipped."""
+    run(*convert(made / "community", tmp_path / "a", *shards("--slices-per-shard", size)))
+    run(*convert(tmp_path / "a", tmp_path / "b"))
+    assert contents(tmp_path / "b") == contents(made / "community")
+
+
+def test_shards_of_slices_that_could_not_be_read_are_told_until_they_are_made_anew(source, masks, tmp_path, mar):
+    """As where the disk of the slices was away for a while."""
+    path, out = tmp_path / "source" / "case03" / "000" / "gt.h5", tmp_path / "set"
+    shutil.copytree(source, tmp_path / "source")
+    whole = path.read_bytes()
+    path.write_bytes(whole[:999])
+    arguments = request(tmp_path / "source", masks, out, *shards(store="images"))
+    assert mar(*arguments)[0] == 3
+    path.write_bytes(whole)
+    (problem,) = verify(out).problems
+    assert problem.startswith("train_shards/shard_00001.h5: 1 slices could not be read when it was made, the first is ")
+    (out / "train_shards" / "shard_00001.h5").unlink()
+    assert mar(*arguments)[0] == 0
+    assert verify(out).problems == ()
+
+
 def test_procedural_masks_survive_there_and_back(tmp_path, mar):
     """On the small scanner some masks vanish: they are told when the set is made, and leave gaps in the numbers."""
     arguments = ["--slices", 3, "--masks-per-slice", 3, "--device", "cpu", "--compression", 0]

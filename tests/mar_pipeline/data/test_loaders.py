@@ -195,6 +195,8 @@ def test_validation_on_another_set(settings, written, tmp_path):
 
 def test_facts_of_a_report(settings):
     facts = make_loaders(dataclasses.replace(settings, mask_range=(0, 1), batches_per_epoch=None), 0).facts()
+    names = [own.pop("names") for own in facts.values()]
+    assert len(set(names)) == 2
     assert facts["train"] == {"slices": 2, "pairs": 4, "batches": 1, "left_out": []}
     assert facts["validation"] == {"slices": 1, "pairs": 2, "batches": 2, "left_out": []}
 
