@@ -91,11 +91,10 @@ def train(settings: TrainSettings) -> TrainReport:
         regularizer = make_regularizer(task.network, settings.equivariance)
         with folder.opened(settings) if own.leads else nullcontext():
             wait_for_all()
-            dtype = autocast_dtype(_precision(settings, task), device)
-            place = {"precision": "float32" if dtype is None else "bfloat16", "data": _data(task)}
+            place = {"precision": _precision(settings, task, device), "data": _data(task)}
             state = TrainingState(task.network.to(device), settings, folder, task.facts, place)
             before = state.epoch
-            dtype = torch.bfloat16 if state.place["precision"] == "bfloat16" else None
+            dtype = autocast_dtype(state.place["precision"], device)
             refuse_differences({**state.place, "epoch of the checkpoint": before})
             if own.leads:
                 folder.keep(settings)
@@ -120,11 +119,13 @@ def _make_task(settings: TrainSettings, device: torch.device) -> Task:
     return make(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
 
 
-def _precision(settings: TrainSettings, task: Task) -> str:
-    """What the settings ask for, float32 where the loss needs it and they leave it open."""
+def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str:
+    """What the settings ask for; where they leave it open what the device has, but float32 where the loss needs it."""
     if task.full_precision and settings.precision == "bfloat16":
         raise UsageError("--precision: got bfloat16, which this loss cannot bear; give float32 or auto")
-    return "float32" if task.full_precision else settings.precision
+    if task.full_precision or autocast_dtype(settings.precision, device) is None:
+        return "float32"
+    return "bfloat16"
 
 
 def _data(task: Task) -> str:
