@@ -539,9 +539,10 @@ KILLS = 30
 DRIVER = (
     PROGRAM.partition("if __name__")[0]
     + """
-import os, random, shutil, time
+import os, random, shutil, threading, time
 from pathlib import Path
-import numpy, h5py, simulation.generate
+import numpy, h5py, tqdm, simulation.generate
+tqdm.tqdm.set_lock(threading.RLock())  # tqdm's own is shared by what is forked, also by who was killed while he had it
 from simulation.shards import Shard
 from simulation.store import verify
 arguments, out, kills, share = sys.argv[4:], Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
