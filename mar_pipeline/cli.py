@@ -187,7 +187,8 @@ def _verify(arguments: list[str]) -> int:
 
     found = verify(folder)
     hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"
-    summary = f"{found.slices} slices, {found.pairs} pairs, {hashes}: {len(found.problems) or 'no'} problems"
+    count = "1 problem" if len(found.problems) == 1 else f"{len(found.problems) or 'no'} problems"
+    summary = f"{found.slices} slices, {found.pairs} pairs, {hashes}: {count}"
     if found.problems and found.hashed:
         summary += "; the same mar simulate makes what is missing or unfinished, and what is damaged once it is deleted"
     sys.stdout.write("\n".join([*found.problems, f"{folder}: {summary}\n"]))

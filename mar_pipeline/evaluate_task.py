@@ -43,7 +43,7 @@ class TaskReport:
     Args:
         results: one per method.
         table: the table as aligned text.
-        markdown: what the numbers are, and the table.
+        markdown: the table, and what its numbers are.
         pictures: files written, relative to the output folder.
         columns: of the table, by the names of the results' values.
     """
@@ -77,7 +77,7 @@ def evaluate_task(settings: TaskEvaluateSettings) -> TaskReport:
     pictures = [*_angle_picture(test, scores.rows, out), *_pictures(settings.figures, test, contenders, scores, out)]
     words = states(test, scores, device, settings.precision)
     shown = "\n\n".join(f"![{name}]({name})" for name in pictures)
-    markdown = f"{words}\n\n{to_markdown(results, test)}\n"
+    markdown = f"{to_markdown(results, test)}\n\n{words}\n"
     for name, text in {"results.csv": to_csv(scores.rows, test), "table.md": f"{markdown}\n{shown}\n"}.items():
         with whole_file(out / name) as unfinished:
             unfinished.write_text(text)
