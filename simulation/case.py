@@ -11,8 +11,8 @@ from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of, whole_file
 from simulation.implants import MaskStack
 from simulation.layout import CASE_MASKS
-from simulation.pair_maker import CaseResult, PairMaker
-from simulation.sources import CleanSlice, SliceRef, screen
+from simulation.pair_maker import CaseResult, Drawn, PairMaker
+from simulation.sources import SliceRef
 from simulation.store import write_case, write_sample
 
 
@@ -43,36 +43,32 @@ class CaseMaker:
             UsageError: the source does not go with the preset.
         """
         ref = self.refs[number]
+        drawn = self.pairs.draw(ref, number)
+        if isinstance(drawn, CaseResult):
+            return [drawn]
         name = f"{ref.case}/{ref.name}"
-        clean = None
         try:
-            clean = ref.load()
-            reason = screen(clean.image_mu)
-            if reason:
-                return [CaseResult(name, skipped=reason)]
-            return [self._make_pairs(clean, ref, number, name)]
+            pairs = self._make_pairs(drawn, ref, number)
         except UsageError:
             raise
         except InputError as error:
-            return [CaseResult(name, failed=(str(error),), unread=clean is None)]
+            return [CaseResult(name, failed=(str(error),))]
+        return [CaseResult(name, pairs, failed=drawn.told)]
 
-    def _make_pairs(self, clean: CleanSlice, ref: SliceRef, number: int, name: str) -> CaseResult:
-        image_mu = self.pairs.image(clean)
-        masks, implants, failed = self.pairs.draw_masks(clean, image_mu, number)
-        told = tuple(f"{name}, {line}" for line in failed)
-        if not masks:
-            return CaseResult(name, failed=told)
+    def _make_pairs(self, drawn: Drawn, ref: SliceRef, number: int) -> int:
+        """Writes what is missing of a slice; answers the number of pairs made."""
+        clean, masks = drawn.clean, drawn.masks.labels
         folder = self.data_set.case_folder(ref)
         for left_over in folder.glob(f"*{PARTIAL}"):
             left_over.unlink()
-        written = self._write(folder, image_mu, number, masks)
+        written = self._write(folder, drawn.image_mu, number, masks)
         # A file that an earlier run recorded keeps its hash: damage done since then must not pass for good.
         known = {file: value for file, value in self.data_set.hashes(ref).items() if file not in written}
         names = {"gt.h5", *(f"{index}.h5" for index in masks), *written}
-        record = case_record(number, clean.origin, clean.pixel_mm, implants, list(told))
+        record = case_record(number, clean.origin, clean.pixel_mm, drawn.masks.implants, list(drawn.told))
         record["files"] = {file: known.get(file) or sha256_of(folder / file) for file in sorted(names)}
         self.data_set.write_record(ref, record)
-        return CaseResult(name, len(written - {"gt.h5", CASE_MASKS}), failed=told)
+        return len(written - {"gt.h5", CASE_MASKS})
 
     def _write(self, folder: Path, image_mu: np.ndarray, number: int, masks: dict[int, np.ndarray]) -> set[str]:
         """Simulates and writes the files of a slice that are not there yet; answers their names."""

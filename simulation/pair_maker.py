@@ -6,12 +6,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simulation.errors import InputError
+from simulation.errors import InputError, UsageError
 from simulation.grid import to_grid
 from simulation.implant_anatomy import find_body
 from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
 from simulation.materials import METAL_CODES
-from simulation.sources import CleanSlice
+from simulation.sources import CleanSlice, SliceRef, screen
 from simulation.synthesize import Sample, Simulator
 
 _CLEAN, _IMPLANT = 1, 2
@@ -54,6 +54,22 @@ class Masks(NamedTuple):
     failed: list[str]
 
 
+class Drawn(NamedTuple):
+    """A slice that can have pairs.
+
+    Attributes:
+        clean: the slice.
+        image_mu: on the scanner's grid.
+        masks: one or more.
+        told: one line for each mask that cannot be used.
+    """
+
+    clean: CleanSlice
+    image_mu: np.ndarray
+    masks: Masks
+    told: tuple[str, ...]
+
+
 @dataclass(frozen=True)
 class PairMaker:
     """Makes pairs; deterministic by (seed, slice number, mask), whatever process makes them and where they go.
@@ -76,14 +92,31 @@ class PairMaker:
         """The slice on the scanner's grid."""
         return to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol)
 
-    def draw_masks(self, clean: CleanSlice, image_mu: np.ndarray, number: int) -> Masks:
-        """The masks of a slice.
+    def draw(self, ref: SliceRef, number: int) -> Drawn | CaseResult:
+        """Reads a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
 
         Args:
-            clean: the slice.
-            image_mu: what `image` gave for it.
+            ref: the slice.
             number: its place in the plan.
+
+        Raises:
+            UsageError: the source does not go with the preset.
         """
+        name, clean = f"{ref.case}/{ref.name}", None
+        try:
+            clean = ref.load()
+            if reason := screen(clean.image_mu):
+                return CaseResult(name, skipped=reason)
+            image_mu = self.image(clean)
+            masks = self._draw_masks(clean, image_mu, number)
+        except UsageError:
+            raise
+        except InputError as error:
+            return CaseResult(name, failed=(str(error),), unread=clean is None)
+        told = tuple(f"{name}, {line}" for line in masks.failed)
+        return Drawn(clean, image_mu, masks, told) if masks.labels else CaseResult(name, failed=told)
+
+    def _draw_masks(self, clean: CleanSlice, image_mu: np.ndarray, number: int) -> Masks:
         drawn = Masks({}, {}, [])
         stacked = isinstance(self.library, MaskStack)
         large = to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol, (STACK_SIZE, STACK_SIZE))

@@ -7,12 +7,11 @@ from typing import Any
 import numpy as np
 
 from simulation.case import case_record
-from simulation.errors import InputError, UsageError
 from simulation.implants import STACK_SIZE
 from simulation.pair_maker import CaseResult, PairMaker, left_out
 from simulation.shard_set import ShardSet
 from simulation.shards import ShardPlan, ShardWriter
-from simulation.sources import SliceRef, screen
+from simulation.sources import SliceRef
 
 _AT_ONCE = 16
 """Masks unpacked together."""
@@ -113,25 +112,16 @@ class ShardMaker:
 
     def _plan(self, number: int) -> tuple[list[PlannedSlice], CaseResult]:
         ref = self.refs[number]
-        name = f"{ref.case}/{ref.name}"
-        clean = None
-        try:
-            clean = ref.load()
-            reason = screen(clean.image_mu)
-            if reason:
-                return [], CaseResult(name, skipped=reason)
-            drawn = self.pairs.draw_masks(clean, self.pairs.image(clean), number)
-        except UsageError:
-            raise
-        except InputError as error:
-            return [], CaseResult(name, failed=(str(error),), unread=clean is None)
-        told = [f"{name}, {line}" for line in drawn.failed]
+        drawn = self.pairs.draw(ref, number)
+        if isinstance(drawn, CaseResult):
+            return [], drawn
         masks = PackedMasks()
-        for index, labels in drawn.labels.items():
+        for index, labels in drawn.masks.labels.items():
             masks.add(index, labels)
-        record = case_record(number, clean.origin, clean.pixel_mm, drawn.implants, told)
-        planned = [PlannedSlice(ref.case, ref.name, number, record, masks)] if masks else []
-        return planned, CaseResult(name, len(masks), failed=tuple(told))
+        clean = drawn.clean
+        record = case_record(number, clean.origin, clean.pixel_mm, drawn.masks.implants, list(drawn.told))
+        planned = PlannedSlice(ref.case, ref.name, number, record, masks)
+        return [planned], CaseResult(f"{ref.case}/{ref.name}", len(masks), failed=drawn.told)
 
     def _write(self, writer: ShardWriter, planned: PlannedSlice, row: int, first: int) -> None:
         image_mu = self.pairs.image(self.refs[planned.number].load())
