@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from mar_pipeline import __version__
-from mar_pipeline.dicom.correction.metal import PackedMask, connected
+from mar_pipeline.dicom.correction.metal import Component, PackedMask, connected
 from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
@@ -34,6 +34,7 @@ class SeriesResult:
         derivation: how it was made; None if no slice holds metal, or nothing was to be written.
         warnings: those of the source and those that the work brought.
         masks: metal of every slice.
+        components: what was taken for metal, and what was left alone.
         seconds: wall time.
     """
 
@@ -42,6 +43,7 @@ class SeriesResult:
     derivation: Derivation | None
     warnings: tuple[str, ...]
     masks: tuple[PackedMask, ...]
+    components: tuple[Component, ...]
     seconds: float
 
     @property
@@ -90,7 +92,7 @@ def process(
         warnings += _remarks_after(reports.values(), sorted({name for names in malformed for name in names}))
     seconds = time.perf_counter() - started
     ordered = tuple(reports[number] for number in numbers)
-    return SeriesResult(work, ordered, derivation, tuple(warnings), tuple(masks), seconds)
+    return SeriesResult(work, ordered, derivation, tuple(warnings), tuple(masks), (), seconds)
 
 
 def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collection[int], threshold_hu: float) -> int:

@@ -39,6 +39,29 @@ class PackedMask:
 
 
 @dataclass(frozen=True)
+class Component:
+    """One connected piece of candidates in a series, and what was decided about it.
+
+    Args:
+        kept: whether it counts as metal.
+        reason: why it is metal, or why it is left alone: plain words, complete as a clause.
+        first_slice: place of its first slice, from 0.
+        last_slice: place of its last slice.
+        centre: row and column of its middle in the slice where it is largest.
+        area_mm2: its largest area in a slice.
+        peak_hu: its brightest voxel.
+    """
+
+    kept: bool
+    reason: str
+    first_slice: int
+    last_slice: int
+    centre: tuple[int, int]
+    area_mm2: float
+    peak_hu: float
+
+
+@dataclass(frozen=True)
 class Candidates:
     """What may be metal in one slice.
 
