@@ -95,8 +95,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--series", action="append", default=[], metavar="N|UID", help="only this series; may be given several times")
     add("--dry-run", action="store_true", help="look for metal and say what would be done; writes nothing")
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
-    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel is metal (2500)")
-    add("--min-metal-mm2", type=float, default=10, metavar="MM2", help="least area of metal in a slice (10)")
+    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel may be metal (2500)")
+    add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal (4)")
+    add("--all-candidates", action=switch, default=False, help="take all above the threshold for metal")
+    add("--strict-harm", action=switch, default=False, help="refuse a series in which a correction is judged harmful")
     add(
         "--max-trace",
         type=float,

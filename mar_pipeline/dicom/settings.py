@@ -20,8 +20,11 @@ class DicomSettings:
         out: folder to write; None only looks.
         method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
         series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.
-        metal_threshold: HU from which on a voxel is metal.
-        min_metal_mm2: smallest area of metal in a slice.
+        metal_threshold: HU from which on a voxel may be metal.
+        min_metal_mm2: smallest largest area of a piece of metal.
+        all_candidates: take all that is above the threshold for metal, whatever the evidence says.
+        metal_mask: the user's own mask in place of a decision; see `correction.given_mask`.
+        strict_harm: refuse a series in which a correction is judged harmful.
         max_trace: share of the projections behind metal above which a slice is refused.
         seg: write a DICOM segmentation of the metal.
         html: write report.html.
@@ -42,7 +45,10 @@ class DicomSettings:
     method: str = "nmar"
     series: tuple[str, ...] = ()
     metal_threshold: float = 2500.0
-    min_metal_mm2: float = 10.0
+    min_metal_mm2: float = 4.0
+    all_candidates: bool = False
+    metal_mask: Path | None = None
+    strict_harm: bool = False
     max_trace: float = 0.5
     seg: bool = True
     html: bool = True
@@ -73,7 +79,8 @@ class DicomSettings:
     def configuration(self) -> dict[str, Any]:
         """What decides the derived images, and is hashed into their UIDs."""
         names = (
-            *("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision"),
+            *("method", "metal_threshold", "min_metal_mm2", "all_candidates", "strict_harm", "max_trace"),
+            *("slice_fallback", "precision"),
             *("repair_uids", "keep_private"),
         )
         return {name: asdict(self)[name] for name in names}

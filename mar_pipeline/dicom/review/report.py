@@ -87,7 +87,7 @@ def _load(result: SeriesResult, number: int) -> tuple[np.ndarray, np.ndarray, np
     _, pixels = result.work.read(number)
     stored = result.work.stored(number, pixels)
     corrected = (stored * pixels.slope + pixels.intercept).astype(np.float32)
-    return pixels.hu, np.where(pixels.padding, pixels.hu, corrected), result.masks[number].unpack()
+    return pixels.hu, np.where(pixels.padding, pixels.hu, corrected), result.metal.masks[number].unpack()
 
 
 def _spread(numbers: Sequence[int], most: int) -> list[int]:
