@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ import numpy as np
 from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.metal import Component, PackedMask, connected
 from mar_pipeline.dicom.correction.methods import Method
+from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import Look, SliceReport, Work, correct_slice, image_name, look, write_slice
@@ -51,6 +52,13 @@ class SeriesResult:
         """Places of the slices with metal."""
         return [report.number for report in self.slices if report.metal_mm2 > 0]
 
+    @cached_property
+    def figures(self) -> SeriesFigures | None:
+        """Numbers of the whole series; None if nothing was corrected."""
+        if self.derivation is None:
+            return None
+        return series_figures((report.figures for report in self.slices), self.work.series.gap_mm)
+
 
 def process(
     work: Work, method: Method, folder: Path | None, created: datetime, taken_numbers: Collection[int]
@@ -75,8 +83,9 @@ def process(
     masks = connected([one.metal for one in looks], pixel_mm2, work.settings.min_metal_mm2)
     areas = [float(mask.unpack().sum()) * pixel_mm2 for mask in masks]
     with_metal = [number for number in numbers if areas[number] > 0]
-    reports = {n: SliceReport(n, work.series.slices[n].position_mm, areas[n], "copied") for n in numbers}
+    reports = {n: _copied(work, n, areas[n], looks[n]) for n in numbers}
     warnings = [*work.series.warnings, *_remarks(looks, with_metal)]
+    warnings += [f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, looks))]
     derivation = None
     if with_metal and folder is not None:
         truncated = any(looks[number].truncated for number in with_metal)
@@ -110,6 +119,16 @@ def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collec
 def series_name(series: Series) -> str:
     """Folder of a derived series, never built from tags."""
     return f"series_{series.number:03}"
+
+
+def _copied(work: Work, number: int, area_mm2: float, seen: Look) -> SliceReport:
+    """What becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
+    place_mm = work.series.slices[number].position_mm
+    return SliceReport(number, place_mm, area_mm2, "copied", figures=None if area_mm2 > 0 else seen.figures)
+
+
+def _figures(seen: Look) -> SliceFigures | None:
+    return seen.figures
 
 
 def _derivation(
