@@ -71,7 +71,7 @@ def depths_mm(relative: np.ndarray, spacing_mm: tuple[float, float], angle_deg: 
             (along * cosine - across * sine) / spacing_mm[1] + (columns - 1) / 2,
         ]
     )
-    sampled = ndimage.map_coordinates(relative.astype(np.float64), places, order=1, mode="constant")
+    sampled = ndimage.map_coordinates(relative.astype(np.float64), places, order=1, mode="grid-constant")
     return np.cumsum(sampled, axis=1) * step_mm
 
 
