@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,13 @@ from pydicom import dcmread
 from structure_files import OWN_NAME, write_rtstruct
 
 from mar_pipeline.cli import main
+from mar_pipeline.dicom.correction.metal import Component
+from mar_pipeline.dicom.correction.methods import method_of
+from mar_pipeline.dicom.review.report import write_report
+from mar_pipeline.dicom.review.summary import summary_of as summary_of_run
+from mar_pipeline.dicom.review.summary import verdict
+from mar_pipeline.dicom.run import run
+from mar_pipeline.dicom.settings import DicomSettings
 
 SIDE, SPACING_MM, GAP_MM = 96, 3.0, 5.0
 METAL_IN = (1, 2)
@@ -171,3 +179,32 @@ def test_a_dry_run_measures_nothing_of_what_it_did_not_correct(source: Path, cap
     (series,) = json.loads(capsys.readouterr().out)["series"]
     assert series["measures"] is None
     assert not any("measures" in one for one in series["per_slice"] if one["metal_mm2"] > 0)
+
+
+def test_decisions_about_pieces_and_slices_are_told_with_their_reasons(source: Path, tmp_path: Path) -> None:
+    settings = DicomSettings(source)
+    outcome = run(settings)
+    (looked,) = outcome.results
+    pieces = (
+        Component(True, "far brighter than bone", 1, 2, (32, 58), 450.0, 9000.0),
+        Component(False, "bone <dense>", 3, 3, (7, 9), 12.34, 2601.0),
+    )
+    decided = replace(looked.slices[1], decision="original kept", reason="no streaks found")
+    slices = (looked.slices[0], decided, replace(looked.slices[2], decision="weakened"), looked.slices[3])
+    result = replace(looked, components=pieces, slices=slices)
+    assert verdict(result.slices) == {"corrected": 0, "weakened": 1, "original_kept": 1}
+    method = method_of(settings)
+    told = summary_of_run(outcome.found, [result], (), settings, method)["series"][0]["metal_components"]
+    assert [(one["kept_as_metal"], one["reason"], one["first_slice"], one["last_slice"]) for one in told] == [
+        (True, "far brighter than bone", 2, 3),
+        (False, "bone <dense>", 4, 4),
+    ]
+    write_report(tmp_path / "report.html", outcome.found, [result], (), settings, method)
+    page = (tmp_path / "report.html").read_text()
+    for words in (
+        "0 slices corrected, 1 weakened, 1 kept the original",
+        "kept the original: no streaks found",
+        "<td>kept as metal</td><td>far brighter than bone</td><td>2 to 3</td><td>32, 58</td><td>450.0 mm2</td>",
+        "<td>left alone</td><td>bone &lt;dense&gt;</td><td>4</td><td>7, 9</td><td>12.3 mm2</td><td>2601 HU</td>",
+    ):
+        assert words in page, words
