@@ -69,6 +69,23 @@ def series_facts(figures: SeriesFigures, labels: Mapping[str, str]) -> dict[str,
     }
 
 
+def region_rows(known: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """Yield the rows of measures.csv of a slice or a series: two for each region, before and after.
+
+    Args:
+        known: columns that say which slice or series it is.
+        facts: what summary.json says of its numbers.
+    """
+    shared = {name: value for name, value in facts.items() if name in COLUMNS}
+    for region in facts["regions"]:
+        for image in ("before", "after"):
+            above = {
+                f"metal_above_threshold_{unit}": facts.get(f"metal_above_threshold_{image}_{unit}")
+                for unit in ("mm2", "cm3")
+            }
+            yield {**known, "region": region["name"], "image": image, **region[image], **shared, **above}
+
+
 def write_csv(path: Path, results: Sequence[SeriesResult]) -> None:
     """Write measures.csv: a row for each slice, region and image, and for each region and image of a whole series.
 
@@ -94,19 +111,8 @@ def _rows_of_series(result: SeriesResult) -> Iterator[dict[str, Any]]:
         if report.figures is not None:
             place = {"slice": report.number + 1, "position_mm": round(report.position_mm, 3)}
             known = {"series": series.number, **place, "decision": report.decision}
-            yield from _rows(known, slice_facts(report.figures, series.gap_mm, {}))
-    yield from _rows({"series": series.number, "slice": "all"}, series_facts(result.figures, {}))
-
-
-def _rows(known: Mapping[str, Any], facts: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    shared = {name: value for name, value in facts.items() if name in COLUMNS}
-    for region in facts["regions"]:
-        for image in ("before", "after"):
-            above = {
-                f"metal_above_threshold_{unit}": facts.get(f"metal_above_threshold_{image}_{unit}")
-                for unit in ("mm2", "cm3")
-            }
-            yield {**known, "region": region["name"], "image": image, **region[image], **shared, **above}
+            yield from region_rows(known, slice_facts(report.figures, series.gap_mm, {}))
+    yield from region_rows({"series": series.number, "slice": "all"}, series_facts(result.figures, {}))
 
 
 def _regions(regions: Sequence[RegionFigures], labels: Mapping[str, str]) -> list[dict[str, Any]]:
