@@ -6,7 +6,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look, write_slice
@@ -51,6 +52,13 @@ class SeriesResult:
         """Places of the slices with metal."""
         return [report.number for report in self.slices if report.metal_mm2 > 0]
 
+    @cached_property
+    def figures(self) -> SeriesFigures | None:
+        """Numbers of the whole series; None if nothing was corrected."""
+        if self.derivation is None:
+            return None
+        return series_figures((report.figures for report in self.slices), self.work.series.gap_mm)
+
 
 def process(
     work: Work, method: Method, folder: Path | None, created: datetime, taken_numbers: Collection[int]
@@ -75,8 +83,9 @@ def process(
     metal = _metal(work, looks, positions_mm)
     areas = [float(mask.unpack().sum() * np.prod(work.series.spacing_mm)) for mask in metal.masks]
     with_metal = [number for number in numbers if areas[number] > 0]
-    reports = {n: SliceReport(n, positions_mm[n], areas[n], "copied") for n in numbers}
+    reports = {n: _copied(work, n, areas[n], looks[n]) for n in numbers}
     warnings = [*work.series.warnings, *_remarks(looks, with_metal)]
+    warnings += [f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, looks))]
     derivation = None
     if with_metal and folder is not None:
         truncated = [one.truncated for one in looks]
@@ -140,6 +149,16 @@ def _check_harm(work: Work, reports: Collection[SliceReport]) -> None:
             f"{name}: the correction was judged harmful ({refused[0].reason}), as in {len(refused)} slices; without "
             "--strict-harm such slices keep the original"
         )
+
+
+def _copied(work: Work, number: int, area_mm2: float, seen: Look) -> SliceReport:
+    """What becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
+    place_mm = work.series.slices[number].position_mm
+    return SliceReport(number, place_mm, area_mm2, "copied", figures=None if area_mm2 > 0 else seen.figures)
+
+
+def _figures(seen: Look) -> SliceFigures | None:
+    return seen.figures
 
 
 def _derivation(

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from mar_pipeline.dicom.measures.regions import Sphere
 from mar_pipeline.dicom.reading.limits import Limits
 from simulation.errors import UsageError
 
@@ -29,6 +30,9 @@ class DicomSettings:
         seg: write a DICOM segmentation of the metal.
         html: write report.html.
         html_slices: most slices of a series in the report.
+        csv: write measures.csv.
+        show_labels: let report.html and summary.json say how the source calls series and regions.
+        rois: spheres to measure.
         nifti: write the corrected volume as NIfTI.
         workers: processes of LI and NMAR, or threads of a network.
         device: cpu or cuda, of a network.
@@ -53,6 +57,9 @@ class DicomSettings:
     seg: bool = True
     html: bool = True
     html_slices: int = 40
+    csv: bool = False
+    show_labels: bool = False
+    rois: tuple[Sphere, ...] = ()
     nifti: bool = False
     workers: int = 1
     device: str = "cpu"

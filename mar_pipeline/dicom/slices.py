@@ -1,6 +1,7 @@
 """One slice of a series: looked at, corrected, written, checked."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ from pydicom.dataset import Dataset
 from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
+from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
+from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.files import quiet
-from mar_pipeline.dicom.reading.image_header import text
+from mar_pipeline.dicom.reading.image_header import geometry, text
 from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.settings import DicomSettings
@@ -30,6 +34,7 @@ class Look:
         clipped: whether its brightest voxel is the highest that its bits can store, or 3071 HU.
         pixels_sha256: of the stored values.
         series_number: of its header, None if it has none.
+        figures: of the ROIs that it meets, in the original.
     """
 
     metal: Candidates
@@ -37,6 +42,7 @@ class Look:
     clipped: bool
     pixels_sha256: str
     series_number: int | None
+    figures: SliceFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -54,6 +60,7 @@ class SliceReport:
         clipped_voxels: voxels whose corrected value could not be stored.
         reason: why the correction was weakened or the original kept.
         judgement: of the correction.
+        figures: numbers before and after, see `measures.figures`; None where nothing was measured.
     """
 
     number: int
@@ -65,6 +72,7 @@ class SliceReport:
     clipped_voxels: int = 0
     reason: str | None = None
     judgement: Judgement | None = None
+    figures: SliceFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +83,27 @@ class Work:
         series: the series.
         settings: of the run.
         staging: folder for the corrected pixels until they are written.
+        rois: regions to measure: those of the settings, and those that lie beside the series.
     """
 
     series: Series
     settings: DicomSettings
     staging: Path
+    rois: tuple[Region, ...] = ()
+
+    @classmethod
+    def of(cls, series: Series, settings: DicomSettings, staging: Path, beside: Sequence[tuple[Path, str]]) -> "Work":
+        """The work on a series, with the regions in RTSTRUCT and SEG files that lie beside it.
+
+        Args:
+            series: it gets the warnings about those files.
+            settings: of the run.
+            staging: see the class.
+            beside: path and name for messages of files that are no CT images.
+        """
+        found = read_structures(series, beside, settings.limits)
+        told = replace(series, warnings=(*series.warnings, *found.warnings))
+        return cls(told, settings, staging, (*settings.rois, *found.regions))
 
     def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
@@ -110,6 +134,7 @@ def look(work: Work, number: int) -> Look:
         float(hu.max()) in (pixels.brightest_hu, 3071),
         pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
+        unchanged_figures(measured(work, number, header, pixels, pixels.stored, inside), work.rois),
     )
 
 
@@ -133,6 +158,24 @@ def write_slice(work: Work, derivation: Derivation, folder: Path, number: int) -
 def image_name(number: int) -> str:
     """File name of a derived slice, never built from tags."""
     return f"IM{number + 1:05}.dcm"
+
+
+def measured(
+    work: Work,
+    number: int,
+    header: Dataset,
+    pixels: SlicePixels,
+    stored: np.ndarray,
+    inside: np.ndarray,
+    metal: np.ndarray | None = None,
+) -> MeasuredSlice:
+    """Return what is measured: the slice as it was and as it is stored afterwards."""
+    file = work.series.slices[number]
+    with quiet():
+        plane = Plane(geometry(header, file.name), work.series.shape, half_gap_mm(work.series.gap_mm), file.sop_uid)
+    before = pixels.hu
+    after = np.where(pixels.padding, before, stored * pixels.slope + pixels.intercept)
+    return MeasuredSlice(plane, before, after, np.zeros(inside.shape, bool) if metal is None else metal, inside)
 
 
 def inside_of(series: Series, header: Dataset, pixels: SlicePixels) -> np.ndarray:

@@ -8,7 +8,8 @@ import numpy as np
 from mar_pipeline.dicom.correction.metal import FARTHEST_MM, Metal
 from mar_pipeline.dicom.correction.projection import ProjectionCorrection
 from mar_pipeline.dicom.errors import RefusedInput
-from mar_pipeline.dicom.slices import SliceReport, Work, inside_of
+from mar_pipeline.dicom.measures.figures import slice_figures
+from mar_pipeline.dicom.slices import SliceReport, Work, inside_of, measured
 from mar_pipeline.judge.verdict import Judgement, judge
 
 CHANGES_HU = (5, 20)
@@ -105,23 +106,30 @@ def finish_slice(
     work: Work, metal: Metal, areas: Sequence[float], strengths: Mapping[int, float], trial: Trial
 ) -> SliceReport:
     """Put aside the stored values of a slice at the strength that was decided for it, and say what became of it."""
-    number, strength, judgement = trial.number, strengths[trial.number], trial.judgement
-    position_mm = work.series.slices[number].position_mm
-    if not strength:
-        return SliceReport(
-            number, position_mm, areas[number], "original kept", trial.trace_share, None, 0, _why(trial, 0), judgement
-        )
+    number, strength = trial.number, strengths[trial.number]
     header, pixels = work.read(number)
-    hu, inside = pixels.hu, inside_of(work.series, header, pixels)
-    result = hu + strength * (np.load(work.result_path(number)) - hu)
-    stored, clipped = pixels.to_stored(result, inside & ~metal.masks[number].unpack())
-    np.save(work.corrected_path(number), stored)
-    change = np.abs(stored - pixels.stored)[inside] * abs(pixels.slope)
-    changed = {step: float((change > step).mean()) for step in CHANGES_HU}
-    why = _why(trial, strength)
-    decision = "weakened" if strength < 1 or trial.fewer else "corrected"
+    hu, inside, mask = pixels.hu, inside_of(work.series, header, pixels), metal.masks[number].unpack()
+    stored, clipped, changed, decision = pixels.stored, 0, None, "original kept"
+    if strength:
+        result = hu + strength * (np.load(work.result_path(number)) - hu)
+        stored, clipped = pixels.to_stored(result, inside & ~mask)
+        np.save(work.corrected_path(number), stored)
+        change = np.abs(stored - pixels.stored)[inside] * abs(pixels.slope)
+        changed = {step: float((change > step).mean()) for step in CHANGES_HU}
+        decision = "weakened" if strength < 1 or trial.fewer else "corrected"
     return SliceReport(
-        number, position_mm, areas[number], decision, trial.trace_share, changed, clipped, why, judgement
+        number=number,
+        position_mm=work.series.slices[number].position_mm,
+        metal_mm2=areas[number],
+        decision=decision,
+        trace_share=trial.trace_share,
+        changed=changed,
+        clipped_voxels=clipped,
+        reason=_why(trial, strength),
+        judgement=trial.judgement,
+        figures=slice_figures(
+            measured(work, number, header, pixels, stored, inside, mask), work.rois, work.settings.metal_threshold
+        ),
     )
 
 
