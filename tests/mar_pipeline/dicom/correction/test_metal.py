@@ -1,67 +1,146 @@
-"""Metal in a series: threshold with hysteresis, least area, connection from slice to slice."""
+"""What is metal in a series: evidence for and against, growth, connection from slice to slice, reasons."""
 
 import numpy as np
 import pytest
 
-from mar_pipeline.dicom.correction.metal import PackedMask, candidates, connected
+from mar_pipeline.dicom.correction.metal import Metal, decide
+from mar_pipeline.dicom.correction.packed import PackedMask
+from mar_pipeline.dicom.correction.parts import find_candidates
+
+SIDE, MM = 160, 1.0
+MIDDLE = (80, 80)
 
 
-def slices(*regions: list[tuple[slice, slice, float]], side: int = 20) -> list:
-    """Candidates of slices of water with rectangles of some HU, threshold 2500 HU."""
-    found = []
-    for rectangles in regions:
-        hu = np.zeros((side, side), np.float32)
-        for rows, columns, value in rectangles:
-            hu[rows, columns] = value
-        found.append(candidates(hu, 2500))
-    return found
+def disc(place: tuple[int, int], radius: float) -> np.ndarray:
+    row, column = np.ogrid[:SIDE, :SIDE]
+    return np.hypot(row - place[0], column - place[1]) <= radius
 
 
-def areas(found: list, least_mm2: float, pixel_mm2: float = 1.0) -> list[int]:
-    return [int(mask.unpack().sum()) for mask in connected(found, pixel_mm2, least_mm2)]
+def body(*pieces: tuple[np.ndarray, float], streaks: float = 0.0, seed: int = 0) -> np.ndarray:
+    """A disc of noisy tissue in air with pieces of some HU; streaks leave the middle."""
+    hu = np.full((SIDE, SIDE), 40.0) + np.random.default_rng(seed).normal(0, 10, (SIDE, SIDE))
+    angle = np.arctan2(*(np.mgrid[:SIDE, :SIDE] - np.reshape(MIDDLE, (2, 1, 1))))
+    hu += streaks * np.cos(24 * angle)
+    hu[~disc(MIDDLE, 70)] = -1000
+    for where, value in pieces:
+        hu[where] = value
+    return hu.astype(np.float32)
 
 
-BLOCK = (slice(5, 9), slice(5, 9), 3000.0)  # 16 pixels
-DOT = (slice(6, 7), slice(6, 7), 3000.0)
-RIM = (slice(4, 10), slice(4, 10), 2100.0)  # around the block
+def metal_of(*slices: np.ndarray, gap_mm: float = 2.0, least_mm2: float = 4.0, **options) -> Metal:
+    found = [
+        find_candidates(hu, np.ones(hu.shape, bool), (MM, MM), 2500, options.get("brightest_hu", np.inf))
+        for hu in slices
+    ]
+    positions_mm = [gap_mm * number for number in range(len(slices))]
+    return decide(found, positions_mm, 2500, least_mm2, options.get("all_candidates", False))
+
+
+def areas(metal: Metal) -> list[int]:
+    return [int(mask.unpack().sum()) for mask in metal.masks]
+
+
+BLOCK = disc(MIDDLE, 4)
 
 
 def test_a_packed_mask_is_the_mask() -> None:
     mask = np.random.default_rng(0).random((7, 13)) > 0.5
     np.testing.assert_array_equal(PackedMask.of(mask).unpack(), mask)
+    np.testing.assert_array_equal(PackedMask.of(mask).union(PackedMask.of(~mask)).unpack(), np.ones((7, 13)))
 
 
-def test_the_rim_belongs_to_the_metal_and_bright_bone_alone_does_not() -> None:
-    bone = (slice(14, 19), slice(14, 19), 2400.0)
-    (mask,) = connected(slices([RIM, BLOCK, bone]), 1, 1)
-    expected = np.zeros((20, 20), bool)
-    expected[4:10, 4:10] = True
-    np.testing.assert_array_equal(mask.unpack(), expected)
+def test_what_is_far_brighter_than_bone_is_metal_without_streaks() -> None:
+    metal = metal_of(body((BLOCK, 9000)))
+    np.testing.assert_array_equal(metal.masks[0].unpack(), BLOCK)
+    np.testing.assert_array_equal(metal.sure[0].unpack(), BLOCK)
+    (component,) = metal.components
+    assert component.kept and "far above bone" in component.reason
+    assert component.centre == MIDDLE and component.peak_hu == 9000 and component.area_mm2 == BLOCK.sum()
 
 
-@pytest.mark.parametrize(("pixel_mm2", "least_mm2", "kept"), [(1, 16, 16), (1, 17, 0), (0.5, 8, 16), (0.5, 8.1, 0)])
-def test_the_least_area_is_in_square_millimetres(pixel_mm2: float, least_mm2: float, kept: int) -> None:
-    assert areas(slices([BLOCK]), least_mm2, pixel_mm2) == [kept]
+@pytest.mark.parametrize(("hu", "reason"), [(2900, "no brighter than dense bone"), (3900, "no streaks leave it")])
+def test_dense_bone_and_enamel_are_left_alone(hu: float, reason: str) -> None:
+    metal = metal_of(body((BLOCK, hu)))
+    assert areas(metal) == [0]
+    assert not metal.components[0].kept and reason in metal.components[0].reason
 
 
-def test_a_dot_is_metal_only_where_it_touches_metal_of_the_next_slice() -> None:
-    elsewhere = (slice(15, 16), slice(15, 16), 3000.0)
-    assert areas(slices([DOT, elsewhere], [BLOCK], [DOT], [], [DOT]), 10) == [1, 16, 1, 0, 0]
+def test_streaks_make_metal_of_what_enamel_could_be_and_not_of_what_contrast_is() -> None:
+    metal = metal_of(body((BLOCK, 3900), streaks=40))
+    assert areas(metal) == [BLOCK.sum()]
+    assert "streaks leave it" in metal.components[0].reason
+    assert not metal.sure[0].unpack().any()
+    assert areas(metal_of(body((BLOCK, 2900), streaks=40))) == [0]
 
 
-def test_metal_goes_on_through_weak_slices_in_both_directions() -> None:
-    weak = (slice(6, 8), slice(6, 8), 2200.0)
-    assert areas(slices([weak], [weak], [BLOCK], [weak], [weak]), 10) == [4, 4, 16, 4, 4]
-    assert areas(slices([weak], [weak]), 1) == [0, 0]
+def test_a_plateau_at_the_end_of_the_scanners_range_is_metal_and_a_peak_is_not() -> None:
+    """With streaks that one slice alone would not prove."""
+    plateau = body((disc(MIDDLE, 5), 3071), streaks=10)
+    row, column = np.ogrid[:SIDE, :SIDE]
+    peak = np.minimum(3100 - 10 * np.hypot(row - 80, column - 80) ** 2, 3071)
+    assert "plateau" in metal_of(plateau).components[0].reason
+    assert areas(metal_of(body((disc(MIDDLE, 5), 0), streaks=0) + 0)) == [0]
+    bone = body(streaks=0)
+    bone[disc(MIDDLE, 5)] = peak[disc(MIDDLE, 5)]
+    assert bone.max() == 3071 and areas(metal_of(bone)) == [0]
+    assert areas(metal_of(body((disc(MIDDLE, 5), 3072), streaks=0))) == [0]  # an extended scale ends nowhere near
 
 
-def test_metal_that_turns_back_is_followed() -> None:
-    """A hook: down on the left, across below, and up again on the right, where every slice holds a weak dot only."""
-    left, right = (slice(5, 9), slice(2, 6), 3000.0), (slice(6, 7), slice(15, 16), 2200.0)
-    across = (slice(6, 7), slice(2, 16), 2200.0)
-    assert areas(slices([left, right], [left, right], [across]), 10) == [17, 17, 14]
+def test_what_lies_outside_the_body_is_left_alone_unless_it_is_asked_for() -> None:
+    shield = np.zeros((SIDE, SIDE), bool)
+    shield[2:5, 40:120] = True
+    outside = body((shield, 3071), (disc((150, 150), 3), 9000))
+    metal = metal_of(outside)
+    assert areas(metal) == [0]
+    assert {component.reason for component in metal.components} == {"outside the body"}
+    everything = metal_of(outside, all_candidates=True)
+    assert areas(everything) == [shield.sum() + disc((150, 150), 3).sum()]
+
+
+def test_metal_grows_into_its_blurred_rim_and_not_into_the_bone_beside_it() -> None:
+    """Two voxels of 2550 HU in a disc of 2100 HU are no metal, and steel in it takes 2 mm of it."""
+    bone = (disc(MIDDLE, 20), 2100.0)
+    two = np.zeros((SIDE, SIDE), bool)
+    two[80, 80:82] = True
+    assert areas(metal_of(body(bone, (two, 2550)))) == [0]
+    assert areas(metal_of(body(bone, (BLOCK, 9000))))[0] <= disc(MIDDLE, 7).sum()
+
+
+def test_the_least_area_is_in_square_millimetres() -> None:
+    hu = body((BLOCK, 9000))
+    assert areas(metal_of(hu, least_mm2=float(BLOCK.sum()))) == [BLOCK.sum()]
+    refused = metal_of(hu, least_mm2=BLOCK.sum() + 0.1)
+    assert areas(refused) == [0] and refused.components[0].reason.startswith("smaller than")
+
+
+def test_what_is_known_of_one_slice_counts_for_the_next_but_not_across_a_gap() -> None:
+    sure, doubtful = body((BLOCK, 9000)), body((BLOCK, 3500))
+    assert areas(metal_of(doubtful, sure, doubtful)) == [BLOCK.sum()] * 3
+    assert areas(metal_of(doubtful, sure, doubtful, gap_mm=12)) == [0, BLOCK.sum(), 0]
+    (component,) = metal_of(doubtful, sure, doubtful).components
+    assert (component.first_slice, component.last_slice) == (0, 2)
+
+
+def test_bone_that_touches_metal_of_the_next_slice_stays_bone() -> None:
+    assert areas(metal_of(body((BLOCK, 9000)), body((disc(MIDDLE, 12), 2700))))[1] <= BLOCK.sum()
+
+
+def test_partial_volume_beside_the_end_of_metal_belongs_to_it() -> None:
+    faint = body((disc(MIDDLE, 10), 2200))
+    assert areas(metal_of(faint, body((BLOCK, 9000)), faint)) == [BLOCK.sum()] * 3
+    assert areas(metal_of(faint, faint)) == [0, 0]
+
+
+def test_a_piece_that_turns_back_is_one_component() -> None:
+    """A hook: down on the left, across below, and up again on the right."""
+    left, right = disc((80, 60), 4), disc((80, 100), 4)
+    across = np.zeros((SIDE, SIDE), bool)
+    across[78:83, 58:103] = True
+    metal = metal_of(body((left, 9000), (right, 3500)), body((left, 9000), (right, 3500)), body((across, 9000)))
+    assert len(metal.components) == 1
+    assert areas(metal)[0] == left.sum() + right.sum()
 
 
 def test_a_series_without_metal_and_an_empty_one() -> None:
-    assert areas(slices([], []), 1) == [0, 0]
-    assert connected([], 1, 1) == []
+    assert areas(metal_of(body(), body())) == [0, 0]
+    assert metal_of() == Metal((), (), ())
