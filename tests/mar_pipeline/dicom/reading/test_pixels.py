@@ -127,8 +127,12 @@ def test_jpeg_lossless(
     path.parent.mkdir()
     subprocess.run([tool("dcmcjpeg"), option, plain, path], check=True)
     assert pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == transfer_syntax
-    np.testing.assert_array_equal(read(path.parent)[1].stored, read(plain.parent)[1].stored)
+    stored = read(plain.parent)[1].stored
+    np.testing.assert_array_equal(read(path.parent)[1].stored, stored)
     whole = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    for padded_frame in pad_variants(whole):
+        set_frame(path, padded_frame)
+        np.testing.assert_array_equal(read(path.parent)[1].stored, stored)
     for cut in (1, 2, 20, len(whole) // 2):  # its decoder makes up the rest without a word
         set_frame(path, whole[:-cut])
         assert "ends early" in refused(path.parent)
@@ -317,6 +321,24 @@ def test_a_frame_cut_short_is_refused(tmp_path: Path, transfer_syntax: UID, cut:
     frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1).rstrip(b"\0")
     set_frame(path, frame[: int(cut * len(frame))])
     assert "fetch the file again" in refused(tmp_path)
+
+
+def pad_variants(frame: bytes) -> list[bytes]:
+    """A frame of odd length with each kind of byte behind it that was seen; of an even one with none."""
+    return [frame + pad for pad in ((b"\x00", b"\x01", b"\x20", b"\xd9", b"\xff") if len(frame) % 2 else (b"",))]
+
+
+@encapsulated
+@pytest.mark.parametrize("number", range(4))
+def test_the_byte_that_pads_a_frame_may_have_any_value(tmp_path: Path, transfer_syntax: UID, number: int) -> None:
+    """Four images, as half of all frames have an even length."""
+    hu = np.roll(busy_hu(), number, axis=1)
+    path = save(ct_dataset(0, hu), tmp_path / "0.dcm", transfer_syntax)
+    frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
+    whole = frame if transfer_syntax == RLELossless else frame[: frame.rindex(b"\xff\xd9") + 2]
+    for padded_frame in pad_variants(whole):
+        set_frame(path, padded_frame)
+        np.testing.assert_array_equal(read(tmp_path)[1].hu, hu)
 
 
 @encapsulated
