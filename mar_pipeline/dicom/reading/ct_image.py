@@ -8,6 +8,7 @@ from pydicom.dataset import FileMetaDataset
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.files import Header
 from mar_pipeline.dicom.reading.image_header import (
+    ACQUISITION,
     IDENTIFIERS,
     LOSSY,
     NATIVE,
@@ -47,6 +48,7 @@ class CTImage:
         geometry: where it lies; None only with a fault.
         pixels: how they are stored; None only with a fault.
         rescale: slope, intercept; None only with a fault.
+        acquisition: by keyword, the texts of `ACQUISITION`; blank where the header has none.
         remarks: what the user should know of its series.
         fault: why it cannot be used.
     """
@@ -62,6 +64,7 @@ class CTImage:
     geometry: Geometry | None
     pixels: PixelFormat | None
     rescale: tuple[float, float] | None
+    acquisition: dict[str, str]
     remarks: tuple[str, ...]
     fault: Refusal | None
 
@@ -117,6 +120,7 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         geometry=placed,
         pixels=pixels,
         rescale=scale,
+        acquisition={keyword: text(dataset, keyword) for keyword in ACQUISITION},
         remarks=_remarks(header, transfer_syntax),
         fault=fault,
     )

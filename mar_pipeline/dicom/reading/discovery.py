@@ -138,14 +138,15 @@ def _blame(series: list[Series], unplaced: Sequence[_Unplaced]) -> list[Series]:
     blamed = list(series)
     homes = [{PurePosixPath(file.name).parent for file in one.slices} for one in series]
     by_folder: dict[PurePosixPath, list[Refusal]] = defaultdict(list)
-    for file in unplaced:
+    for file in sorted(unplaced, key=lambda one: one.name):
         by_folder[PurePosixPath(file.name).parent].append(file.reason)
     for folder, reasons in by_folder.items():
         more = f"; so may {len(reasons) - 1} more such files" if len(reasons) > 1 else ""
         what = f"{reasons[0]} (it may be a slice of this series{more})"
         near = [index for index, folders in enumerate(homes) if folder in folders]
+        one_uid = len({(series[index].study_uid, series[index].series_uid) for index in near}) == 1
         for index in near:
-            if len(near) == 1:
+            if one_uid:
                 blamed[index] = _refused(blamed[index], what, all(isinstance(one, LimitHit) for one in reasons))
             else:
                 blamed[index] = replace(blamed[index], warnings=(*blamed[index].warnings, what))

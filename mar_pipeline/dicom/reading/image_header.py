@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,15 +39,24 @@ NOT_SLICES = {"MIP", "MINIP", "MPR", "VRT", "SSD", "REFORMATTED", "PROJECTION"}
 VENDOR_CORRECTED = re.compile(r"(?<![a-z])(i-?mar|o-?mar|semar|smart[ _-]?mar|mars?)(?![a-z])", re.IGNORECASE)
 VENDOR_TEXTS = ("SeriesDescription", "ProtocolName", "ConvolutionKernel", "ImageType")
 IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+TIMES = frozenset(("AcquisitionTime", "ContentTime"))
+ACQUISITION = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase"),
+    *("ConvolutionKernel", "KVP", "ImageType", "SliceThickness", "AcquisitionTime", "ContentTime"),
+)
+"""What may tell acquisitions, phases and reconstructions of one volume apart, the first of equally good ones first."""
 LISTING = (
     *IDENTIFIERS,
-    *("Modality", "Manufacturer", "ImageType", "SeriesDescription", "ProtocolName", "ConvolutionKernel"),
+    *ACQUISITION,
+    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName"),
     *("SeriesNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "PatientName", "PatientID"),
 )
 """What `discover` reads of a header; of the patient no more than a hash is kept."""
+SAME_SPACING = 1e-3
+"""Largest relative difference of two PixelSpacings that are one, written with more and with fewer digits."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +108,15 @@ class Geometry:
     position_mm: tuple[float, float, float]
     orientation: tuple[float, float, float, float, float, float]
     spacing_mm: tuple[float, float]
+
+
+def same_spacing(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two PixelSpacings are one but for the digits that were written.
+
+    >>> same_spacing((1.5955, 1.5955), (1.59554, 1.59554)), same_spacing((0.5, 0.5), (0.5, 0.501))
+    (True, False)
+    """
+    return all(abs(a - b) <= SAME_SPACING * min(a, b) for a, b in zip(one, other, strict=True))
 
 
 class LackingError(RefusedInput):

@@ -16,6 +16,7 @@ from mar_pipeline.dicom.reading.image_header import (
     other_image,
     pixel_format,
     rescale,
+    same_spacing,
     text,
     uid,
     whole_number,
@@ -130,10 +131,11 @@ def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -
         "SOPClassUID": (uid(view, "SOPClassUID") or CTImageStorage, CTImageStorage),
         "SOPInstanceUID": (uid(view, "SOPInstanceUID") or file.sop_uid, file.sop_uid),
         "SeriesInstanceUID": (uid(view, "SeriesInstanceUID") or series.series_uid, series.series_uid),
-        "PixelSpacing": (geometry(view, file.name).spacing_mm, series.spacing_mm),
         "Rows, Columns": (tuple(whole_number(view, side, file.name) for side in ("Rows", "Columns")), series.shape),
     }
     changed = [keyword for keyword, (now, then) in listed.items() if now != then]
+    if not same_spacing(geometry(view, file.name).spacing_mm, series.spacing_mm):
+        changed.append("PixelSpacing")
     if changed or other_image(view):
         raise RefusedInput(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
 

@@ -26,8 +26,10 @@ from pydicom.uid import (
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER
+from mar_pipeline.dicom.reading import discovery
 from mar_pipeline.dicom.reading.discovery import Discovery, Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
+from mar_pipeline.dicom.reading.pixels import read_slice
 from simulation.errors import UsageError
 
 
@@ -263,6 +265,95 @@ def test_one_series_of_two_spacings_is_two_with_a_warning(tmp_path: Path) -> Non
     assert [len(one.slices) for one in (first, second)] == [2, 2]
     for one in (first, second):
         assert one.refusal is None and "2 series that differ in PixelSpacing" in one.warnings[0]
+
+
+def test_spacings_that_differ_by_rounding_are_one(tmp_path: Path) -> None:
+    for number, digits in enumerate((1.5955, 1.59554, 1.59554, 1.596)):
+        save(ct_dataset(number, PixelSpacing=[digits, digits]), tmp_path / f"{number}.dcm")
+    series = only(discover(tmp_path))
+    assert (series.spacing_mm, series.refusal, series.warnings) == ((1.59554, 1.59554), None, ())
+    assert [len(read_slice(file, series)[1].stored) for file in series.slices] == [64] * 4
+    assert read_slice(series.slices[0], series)[0].PixelSpacing == [1.5955, 1.5955]
+    save(ct_dataset(4, PixelSpacing=[1.5955, 1.598]), tmp_path / "4.dcm")
+    assert [len(one.slices) for one in discover(tmp_path).series] == [4, 1]
+
+
+def write_phases(folder: Path, **values: tuple[object, ...]) -> None:
+    """Three slices for each value, mixed in one folder under one SeriesInstanceUID."""
+    count = max(map(len, values.values()))
+    for phase in range(count):
+        attributes = {keyword: value[phase] for keyword, value in values.items()}
+        for number in range(3):
+            made = ct_dataset(number, SOPInstanceUID=fake_uid("phase", phase, number), **attributes)
+            save(made, folder / f"{number}_{phase}.dcm")
+
+
+PHASES: dict[str, dict[str, tuple[object, ...]]] = {
+    "AcquisitionNumber": {"AcquisitionNumber": (1, 2, 3)},
+    "TemporalPositionIdentifier": {"TemporalPositionIdentifier": (1, 2)},
+    "ConvolutionKernel": {"ConvolutionKernel": ("B30", "B70")},
+    "ContentTime": {"ContentTime": ("101602", "101702")},
+    "AcquisitionNumber and ConvolutionKernel": {
+        "AcquisitionNumber": (1, 1, 2, 2),
+        "ConvolutionKernel": ("B30", "B70", "B30", "B70"),
+    },
+}
+
+
+@pytest.mark.parametrize(("keywords", "values"), PHASES.items(), ids=PHASES)
+def test_phases_under_one_uid_are_series_of_their_own(
+    tmp_path: Path, keywords: str, values: dict[str, tuple[object, ...]]
+) -> None:
+    write_phases(tmp_path, **values)
+    found, count = discover(tmp_path), len(next(iter(values.values())))
+    assert [[file.name for file in one.slices] for one in found.series] == [
+        [f"{number}_{phase}.dcm" for number in range(3)] for phase in range(count)
+    ]
+    for one in found.series:
+        assert one.refusal is None and one.series_uid == fake_uid("series")
+        (warning,) = one.warnings
+        assert f"{count} series at the same positions, told apart by {keywords}" in warning
+
+
+def test_the_listing_does_not_depend_on_the_order_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_phases(tmp_path, PixelSpacing=([1, 1], [1.0005, 1.0005], [1.0012, 1.0012]), AcquisitionNumber=(1, 2, 1))
+    write_phases(tmp_path / "b", AcquisitionNumber=(1, 2), SeriesInstanceUID=("1.2", "1.2"))
+    for name in ("x", "y"):
+        (tmp_path / name).write_bytes((tmp_path / "0_0.dcm").read_bytes()[:400])
+    first, files = discover(tmp_path), discovery._files
+    monkeypatch.setattr(discovery, "_files", lambda *given: reversed(list(files(*given))))
+    assert discover(tmp_path) == first and len(first.series) == 5
+
+
+def test_a_time_of_each_slice_tells_no_phases_apart(tmp_path: Path) -> None:
+    for phase in range(2):
+        for number in range(3):
+            uid, time = fake_uid("phase", phase, number), f"10160{phase}.{number}"
+            made = ct_dataset(number, SOPInstanceUID=uid, ContentTime=time, AcquisitionTime=time)
+            save(made, tmp_path / f"{number}_{phase}.dcm")
+    refusal = only(discover(tmp_path)).refusal
+    assert refusal and "0_0.dcm and 0_1.dcm lie at one position" in refusal
+
+
+def test_acquisitions_one_behind_the_other_stay_one_series(tmp_path: Path) -> None:
+    for number in range(4):
+        save(ct_dataset(number, AcquisitionNumber=number // 2), tmp_path / f"{number}.dcm")
+    assert only(discover(tmp_path)).warnings == ()
+
+
+def test_a_damaged_slice_fails_both_phases(tmp_path: Path) -> None:
+    write_phases(tmp_path, AcquisitionNumber=(1, 2))
+    (tmp_path / "cut").write_bytes((tmp_path / "0_0.dcm").read_bytes()[:400])
+    (tmp_path / "0_0.dcm").unlink()
+    assert ["cut" in str(one.refusal) for one in discover(tmp_path).series] == [True, True]
+
+
+def test_one_series_in_two_studies_is_said(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", 2)
+    for number in (2, 3):
+        save(ct_dataset(number, StudyInstanceUID="1.2"), tmp_path / "b" / f"{number}.dcm")
+    for one in discover(tmp_path).series:
+        assert one.refusal is None and "in 2 studies" in one.warnings[0]
 
 
 @pytest.mark.parametrize(
