@@ -58,7 +58,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         if options.send:
             raise UsageError("--send: --list writes nothing that could be sent; leave one of them out")
         logger.warning("%s", STATEMENT)
-        found = discover(settings.source, settings.limits, settings.repair_uids)
+        found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
         _write_json(options.json, _listing(found))
         if options.json != "-":
             sys.stdout.write(_as_text(found))
@@ -115,6 +115,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of a network (float32)")
     lenient = parser.add_argument_group("leniency; strict is the default")
     lenient.add_argument("--repair-uids", action="store_true", help="accept blank UIDs and make them")
+    lenient.add_argument("--assume-hu", action="store_true", help="take values of RescaleType US (unspecified) for HU")
     lenient.add_argument("--keep-private", action="store_true", help="keep private tags")
     lenient.add_argument(
         "--slice-fallback",

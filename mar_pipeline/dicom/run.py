@@ -69,7 +69,7 @@ def run(settings: DicomSettings) -> DicomRun:
     if settings.out is not None:
         check_target(settings.out)
     method = method_of(settings)
-    found = discover(settings.source, settings.limits, settings.repair_uids)
+    found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
     chosen = choose(found, settings.series)
     taken = series_numbers(found, settings.source, settings.limits)
     if settings.out is None:

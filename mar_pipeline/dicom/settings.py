@@ -31,6 +31,7 @@ class DicomSettings:
         device: cpu or cuda, of a network.
         precision: float32 or bfloat16, of a network on a GPU or a CPU that computes in it.
         repair_uids: accept blank UIDs and make them.
+        assume_hu: take values whose RescaleType is unspecified for HU.
         keep_private: keep private tags.
         slice_fallback: what becomes of a slice that cannot be corrected: refuse the series, or keep the original.
         created: date and time to write instead of now.
@@ -52,6 +53,7 @@ class DicomSettings:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     repair_uids: bool = False
+    assume_hu: bool = False
     keep_private: bool = False
     slice_fallback: Literal["refuse", "original"] = "refuse"
     created: datetime | None = None
@@ -74,6 +76,6 @@ class DicomSettings:
         """What decides the derived images, and is hashed into their UIDs."""
         names = (
             *("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision"),
-            *("repair_uids", "keep_private"),
+            *("repair_uids", "assume_hu", "keep_private"),
         )
         return {name: asdict(self)[name] for name in names}

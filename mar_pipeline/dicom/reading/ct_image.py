@@ -12,6 +12,7 @@ from mar_pipeline.dicom.reading.image_header import (
     IDENTIFIERS,
     LOSSY,
     NATIVE,
+    UNSPECIFIED,
     VENDOR_CORRECTED,
     VENDOR_TEXTS,
     Geometry,
@@ -49,6 +50,7 @@ class CTImage:
         pixels: how they are stored; None only with a fault.
         rescale: slope, intercept; None only with a fault.
         acquisition: by keyword, the texts of `ACQUISITION`; blank where the header has none.
+        assumed_hu: whether its RescaleType is unspecified.
         remarks: what the user should know of its series.
         fault: why it cannot be used.
     """
@@ -65,6 +67,7 @@ class CTImage:
     pixels: PixelFormat | None
     rescale: tuple[float, float] | None
     acquisition: dict[str, str]
+    assumed_hu: bool
     remarks: tuple[str, ...]
     fault: Refusal | None
 
@@ -121,6 +124,7 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         pixels=pixels,
         rescale=scale,
         acquisition={keyword: text(dataset, keyword) for keyword in ACQUISITION},
+        assumed_hu=text(dataset, "RescaleType").upper() == UNSPECIFIED,
         remarks=_remarks(header, transfer_syntax),
         fault=fault,
     )
@@ -133,6 +137,8 @@ def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
         found = VENDOR_CORRECTED.search(text(header.dataset, keyword))
         if found:
             remarks.append(f"{keyword} says {found.group()}: the scanner may have corrected metal artifacts already")
+    if text(header.dataset, "RescaleType").upper() == UNSPECIFIED:
+        remarks.append("its RescaleType is unspecified (US): its values are taken for HU, as --assume-hu asks")
     if transfer_syntax in LOSSY or text(header.dataset, "LossyImageCompression") == "01":
         remarks.append("its images were compressed with loss")
     return tuple(remarks)

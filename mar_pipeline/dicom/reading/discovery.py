@@ -34,7 +34,9 @@ class _Unplaced:
         return Skipped(self.name, _without_name(str(self.reason), self.name), isinstance(self.reason, LimitHit))
 
 
-def discover(folder: Path, limits: Limits = DEFAULT_LIMITS, repair_uids: bool = False) -> Discovery:
+def discover(
+    folder: Path, limits: Limits = DEFAULT_LIMITS, repair_uids: bool = False, assume_hu: bool = False
+) -> Discovery:
     """Lists the CT series under a folder, and every other file with the reason why it is left out.
 
     A damaged image has its whole series refused. If the header does not even tell the series, the one that lies in the
@@ -45,6 +47,7 @@ def discover(folder: Path, limits: Limits = DEFAULT_LIMITS, repair_uids: bool = 
         limits: how much may be read.
         repair_uids: accept blank UIDs: that of an image from its file meta; those of study, series and frame of
             reference are made from the UIDs of the images.
+        assume_hu: take values whose RescaleType is unspecified for HU.
 
     Raises:
         LimitHit: there are more files than the limit.
@@ -56,7 +59,7 @@ def discover(folder: Path, limits: Limits = DEFAULT_LIMITS, repair_uids: bool = 
     skipped: list[Skipped] = []
     unplaced: list[_Unplaced] = []
     for found in _files(folder, limits):
-        known = _examine(found, _name(found, folder), limits) if isinstance(found, Path) else found
+        known = _examine(found, _name(found, folder), limits, assume_hu) if isinstance(found, Path) else found
         if isinstance(known, CTImage):
             images.append(known)
         elif isinstance(known, _Unplaced):
@@ -106,7 +109,7 @@ def _files(folder: Path, limits: Limits) -> Iterator[Path | Skipped]:
         folders.extend(reversed(inner))
 
 
-def _examine(path: Path, name: str, limits: Limits) -> CTImage | Skipped | _Unplaced:
+def _examine(path: Path, name: str, limits: Limits, assume_hu: bool) -> CTImage | Skipped | _Unplaced:
     """What a file is: by its magic word, then its file meta, then its header."""
     try:
         with reading(name), quiet():
@@ -123,7 +126,7 @@ def _examine(path: Path, name: str, limits: Limits) -> CTImage | Skipped | _Unpl
             cut_short = header.pixel_bytes == 0
             other = foreign_object(uid(header.dataset, "SOPClassUID") or sop_class)
             if not other and not cut_short:  # what a cut header lacks says nothing
-                other = other_image(header.dataset)
+                other = other_image(header.dataset, assume_hu)
             if other:
                 return Skipped(name, other)
             if cut_short and not uid(header.dataset, "SeriesInstanceUID"):

@@ -2,24 +2,28 @@
 
 import logging
 import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from struct import unpack
 from typing import Any, BinaryIO, cast
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.values import converters
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.limits import MIB, Limits
 
 PIXEL_DATA = Tag("PixelData")
 PIXEL_ELEMENTS = (Tag("FloatPixelData"), Tag("DoubleFloatPixelData"), PIXEL_DATA)
+MODALITY = Tag("Modality")
 MAX_META_BYTES = MIB
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")  # JPIP's as well
@@ -95,7 +99,16 @@ class Header:
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether the file has the magic word of DICOM, whatever it is called.
+    """Return whether the file is DICOM, whatever it is called: by its magic word, or as a data set without one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return has_magic_word(path) or _is_bare(path)
+
+
+def has_magic_word(path: Path) -> bool:
+    """Return whether the file begins with a preamble and DICM.
 
     Raises:
         OSError: the file cannot be read.
@@ -104,19 +117,49 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
+def _is_bare(path: Path) -> bool:
+    """Whether the file is a data set without preamble, as treatment planning systems write them.
+
+    It is if it begins with group 0008 or the file meta, little endian, and goes on to a SOP class of DICOM's own or to
+    a modality. Other bytes do so by chance only where they are made to.
+    """
+    with path.open("rb") as file:
+        if unpack("<H", file.read(2).ljust(2, b"\0"))[0] not in (2, 8):
+            return False
+        file.seek(0)
+        try:
+            with quiet():
+                metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
+                dataset = read_partial(metered, lambda tag, vr, length: tag > MODALITY, force=True)
+                sop_class = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+                modality = dataset.get("Modality")
+        except Exception:  # whatever it is, it is no DICOM
+            return False
+    known = isinstance(sop_class, str) and re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", sop_class.strip(" \0"))
+    return bool(known) or (isinstance(modality, str) and re.fullmatch(r"[A-Z]{2,16}", modality) is not None)
+
+
 def read_meta(path: Path, name: str) -> FileMetaDataset:
-    """The file meta alone; nothing of the data set is parsed, nor inflated.
+    """Read the file meta alone; nothing of the data set is parsed, nor inflated.
+
+    Of a file without file meta it holds only the transfer syntax: Implicit or Explicit VR Little Endian, by how the
+    first attribute reads.
 
     Raises:
         RefusedInput: it is damaged.
     """
+    bare = not has_magic_word(path)
     with path.open("rb") as file:
         metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
         try:
             with quiet():
-                read_preamble(metered, force=False)
-                meta = read_dataset(metered, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-                return FileMetaDataset({tag: meta[tag] for tag in list(meta.keys())})
+                read_preamble(metered, force=bare)
+                raw = read_dataset(metered, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+                meta = FileMetaDataset({tag: raw[tag] for tag in list(raw.keys())})
+                if bare and not meta.get("TransferSyntaxUID"):
+                    vr = metered.read(6)[4:].decode("latin-1")
+                    meta.TransferSyntaxUID = ExplicitVRLittleEndian if vr in converters else ImplicitVRLittleEndian
+                return meta
         except Exception:  # pydicom raises what the damage leads to
             raise RefusedInput(f"{name}: its file meta is damaged; fetch the file again") from None
 
@@ -135,7 +178,8 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
         RefusedInput: it is damaged, ends early or is deflated.
     """
     # Before anything is parsed: half a megabyte may inflate to a gigabyte.
-    if read_meta(path, name).get("TransferSyntaxUID") in DEFLATED:
+    meta = read_meta(path, name)
+    if meta.get("TransferSyntaxUID") in DEFLATED:
         raise RefusedInput(f"{name}: got the Deflated transfer syntax, which is not accepted; convert the file")
     claimed: list[tuple[str | None, int]] = []
 
@@ -148,7 +192,8 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
         metered = _Metered(file, limits.max_header_mb * MIB)
         tags = [Tag(keyword) for keyword in keywords] if keywords is not None else None
         try:
-            dataset = read_partial(cast(BinaryIO, metered), at_pixels, specific_tags=cast(Any, tags))
+            dataset = read_partial(cast(BinaryIO, metered), at_pixels, force=True, specific_tags=cast(Any, tags))
+            dataset.file_meta = meta
         except Exception:
             if metered.left < 0:
                 raise LimitHit(
@@ -184,7 +229,7 @@ def read_pixel_data(path: Path, name: str) -> bytes:
     wanted = cast(Any, [PIXEL_DATA])
     try:
         with quiet(), path.open("rb") as file:
-            dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, specific_tags=wanted)
+            dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, force=True, specific_tags=wanted)
             element: Any = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
             size = os.fstat(file.fileno()).st_size
     except Exception:

@@ -98,6 +98,7 @@ def _series(
         warnings=tuple(dict.fromkeys([*remarks, *repairs, *said, *stack.warnings])),
         refusal=_some(list(dict.fromkeys(map(str, refusals))), "; ") if refusals else None,
         limit_hit=bool(refusals) and all(isinstance(refusal, LimitHit) for refusal in refusals),
+        assumed_hu=any(image.assumed_hu for image in images),
     )
 
 

@@ -29,6 +29,10 @@ PADDING_HU = -1500.0
 """A value in a corner of the image that is at most this is padding, tag or no tag: many scanners fill the outside of
 the circle with one such value. Dark streaks go as low, but not with one value, and not in the corners."""
 
+PLAUSIBLE_HU = (-1100.0, 4000.0)
+MOST_IMPLAUSIBLE = 1 / 3
+"""Most of a scan that may lie outside: noise in air goes as low, metal as high, but neither fills a third."""
+
 
 @dataclass(frozen=True)
 class SlicePixels:
@@ -121,7 +125,34 @@ def read_slice(
         _set_uids(dataset, view, file, series, repair_uids)
     stored = stored_values(data, image, name)
     padding = _is_padding(stored, values_of_padding, slope, intercept)
-    return dataset, SlicePixels(stored, slope, intercept, padding, image.lowest, image.highest)
+    pixels = SlicePixels(stored, slope, intercept, padding, image.lowest, image.highest)
+    _check_values(pixels, series.assumed_hu, name)
+    return dataset, pixels
+
+
+def _check_values(pixels: SlicePixels, assumed_hu: bool, name: str) -> None:
+    """Refuse values that no scanner has reconstructed.
+
+    Where a decoder takes signed values for unsigned ones, air and fat come out at 64,000 HU; nothing else tells. They
+    are looked for within the circle that a scan fills: what lies around it may hold anything.
+    """
+    sides = [np.linspace(-1, 1, side) ** 2 for side in pixels.stored.shape]
+    scanned = (sides[0][:, None] + sides[1] <= 1) & ~pixels.padding
+    values = pixels.stored[scanned] * pixels.slope + pixels.intercept
+    if not values.size:
+        return
+    share = float(np.mean((values < PLAUSIBLE_HU[0]) | (values > PLAUSIBLE_HU[1])))
+    if share > MOST_IMPLAUSIBLE:
+        raise RefusedInput(
+            f"{name}: got {share:.0%} of its values outside {PLAUSIBLE_HU[0]:g} .. {PLAUSIBLE_HU[1]:g} HU; expected at "
+            f"most {MOST_IMPLAUSIBLE:.0%}: signed values were encoded or decoded as unsigned ones (known of JPEG "
+            "lossless), or slope and intercept are wrong; export the series uncompressed"
+        )
+    if assumed_hu and values.min() >= 0:
+        raise RefusedInput(
+            f"{name}: got no value below 0, so that neither air nor fat is there; --assume-hu expects values that look "
+            "like HU: leave the series out"
+        )
 
 
 def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -> None:
@@ -136,7 +167,7 @@ def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -
     changed = [keyword for keyword, (now, then) in listed.items() if now != then]
     if not same_spacing(geometry(view, file.name).spacing_mm, series.spacing_mm):
         changed.append("PixelSpacing")
-    if changed or other_image(view):
+    if changed or other_image(view, series.assumed_hu):
         raise RefusedInput(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
 
 

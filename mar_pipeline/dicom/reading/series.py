@@ -46,6 +46,7 @@ class Series:
         warnings: what the user should know; no text of the header is quoted.
         refusal: why the series must not be processed, None if it may.
         limit_hit: whether the refusal is a limit, which an option can raise.
+        assumed_hu: whether images do not say their unit, and are taken to be in HU.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Series:
     warnings: tuple[str, ...]
     refusal: str | None
     limit_hit: bool = False
+    assumed_hu: bool = False
 
     @property
     def error(self) -> RefusedInput | LimitHit | None:

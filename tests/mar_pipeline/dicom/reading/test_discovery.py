@@ -9,12 +9,23 @@ from pathlib import Path
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import PATIENT_AND_STUDY, SECRETS, contents, ct_dataset, disc_hu, fake_uid, save, write_series
+from dicom_files import (
+    PATIENT_AND_STUDY,
+    SECRETS,
+    contents,
+    ct_dataset,
+    disc_hu,
+    fake_uid,
+    save,
+    strip_meta,
+    write_series,
+)
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     RLELossless,
@@ -196,6 +207,41 @@ def test_rescale_without_a_type_is_in_hu(tmp_path: Path) -> None:
     assert only(discover(tmp_path)).refusal is None
 
 
+@pytest.mark.parametrize(
+    "unit",
+    ["HU ", "hu", "H.U.", "Hounsfield", "Hounsfield Unit", "Hounsfield Units", "Houndsfield Unit", "Housndfield Unit",
+     "HOUNSFIELD_UNITS", "Hounsfield units (HU)", "[HU]"],
+)  # fmt: skip
+def test_the_unit_may_be_spelt_in_any_way(tmp_path: Path, unit: str) -> None:
+    write_series(tmp_path, 2, RescaleType=unit)
+    series = only(discover(tmp_path))
+    assert (series.refusal, series.warnings, series.assumed_hu) == (None, (), False)
+    assert read_slice(series.slices[0], series)[0].RescaleType == unit.strip()
+
+
+@pytest.mark.parametrize("unit", ["HU_MOD", "ED", "MGML", "Z_EFF", "PCT", "units", "Modified Hounsfield Unit"])
+def test_another_unit_is_none(tmp_path: Path, unit: str) -> None:
+    write_series(tmp_path, 2, RescaleType=unit)
+    for assume in (False, True):
+        found = discover(tmp_path, assume_hu=assume)
+        assert not found.series and "expected HU" in found.skipped[0].reason
+
+
+def test_an_unspecified_unit_is_hu_on_request(tmp_path: Path) -> None:
+    write_series(tmp_path, 2, RescaleType="US")
+    assert "--assume-hu" in discover(tmp_path).skipped[0].reason
+    series = only(discover(tmp_path, assume_hu=True))
+    assert series.refusal is None and "--assume-hu" in series.warnings[0]
+    np.testing.assert_array_equal(read_slice(series.slices[1], series)[1].hu, disc_hu(1))
+
+
+def test_what_does_not_look_like_hu_is_not_taken_for_it(tmp_path: Path) -> None:
+    write_series(tmp_path, 1, RescaleType="US", RescaleIntercept="0", hu=disc_hu() + 1024)
+    series = only(discover(tmp_path, assume_hu=True))
+    with pytest.raises(RefusedInput, match=r"0\.dcm: got no value below 0"):
+        read_slice(series.slices[0], series)
+
+
 def test_a_segmentation_and_structures_beside_the_ct_leave_it_alone(tmp_path: Path) -> None:
     write_series(tmp_path, 2)
     save(ct_dataset(0, SOPClassUID=RTStructureSetStorage, SOPInstanceUID=fake_uid("rt")), tmp_path / "0.rt")
@@ -204,6 +250,57 @@ def test_a_segmentation_and_structures_beside_the_ct_leave_it_alone(tmp_path: Pa
     assert only(found).refusal is None
     assert [file.name for file in only(found).slices] == ["0.dcm", "1.dcm"]
     assert sorted(reasons(found)) == ["0.rt", "0.seg"]
+
+
+@pytest.mark.parametrize("keep_meta", [False, True], ids=["bare", "with meta"])
+@pytest.mark.parametrize(
+    "transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=["implicit", "explicit"]
+)
+def test_a_slice_without_preamble_is_a_slice(tmp_path: Path, transfer_syntax: str, keep_meta: bool) -> None:
+    paths = write_series(tmp_path, 3, transfer_syntax=transfer_syntax)
+    strip_meta(paths[1], keep_meta).rename(tmp_path / "1.txt")
+    series = only(discover(tmp_path))
+    assert (series.refusal, series.warnings) == (None, ())
+    assert [file.name for file in series.slices] == ["0.dcm", "1.txt", "2.dcm"]
+    assert {file.transfer_syntax for file in series.slices} == {transfer_syntax}
+    header, pixels = read_slice(series.slices[1], series)
+    np.testing.assert_array_equal(pixels.hu, disc_hu(1))
+    assert header.SOPInstanceUID == fake_uid("image", 1)
+
+
+def test_a_whole_series_without_preambles_is_one(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, 3, transfer_syntax=ImplicitVRLittleEndian):
+        strip_meta(path)
+    plan = {"SOPClassUID": RTStructureSetStorage, "Modality": "RTSTRUCT", "SOPInstanceUID": fake_uid("rt")}
+    strip_meta(save(ct_dataset(0, **plan), tmp_path / "plan"))
+    found = discover(tmp_path)
+    assert len(only(found).slices) == 3 and only(found).refusal is None
+    assert reasons(found) == {"plan": "RT Structure Set Storage; expected CT Image Storage"}
+
+
+def test_a_slice_without_preamble_cut_anywhere_never_leaves_its_series_silently_short(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, 3, transfer_syntax=ImplicitVRLittleEndian)
+    whole = strip_meta(paths[1]).read_bytes()
+    known_from = whole.index(b"1.2.840.10008.5.1.4.1.1.2") + 26
+    for length in (*range(known_from, known_from + 200), *range(known_from + 200, len(whole) - 1, 97)):
+        paths[1].write_bytes(whole[:length])
+        refused = [one for one in discover(tmp_path).series if one.refusal and "1.dcm" in one.refusal]
+        assert any(len(one.slices) == 2 for one in refused), f"{length} of {len(whole)} bytes"
+
+
+def test_other_files_are_not_taken_for_data_sets(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    starts = (b"", b"\x08\0", b"\x08\0\x05\0", b"\x08\0\x16\0UI", b"\x08\0\x60\0CS\x02\0", b"\x02\0\0\0UL\x04\0")
+    for number in range(120):
+        content = starts[number % len(starts)] + random.bytes(int(random.integers(2000)))
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+    (tmp_path / "zeros").write_bytes(bytes(4096))
+    (tmp_path / "nested").write_bytes(
+        struct.pack("<HHL", 8, 6, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) * 99
+    )
+    (tmp_path / "long").write_bytes(struct.pack("<HHL", 8, 8, 0xFFFFFF00) + bytes(100))
+    found = discover(tmp_path)
+    assert found.series == () and set(reasons(found).values()) == {"not a DICOM file"}
 
 
 def test_files_that_are_not_dicom_are_listed(tmp_path: Path) -> None:

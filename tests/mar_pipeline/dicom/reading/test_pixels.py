@@ -198,6 +198,42 @@ def padded(value_hu: float = -2000) -> tuple[np.ndarray, np.ndarray]:
     return hu, outside
 
 
+def test_values_that_wrapped_are_refused(tmp_path: Path) -> None:
+    """Air of -1000 taken for 64536, as a decoder does that does not know of signs."""
+    stored = disc_hu().astype("<i2")
+    wide = {"BitsStored": 16, "HighBit": 15, "RescaleIntercept": "0", "PixelData": stored.tobytes()}
+    save(ct_dataset(0, **wide, PixelRepresentation=1), tmp_path / "0.dcm")
+    np.testing.assert_array_equal(read(tmp_path)[1].hu, disc_hu())
+    save(ct_dataset(0, **wide, PixelRepresentation=0), tmp_path / "0.dcm")
+    assert "signed values were encoded or decoded as unsigned" in refused(tmp_path)
+
+
+def half_of(value_hu: float) -> np.ndarray:
+    """Air in the corners, a value in the upper half of the circle."""
+    hu, (y, x) = disc_hu(), np.mgrid[-1:1:64j, -1:1:64j]
+    hu[(y < 0) & (np.hypot(y, x) < 0.95)] = value_hu
+    return hu
+
+
+@pytest.mark.parametrize(("value_hu", "within"), [(-1100, True), (-1101, False), (4000, True), (4001, False)])
+def test_a_third_of_a_scan_is_neither_below_air_nor_above_bone(tmp_path: Path, value_hu: float, within: bool) -> None:
+    save(ct_dataset(0, half_of(value_hu), **SIGNED), tmp_path / "0.dcm")
+    if within:
+        assert (read(tmp_path)[1].hu == value_hu).mean() > 1 / 3
+    else:
+        assert "outside -1100 .. 4000 HU" in refused(tmp_path)
+
+
+def test_padding_and_what_lies_outside_the_circle_are_no_values(tmp_path: Path) -> None:
+    save(ct_dataset(0, half_of(-2000), **SIGNED, PixelPaddingValue=-2000), tmp_path / "0.dcm")
+    assert read(tmp_path)[1].padding.mean() > 1 / 3
+    hu, outside = padded(-1200)  # not as low as padding
+    hu[10:20][~outside[10:20]] = -1200
+    assert (hu == -1200).mean() > 1 / 3 > (hu == -1200)[~outside].mean()
+    save(ct_dataset(0, hu, **SIGNED), tmp_path / "0.dcm")
+    assert not read(tmp_path)[1].padding.any()
+
+
 SIGNED = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "RescaleIntercept": "0"}
 
 
