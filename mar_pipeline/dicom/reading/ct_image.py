@@ -25,6 +25,7 @@ from mar_pipeline.dicom.reading.image_header import (
     whole_number,
 )
 from mar_pipeline.dicom.reading.limits import Limits
+from mar_pipeline.dicom.reading.overlays import overlay_remarks
 from simulation.files import sha256_of_text
 
 Refusal = RefusedInput | LimitHit
@@ -125,7 +126,7 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         rescale=scale,
         acquisition={keyword: text(dataset, keyword) for keyword in ACQUISITION},
         assumed_hu=text(dataset, "RescaleType").upper() == UNSPECIFIED,
-        remarks=_remarks(header, transfer_syntax),
+        remarks=(*_remarks(header, transfer_syntax), *overlay_remarks(dataset, pixels)),
         fault=fault,
     )
 

@@ -12,6 +12,7 @@ from mar_pipeline.dicom.reading.files import check_file_size, is_dicom, quiet, r
 from mar_pipeline.dicom.reading.grouping import group
 from mar_pipeline.dicom.reading.image_header import LISTING, foreign_object, other_image, uid
 from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
+from mar_pipeline.dicom.reading.overlays import LISTED
 from mar_pipeline.dicom.reading.series import Discovery, Series, Skipped, SliceFile
 from simulation.errors import UsageError
 
@@ -122,7 +123,7 @@ def _examine(path: Path, name: str, limits: Limits, assume_hu: bool) -> CTImage 
             if sop_class and (foreign := foreign_object(sop_class)):
                 return Skipped(name, foreign)
             check_file_size(path.stat().st_size, name, limits)
-            header = read_header(path, name, limits, LISTING)
+            header = read_header(path, name, limits, (*LISTING, *LISTED))
             cut_short = header.pixel_bytes == 0
             other = foreign_object(uid(header.dataset, "SOPClassUID") or sop_class)
             if not other and not cut_short:  # what a cut header lacks says nothing

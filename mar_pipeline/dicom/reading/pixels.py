@@ -7,7 +7,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage
 
 from mar_pipeline.dicom.errors import RefusedInput
-from mar_pipeline.dicom.reading.decoding import stored_values
+from mar_pipeline.dicom.reading.decoding import values_and_words
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_pixel_data, reading
 from mar_pipeline.dicom.reading.image_header import (
     IDENTIFIERS,
@@ -22,6 +22,7 @@ from mar_pipeline.dicom.reading.image_header import (
     whole_number,
 )
 from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
+from mar_pipeline.dicom.reading.overlays import unembed
 from mar_pipeline.dicom.reading.series import Series, SliceFile
 
 AIR_HU = -1000.0
@@ -104,7 +105,8 @@ def read_slice(
         repair_uids: sets the UIDs of the series, found with `repair_uids`, where the image has none.
 
     Returns:
-        The data set without PixelData, its values as they are in the file, with its file meta; and the pixels.
+        The data set without PixelData, its values as they are in the file but for overlays that lay in the pixels,
+        with its file meta; and the pixels.
 
     Raises:
         LimitHit: the image is larger than the limits.
@@ -123,7 +125,9 @@ def read_slice(
         slope, intercept = rescale(view, name)
         values_of_padding = _padding_range(view, image, name)
         _set_uids(dataset, view, file, series, repair_uids)
-    stored = stored_values(data, image, name)
+    stored, words = values_and_words(data, image, name)
+    with quiet():
+        unembed(dataset, view, words, image)
     padding = _is_padding(stored, values_of_padding, slope, intercept)
     pixels = SlicePixels(stored, slope, intercept, padding, image.lowest, image.highest)
     _check_values(pixels, series.assumed_hu, name)

@@ -5,6 +5,7 @@ import struct
 import subprocess
 import tracemalloc
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from mar_pipeline.dicom.reading import decoding
 from mar_pipeline.dicom.reading.discovery import Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
+from mar_pipeline.dicom.writing.check import check_derived
+from mar_pipeline.dicom.writing.derivation import Derivation
+from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
 
 LOSSLESS = (
     ExplicitVRLittleEndian,
@@ -177,6 +181,80 @@ def test_bits_that_are_not_stored_do_not_count(tmp_path: Path, signed: int) -> N
     dataset.PixelData = (words & 0x0FFF | overlay).tobytes()
     save(dataset, tmp_path / "0.dcm")
     np.testing.assert_array_equal(read(tmp_path)[1].hu, hu)
+
+
+def with_overlay(drawing: np.ndarray, position: int, group: int = 0x6000, **attributes: Any) -> FileDataset:
+    """An image with a drawing in one bit of its pixels."""
+    dataset = ct_dataset(0, busy_hu(), **attributes)
+    words = np.frombuffer(dataset.PixelData, "<u2").reshape(drawing.shape)
+    dataset.PixelData = (words & ~np.uint16(1 << position) | drawing.astype("<u2") << position).tobytes()
+    rows, columns = drawing.shape
+    for element, vr, value in (
+        *((0x10, "US", rows), (0x11, "US", columns), (0x40, "CS", "G"), (0x50, "SS", [1, 1])),
+        *((0x100, "US", 16), (0x102, "US", position)),
+    ):
+        dataset.add_new((group, element), vr, value)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "transfer_syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless]
+)
+@pytest.mark.parametrize(
+    ("position", "attributes"),
+    [(12, {}), (15, {"PixelRepresentation": 1, "RescaleIntercept": "0"}), (0, {"HighBit": 12})],
+    ids=["above", "signed", "below"],
+)
+def test_an_overlay_in_the_pixels_becomes_one_of_its_own(
+    tmp_path: Path, tool: Callable[[str], str], transfer_syntax: str, position: int, attributes: dict[str, Any]
+) -> None:
+    drawing = np.random.default_rng(1).random((64, 48)) < 0.5
+    save(with_overlay(drawing, position, **attributes), tmp_path / "0.dcm", transfer_syntax)
+    series = only(tmp_path)
+    assert series.warnings == (
+        "its overlays lie in unused bits of the pixels; they are written as overlays of their own (60xx)",
+    )
+    header, pixels = read_slice(series.slices[0], series)
+    np.testing.assert_array_equal(pixels.hu, busy_hu())
+    made = derivation_of(header, pixels, tmp_path / "derived.dcm")
+    np.testing.assert_array_equal(made.overlay_array(0x6000), drawing)
+    assert (made[0x60000100].value, made[0x60000102].value) == (1, 0)
+    ended = subprocess.run([tool("dciodvfy"), "-new", tmp_path / "derived.dcm"], capture_output=True, text=True)
+    assert not [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("Error")]
+
+
+def derivation_of(header: FileDataset, pixels: SlicePixels, path: Path) -> FileDataset:
+    """The image written unchanged, checked as a run checks it, and read again by pydicom."""
+    made = Derivation("NMAR", "1.0", "0" * 64, None, fake_uid("derived"), 1003, datetime(2026, 1, 2))
+    write_dataset(derived_slice(header, pixels, pixels.stored, made), path)
+    assert check_derived(path, header, made) == []
+    return pydicom.dcmread(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"position": 11}, {"position": 12, "transfer_syntax": JPEGLSLossless}, {"position": 12, "rows": 32}],
+    ids=["in the values", "encoded", "of another size"],
+)
+def test_an_overlay_that_cannot_be_kept_is_said(tmp_path: Path, change: dict[str, Any]) -> None:
+    dataset = with_overlay(np.ones((64, 48), bool), 12)
+    dataset.PixelData = ct_dataset(0, busy_hu()).PixelData  # an encoder takes no others
+    dataset[0x60000102].value = change["position"]
+    dataset[0x60000010].value = change.get("rows", 64)
+    save(dataset, tmp_path / "0.dcm", change.get("transfer_syntax", ExplicitVRLittleEndian))
+    series = only(tmp_path)
+    assert "are left out" in series.warnings[0]
+    header, pixels = read_slice(series.slices[0], series)
+    assert (0x6000, 0x0010) not in derivation_of(header, pixels, tmp_path / "derived.dcm")
+
+
+def test_an_overlay_with_data_of_its_own_comes_as_it_is(tmp_path: Path) -> None:
+    dataset = with_overlay(np.zeros((64, 48), bool), 0)
+    dataset.PixelData = ct_dataset(0, busy_hu()).PixelData
+    dataset.add_new(0x60003000, "OW", bytes(range(128)) * 3)
+    save(dataset, tmp_path / "0.dcm")
+    assert only(tmp_path).warnings == ()
+    assert derivation_of(*read(tmp_path), tmp_path / "derived.dcm")[0x60003000].value == bytes(range(128)) * 3
 
 
 def test_rescale_is_that_of_each_slice(tmp_path: Path) -> None:
