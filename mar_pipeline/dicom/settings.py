@@ -16,7 +16,7 @@ class DicomSettings:
     """One run of `mar dicom`.
 
     Args:
-        source: folder of DICOM files.
+        source: folder of DICOM files, or a zip file of them.
         out: folder to write; None only looks.
         method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
         series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.

@@ -1,11 +1,12 @@
 """One CT image as its header tells: what the listing keeps of a file until its series is put together."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pydicom.dataset import FileMetaDataset
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.files import Header
 from mar_pipeline.dicom.reading.image_header import (
     ACQUISITION,
@@ -39,7 +40,7 @@ class CTImage:
     """One CT image, without its pixels.
 
     Args:
-        path: the file.
+        path: the file, in a folder or a zip file.
         name: the file relative to the input folder.
         uids: by keyword, those of `IDENTIFIERS`; blank where the header has none.
         meta_uid: SOPInstanceUID of the file meta.
@@ -56,7 +57,7 @@ class CTImage:
         fault: why it cannot be used.
     """
 
-    path: Path
+    path: InputFile
     name: str
     uids: dict[str, str]
     meta_uid: str
@@ -89,11 +90,11 @@ class CTImage:
         return (study, series) if series else (study, "", self.folder, self.series_number)
 
 
-def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
+def ct_image(path: InputFile, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
     """Reads what the listing needs; what is wrong becomes the image's fault.
 
     Args:
-        path: the file.
+        path: the file, in a folder or a zip file.
         name: the file relative to the input folder.
         header: with the attributes of `LISTING`.
         meta: its file meta.

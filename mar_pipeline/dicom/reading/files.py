@@ -1,13 +1,11 @@
 """Headers and encoded pixels of one file, read in silence and without following a claim into gigabytes."""
 
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from struct import unpack
 from typing import Any, BinaryIO, cast
 
@@ -19,7 +17,8 @@ from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, 
 from pydicom.values import converters
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
-from mar_pipeline.dicom.reading.limits import MIB, Limits
+from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
+from mar_pipeline.dicom.reading.limits import MIB, Limits, Metered
 
 PIXEL_DATA = Tag("PixelData")
 PIXEL_ELEMENTS = (Tag("FloatPixelData"), Tag("DoubleFloatPixelData"), PIXEL_DATA)
@@ -57,32 +56,11 @@ def reading(name: str) -> Iterator[None]:
         raise RefusedInput(f"{name}: cannot be read: {error.strerror or 'input or output error'}") from None
 
 
-def check_file_size(size_bytes: int, name: str, limits: Limits) -> None:
+def check_file_size(path: InputFile, name: str, limits: Limits) -> None:
     """Raises LimitHit of a file that is larger than the limit."""
-    if size_bytes > limits.max_file_mb * MIB:
-        raise LimitHit(f"{name}: got {size_bytes / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
-
-
-class _Metered:
-    """A binary file of which no more than so many bytes are read."""
-
-    def __init__(self, file: BinaryIO, most: int):
-        self._file = file
-        self.left = most
-
-    def read(self, size: int = -1) -> bytes:
-        wanted = self.left + 1 if size < 0 else min(size, self.left + 1)
-        data = self._file.read(wanted)
-        self.left -= len(data)
-        if self.left < 0:
-            raise OSError("more than may be read")
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+    size = size_bytes(path)
+    if size > limits.max_file_mb * MIB:
+        raise LimitHit(f"{name}: got {size / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
 
 
 @dataclass(frozen=True)
@@ -98,7 +76,7 @@ class Header:
     pixel_bytes: int | None
 
 
-def is_dicom(path: Path) -> bool:
+def is_dicom(path: InputFile) -> bool:
     """Return whether the file is DICOM, whatever it is called: by its magic word, or as a data set without one.
 
     Raises:
@@ -107,7 +85,7 @@ def is_dicom(path: Path) -> bool:
     return has_magic_word(path) or _is_bare(path)
 
 
-def has_magic_word(path: Path) -> bool:
+def has_magic_word(path: InputFile) -> bool:
     """Return whether the file begins with a preamble and DICM.
 
     Raises:
@@ -117,7 +95,7 @@ def has_magic_word(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def _is_bare(path: Path) -> bool:
+def _is_bare(path: InputFile) -> bool:
     """Whether the file is a data set without preamble, as treatment planning systems write them.
 
     It is if it begins with group 0008 or the file meta, little endian, and goes on to a SOP class of DICOM's own or to
@@ -129,7 +107,7 @@ def _is_bare(path: Path) -> bool:
         file.seek(0)
         try:
             with quiet():
-                metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
+                metered = cast(BinaryIO, Metered(file, MAX_META_BYTES))
                 dataset = read_partial(metered, lambda tag, vr, length: tag > MODALITY, force=True)
                 sop_class = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
                 modality = dataset.get("Modality")
@@ -139,7 +117,7 @@ def _is_bare(path: Path) -> bool:
     return bool(known) or (isinstance(modality, str) and re.fullmatch(r"[A-Z]{2,16}", modality) is not None)
 
 
-def read_meta(path: Path, name: str) -> FileMetaDataset:
+def read_meta(path: InputFile, name: str) -> FileMetaDataset:
     """Read the file meta alone; nothing of the data set is parsed, nor inflated.
 
     Of a file without file meta it holds only the transfer syntax: Implicit or Explicit VR Little Endian, by how the
@@ -150,7 +128,7 @@ def read_meta(path: Path, name: str) -> FileMetaDataset:
     """
     bare = not has_magic_word(path)
     with path.open("rb") as file:
-        metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
+        metered = cast(BinaryIO, Metered(file, MAX_META_BYTES))
         try:
             with quiet():
                 read_preamble(metered, force=bare)
@@ -164,7 +142,7 @@ def read_meta(path: Path, name: str) -> FileMetaDataset:
             raise RefusedInput(f"{name}: its file meta is damaged; fetch the file again") from None
 
 
-def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
+def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
     """The data set up to its pixels.
 
     Args:
@@ -189,7 +167,7 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
         return tag in PIXEL_ELEMENTS
 
     with quiet(), path.open("rb") as file:
-        metered = _Metered(file, limits.max_header_mb * MIB)
+        metered = Metered(file, limits.max_header_mb * MIB)
         tags = [Tag(keyword) for keyword in keywords] if keywords is not None else None
         try:
             dataset = read_partial(cast(BinaryIO, metered), at_pixels, force=True, specific_tags=cast(Any, tags))
@@ -203,7 +181,7 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
             raise RefusedInput(f"{name}: its header is damaged; fetch the file again") from None
         vr, length = claimed[0] if claimed else (None, 0)
         value_start = file.tell() + (12 if vr in LONG_VRS else 8)
-        bytes_left = os.fstat(file.fileno()).st_size - value_start
+        bytes_left = size_bytes(path) - value_start
         dataset.buffer = dataset.filename = dataset.fileobj_type = None
         if not len(dataset) or _ends_early(dataset):
             raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
@@ -216,7 +194,7 @@ def _ends_early(dataset: Dataset) -> bool:
     return any(element.length != UNDEFINED_LENGTH and len(element.value or b"") < element.length for element in raw)
 
 
-def read_pixel_data(path: Path, name: str) -> bytes:
+def read_pixel_data(path: InputFile, name: str) -> bytes:
     """The encoded pixels: the value of PixelData, with its items if it is encapsulated.
 
     Args:
@@ -231,7 +209,7 @@ def read_pixel_data(path: Path, name: str) -> bytes:
         with quiet(), path.open("rb") as file:
             dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, force=True, specific_tags=wanted)
             element: Any = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
-            size = os.fstat(file.fileno()).st_size
+        size = size_bytes(path)
     except Exception:
         raise RefusedInput(f"{name}: its pixel data is damaged; fetch the file again") from None
     value = element.value if isinstance(element, RawDataElement) else None

@@ -49,7 +49,10 @@ def group(images: Iterable[CTImage], limits: Limits, repair_uids: bool) -> tuple
     skipped: list[Skipped] = []
     for members in by_series.values():
         if all(isinstance(image.fault, LackingError) for image in members):
-            skipped += [Skipped(image.name, str(image.fault).removeprefix(f"{image.name}: ")) for image in members]
+            skipped += [
+                Skipped(image.name, str(image.fault).removeprefix(f"{image.name}: "), path=image.path)
+                for image in members
+            ]
             continue
         faults = [image.fault for image in members if image.fault]
         uid = members[0].uids["SeriesInstanceUID"]

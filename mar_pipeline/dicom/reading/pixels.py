@@ -7,6 +7,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage
 
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.reading.archives import in_memory
 from mar_pipeline.dicom.reading.decoding import values_and_words
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_pixel_data, reading
 from mar_pipeline.dicom.reading.image_header import (
@@ -114,9 +115,10 @@ def read_slice(
     """
     name = file.name
     with reading(name):
-        check_file_size(file.path.stat().st_size, name, limits)
-        dataset = read_header(file.path, name, limits).dataset
-        data = read_pixel_data(file.path, name)
+        check_file_size(file.path, name, limits)
+        path = in_memory(file.path)
+        dataset = read_header(path, name, limits).dataset
+        data = read_pixel_data(path, name)
     with quiet():
         # Asked for through a second data set: a value that is asked for is converted in place.
         view = Dataset(dict(dataset.items()))
