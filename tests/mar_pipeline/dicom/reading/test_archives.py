@@ -167,8 +167,19 @@ def test_too_many_members_are_a_limit(tmp_path: Path) -> None:
     assert len(discover(archive.parent, Limits(max_files=6)).series[0].slices) == 3
 
 
-def test_a_damaged_member_fails_its_series(tmp_path: Path) -> None:
-    archive = pack(tmp_path / "a.zip", slices(tmp_path))
+def test_a_directory_is_not_read_without_end(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        entry = zipfile.ZipInfo("0.txt")
+        entry.comment = bytes(60_000)
+        archive.writestr(entry, b"")
+    assert discover(tmp_path / "a.zip").series == ()
+    with pytest.raises(LimitHit):
+        discover(tmp_path / "a.zip", Limits(max_files=100))
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED], ids=["stored", "deflated"])
+def test_a_damaged_member_fails_its_series(tmp_path: Path, method: int) -> None:
+    archive = pack(tmp_path / "a.zip", slices(tmp_path), method)
     whole = bytearray(archive.read_bytes())
     whole[len(whole) // 2] ^= 255
     archive.write_bytes(whole)

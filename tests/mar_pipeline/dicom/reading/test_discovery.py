@@ -4,6 +4,7 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -417,17 +418,24 @@ def test_the_listing_does_not_depend_on_the_order_of_files(tmp_path: Path, monke
     write_phases(tmp_path / "b", AcquisitionNumber=(1, 2), SeriesInstanceUID=("1.2", "1.2"))
     for name in ("x", "y"):
         (tmp_path / name).write_bytes((tmp_path / "0_0.dcm").read_bytes()[:400])
+    save(ct_dataset(0, SeriesInstanceUID="1.3", NumberOfFrames=2), tmp_path / "c" / "0.dcm")
+    save(ct_dataset(1, SeriesInstanceUID="1.3", ImageOrientationPatient=[0] * 6), tmp_path / "c" / "1.dcm")
     first, files = discover(tmp_path), discovery._files
     monkeypatch.setattr(discovery, "_files", lambda *given: reversed(list(files(*given))))
-    assert discover(tmp_path) == first and len(first.series) == 5
+    assert discover(tmp_path) == first and len(first.series) == 6
 
 
-def test_a_time_of_each_slice_tells_no_phases_apart(tmp_path: Path) -> None:
-    for phase in range(2):
-        for number in range(3):
-            uid, time = fake_uid("phase", phase, number), f"10160{phase}.{number}"
-            made = ct_dataset(number, SOPInstanceUID=uid, ContentTime=time, AcquisitionTime=time)
-            save(made, tmp_path / f"{number}_{phase}.dcm")
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [("ContentTime", range(6)), ("ContentTime", (0, 1, 2, 2, 0, 1)), ("AcquisitionNumber", range(6))],
+    ids=["time of a slice", "time of a pair", "number of a slice"],
+)
+def test_what_tells_slices_apart_tells_no_phases_apart(tmp_path: Path, keyword: str, values: Sequence[int]) -> None:
+    """Two slices at each of three positions; the times of pairs would make three parts without a conflict."""
+    for index, value in enumerate(values):
+        given = value if keyword == "AcquisitionNumber" else f"10160{value}"
+        made = ct_dataset(index % 3, SOPInstanceUID=fake_uid("phase", index), **{keyword: given})
+        save(made, tmp_path / f"{index % 3}_{index // 3}.dcm")
     refusal = only(discover(tmp_path)).refusal
     assert refusal and "0_0.dcm and 0_1.dcm lie at one position" in refusal
 
