@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from mar_pipeline.dicom.errors import OutputError
+from mar_pipeline.dicom.measures.regions import parse_spheres
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
 from mar_pipeline.dicom.pacs.send import send
 from mar_pipeline.dicom.parallel import sigterm_as_interrupt
@@ -95,8 +96,10 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--series", action="append", default=[], metavar="N|UID", help="only this series; may be given several times")
     add("--dry-run", action="store_true", help="look for metal and say what would be done; writes nothing")
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
-    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel is metal (2500)")
-    add("--min-metal-mm2", type=float, default=10, metavar="MM2", help="least area of metal in a slice (10)")
+    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel may be metal (2500)")
+    add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal (4)")
+    add("--all-candidates", action=switch, default=False, help="take all above the threshold for metal")
+    add("--strict-harm", action=switch, default=False, help="refuse a series in which a correction is judged harmful")
     add(
         "--max-trace",
         type=float,
@@ -110,6 +113,20 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--seg", action=switch, default=True, help="write the metal as a DICOM segmentation")
     add("--html", action=switch, default=True, help="write report.html")
     add("--html-slices", type=int, default=40, metavar="N", help="most slices of a series in the report (40)")
+    add("--csv", action=switch, default=False, help="write measures.csv: HU in rings around metal and in regions")
+    add(
+        "--roi",
+        action="append",
+        default=[],
+        metavar="NAME=X,Y,Z,RADIUS",
+        help="measure a sphere: its centre in the patient (LPS) and its radius in mm; may be given several times",
+    )
+    add(
+        "--show-labels",
+        action=switch,
+        default=False,
+        help="let report and summary quote the series' descriptions and dates and the regions' names",
+    )
     add("--nifti", action=switch, default=False, help="write the derived series as NIfTI too")
     add("--device", choices=("cpu", "cuda"), default="cpu", help="of a network (cpu)")
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of a network (float32)")
@@ -146,7 +163,8 @@ def _settings(options: argparse.Namespace) -> DicomSettings:
     except ValueError as error:
         raise UsageError(f"--{str(error).replace('_', '-', 2)}") from error
     out = None if options.dry_run or options.list else options.out
-    return DicomSettings(**(values | {"series": tuple(options.series), "limits": limits, "out": out}))
+    rois = parse_spheres(options.roi)
+    return DicomSettings(**(values | {"series": tuple(options.series), "limits": limits, "out": out, "rois": rois}))
 
 
 def _listing(found: Discovery) -> dict[str, object]:

@@ -6,17 +6,20 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from mar_pipeline import __version__
-from mar_pipeline.dicom.correction.metal import Component, PackedMask, connected
+from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
+from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
-from mar_pipeline.dicom.slices import Look, SliceReport, Work, correct_slice, image_name, look, write_slice
+from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look, write_slice
+from mar_pipeline.dicom.trials import finish_slice, settled, try_slice
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, series_number, series_uid
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
 from simulation.files import sha256_of_text
@@ -33,8 +36,7 @@ class SeriesResult:
         slices: what became of every slice.
         derivation: how it was made; None if no slice holds metal, or nothing was to be written.
         warnings: those of the source and those that the work brought.
-        masks: metal of every slice.
-        components: what was taken for metal, and what was left alone.
+        metal: of every slice, and what was decided about every candidate.
         seconds: wall time.
     """
 
@@ -42,14 +44,20 @@ class SeriesResult:
     slices: tuple[SliceReport, ...]
     derivation: Derivation | None
     warnings: tuple[str, ...]
-    masks: tuple[PackedMask, ...]
-    components: tuple[Component, ...]
+    metal: Metal
     seconds: float
 
     @property
     def metal_slices(self) -> list[int]:
         """Places of the slices with metal."""
         return [report.number for report in self.slices if report.metal_mm2 > 0]
+
+    @cached_property
+    def figures(self) -> SeriesFigures | None:
+        """Numbers of the whole series; None if nothing was corrected."""
+        if self.derivation is None:
+            return None
+        return series_figures((report.figures for report in self.slices), self.work.series.gap_mm)
 
 
 def process(
@@ -71,28 +79,33 @@ def process(
     numbers = range(len(work.series.slices))
     workers = work.settings.workers
     looks = list(each(partial(look, work), numbers, workers, "look for metal"))
-    pixel_mm2 = float(np.prod(work.series.spacing_mm))
-    masks = connected([one.metal for one in looks], pixel_mm2, work.settings.min_metal_mm2)
-    areas = [float(mask.unpack().sum()) * pixel_mm2 for mask in masks]
+    positions_mm = [file.position_mm for file in work.series.slices]
+    metal = _metal(work, looks, positions_mm)
+    areas = [float(mask.unpack().sum() * np.prod(work.series.spacing_mm)) for mask in metal.masks]
     with_metal = [number for number in numbers if areas[number] > 0]
-    reports = {n: SliceReport(n, work.series.slices[n].position_mm, areas[n], "copied") for n in numbers}
+    reports = {n: _copied(work, n, areas[n], looks[n]) for n in numbers}
     warnings = [*work.series.warnings, *_remarks(looks, with_metal)]
+    warnings += [f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, looks))]
     derivation = None
     if with_metal and folder is not None:
-        truncated = any(looks[number].truncated for number in with_metal)
-        correction, remarks = method.make(work.series.shape, work.series.spacing_mm, truncated)
-        one = partial(correct_slice, work, correction, masks, [look.truncated for look in looks], areas)
+        truncated = [one.truncated for one in looks]
+        correction, remarks = method.make(
+            work.series.shape, work.series.spacing_mm, any(truncated[number] for number in with_metal)
+        )
         warnings += remarks
-        if not method.forks:  # a process that has used PyTorch's threads must not fork
-            workers = 1
-        for report in each(one, with_metal, workers, "correct"):
+        one = partial(try_slice, work, correction, metal, truncated)
+        correcting = workers if method.forks else 1  # a process that has used PyTorch's threads must not fork
+        trials = list(each(one, with_metal, correcting, "correct"))
+        finish = partial(finish_slice, work, metal, areas, settled(trials, positions_mm))
+        for report in each(finish, trials, correcting, "decide"):
             reports[report.number] = report
+        _check_harm(work, reports.values())
         derivation = _derivation(work, method, looks, created, taken_numbers)
-        malformed = each(partial(write_slice, work, derivation, folder), numbers, workers, "write")
+        malformed = each(partial(write_slice, work, derivation, folder), numbers, correcting, "write")
         warnings += _remarks_after(reports.values(), sorted({name for names in malformed for name in names}))
     seconds = time.perf_counter() - started
     ordered = tuple(reports[number] for number in numbers)
-    return SeriesResult(work, ordered, derivation, tuple(warnings), tuple(masks), (), seconds)
+    return SeriesResult(work, ordered, derivation, tuple(warnings), metal, seconds)
 
 
 def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collection[int], threshold_hu: float) -> int:
@@ -103,13 +116,49 @@ def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collec
     number = series_number(result.derivation.series_number, [*taken_numbers, result.derivation.series_number])
     parameters = {"threshold": f"{threshold_hu:g} HU"}
     return metal_segmentation(
-        folder / SEGMENTATION, images, lambda n: result.masks[n].unpack(), result.derivation, number, parameters
+        folder / SEGMENTATION, images, lambda n: result.metal.masks[n].unpack(), result.derivation, number, parameters
     )
 
 
 def series_name(series: Series) -> str:
     """Folder of a derived series, never built from tags."""
     return f"series_{series.number:03}"
+
+
+def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> Metal:
+    settings = work.settings
+    return decide(
+        [one.metal for one in looks],
+        positions_mm,
+        settings.metal_threshold,
+        settings.min_metal_mm2,
+        settings.all_candidates,
+    )
+
+
+def _check_harm(work: Work, reports: Collection[SliceReport]) -> None:
+    """Refuse a series in which a correction was judged harmful, if that is what was asked for.
+
+    Raises:
+        RefusedInput: it names the first such slice.
+    """
+    refused = [report for report in reports if report.decision == "original kept" and report.judgement is not None]
+    if work.settings.strict_harm and refused:
+        name = work.series.slices[refused[0].number].name
+        raise RefusedInput(
+            f"{name}: the correction was judged harmful ({refused[0].reason}), as in {len(refused)} slices; without "
+            "--strict-harm such slices keep the original"
+        )
+
+
+def _copied(work: Work, number: int, area_mm2: float, seen: Look) -> SliceReport:
+    """What becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
+    place_mm = work.series.slices[number].position_mm
+    return SliceReport(number, place_mm, area_mm2, "copied", figures=None if area_mm2 > 0 else seen.figures)
+
+
+def _figures(seen: Look) -> SliceFigures | None:
+    return seen.figures
 
 
 def _derivation(
@@ -140,8 +189,11 @@ def _remarks(looks: Sequence[Look], with_metal: Sequence[int]) -> list[str]:
 
 def _remarks_after(reports: Collection[SliceReport], malformed: Sequence[str]) -> list[str]:
     remarks = [f"left out of the headers, malformed in the source: {', '.join(malformed)}"] if malformed else []
-    if kept := [report for report in reports if report.decision == "original kept"]:
-        remarks.append(f"{len(kept)} slices with metal could not be corrected and are the originals")
+    kept = [report for report in reports if report.decision == "original kept"]
+    if impossible := sum(report.judgement is None for report in kept):
+        remarks.append(f"{impossible} slices with metal could not be corrected and are the originals")
+    if harmful := sum(report.judgement is not None for report in kept):
+        remarks.append(f"{harmful} slices with metal are the originals, since their correction was not judged to help")
     if clipped := sum(report.clipped_voxels for report in reports):
         remarks.append(f"{clipped} corrected voxels were beyond what the stored bits can hold and were clipped")
     return remarks

@@ -14,11 +14,13 @@ from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
 from mar_pipeline.dicom.parallel import check_stopped
 from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
+from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet, read_header, reading
 from mar_pipeline.dicom.reading.image_header import text
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery, Series
+from mar_pipeline.dicom.review.measures import write_csv
 from mar_pipeline.dicom.review.nifti import write_nifti
 from mar_pipeline.dicom.review.report import write_report
 from mar_pipeline.dicom.review.summary import summary_of
@@ -31,7 +33,7 @@ from simulation.files import write_json
 
 logger = logging.getLogger(__name__)
 
-SUMMARY, REPORT, WAITING = "summary.json", "report.html", ".waiting"
+SUMMARY, REPORT, MEASURES, WAITING = "summary.json", "report.html", "measures.csv", ".waiting"
 
 
 @dataclass(frozen=True)
@@ -71,14 +73,17 @@ def run(settings: DicomSettings) -> DicomRun:
     method = method_of(settings)
     found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
     chosen = choose(found, settings.series)
+    beside = [(one.path, one.name) for one in found.skipped if one.path is not None]
     taken = series_numbers(found, settings.limits)
     if settings.out is None:
-        return _finish(found, *_process_all(chosen, taken, settings, method, None), settings, method)
+        return _finish(found, *_process_all(chosen, taken, beside, settings, method, None), settings, method)
     with staged(settings.out) as staging:
-        outcome = _finish(found, *_process_all(chosen, taken, settings, method, staging), settings, method)
+        outcome = _finish(found, *_process_all(chosen, taken, beside, settings, method, staging), settings, method)
         write_json(staging / SUMMARY, outcome.summary)
         if settings.nifti:
             write_nifti(staging, outcome.results)
+        if settings.csv:
+            write_csv(staging / MEASURES, outcome.results)
         if settings.html:
             write_report(staging / REPORT, found, outcome.results, outcome.failures, settings, method)
         shutil.rmtree(staging / WAITING)
@@ -114,7 +119,12 @@ def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
 
 
 def _process_all(
-    chosen: Sequence[Series], taken: set[int], settings: DicomSettings, method: Method, staging: Path | None
+    chosen: Sequence[Series],
+    taken: set[int],
+    beside: Sequence[tuple[InputFile, str]],
+    settings: DicomSettings,
+    method: Method,
+    staging: Path | None,
 ) -> tuple[list[SeriesResult], list[tuple[Series, InputError]]]:
     """Works through the series; one that fails leaves nothing behind, and the others go on."""
     created = settings.created or datetime.now()
@@ -126,7 +136,7 @@ def _process_all(
             if series.error is not None:
                 raise series.error
             with working_folders(staging, series) as (folder, waiting):
-                result = process(Work(series, settings, waiting), method, folder, created, taken)
+                result = process(Work.of(series, settings, waiting, beside), method, folder, created, taken)
                 if folder is not None and settings.seg and result.derivation is not None:
                     write_segmentation(result, folder, taken, settings.metal_threshold)
         except OSError:

@@ -5,6 +5,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
+from mar_pipeline.dicom.measures.regions import Sphere
 from mar_pipeline.dicom.reading.limits import Limits
 from simulation.errors import UsageError
 
@@ -20,12 +21,18 @@ class DicomSettings:
         out: folder to write; None only looks.
         method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
         series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.
-        metal_threshold: HU from which on a voxel is metal.
-        min_metal_mm2: smallest area of metal in a slice.
+        metal_threshold: HU from which on a voxel may be metal.
+        min_metal_mm2: smallest largest area of a piece of metal.
+        all_candidates: take all that is above the threshold for metal, whatever the evidence says.
+        metal_mask: the user's own mask in place of a decision; see `correction.given_mask`.
+        strict_harm: refuse a series in which a correction is judged harmful.
         max_trace: share of the projections behind metal above which a slice is refused.
         seg: write a DICOM segmentation of the metal.
         html: write report.html.
         html_slices: most slices of a series in the report.
+        csv: write measures.csv.
+        show_labels: let report.html and summary.json say how the source calls series and regions.
+        rois: spheres to measure.
         nifti: write the corrected volume as NIfTI.
         workers: processes of LI and NMAR, or threads of a network.
         device: cpu or cuda, of a network.
@@ -43,11 +50,17 @@ class DicomSettings:
     method: str = "nmar"
     series: tuple[str, ...] = ()
     metal_threshold: float = 2500.0
-    min_metal_mm2: float = 10.0
+    min_metal_mm2: float = 4.0
+    all_candidates: bool = False
+    metal_mask: Path | None = None
+    strict_harm: bool = False
     max_trace: float = 0.5
     seg: bool = True
     html: bool = True
     html_slices: int = 40
+    csv: bool = False
+    show_labels: bool = False
+    rois: tuple[Sphere, ...] = ()
     nifti: bool = False
     workers: int = 1
     device: str = "cpu"
@@ -75,7 +88,8 @@ class DicomSettings:
     def configuration(self) -> dict[str, Any]:
         """What decides the derived images, and is hashed into their UIDs."""
         names = (
-            *("method", "metal_threshold", "min_metal_mm2", "max_trace", "slice_fallback", "precision"),
+            *("method", "metal_threshold", "min_metal_mm2", "all_candidates", "strict_harm", "max_trace"),
+            *("slice_fallback", "precision"),
             *("repair_uids", "assume_hu", "keep_private"),
         )
         return {name: asdict(self)[name] for name in names}

@@ -1,26 +1,28 @@
 """One slice of a series: looked at, corrected, written, checked."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 
-from mar_pipeline.dicom.correction.metal import Candidates, PackedMask, candidates
-from mar_pipeline.dicom.correction.projection import ProjectionCorrection
+from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
+from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
+from mar_pipeline.dicom.measures.structures import read_structures
+from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.files import quiet
-from mar_pipeline.dicom.reading.image_header import text
-from mar_pipeline.dicom.reading.pixels import AIR_HU, SlicePixels, read_slice
+from mar_pipeline.dicom.reading.image_header import geometry, text
+from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.check import check_derived
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256
 from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dataset
-
-CHANGES_HU = (5, 20)
+from mar_pipeline.judge.verdict import Judgement
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,7 @@ class Look:
         clipped: whether its brightest voxel is the highest that its bits can store, or 3071 HU.
         pixels_sha256: of the stored values.
         series_number: of its header, None if it has none.
+        figures: of the ROIs that it meets, in the original.
     """
 
     metal: Candidates
@@ -40,6 +43,7 @@ class Look:
     clipped: bool
     pixels_sha256: str
     series_number: int | None
+    figures: SliceFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -50,11 +54,14 @@ class SliceReport:
         number: place in the series, from 0.
         position_mm: along the slice normal.
         metal_mm2: area of metal.
-        decision: ``corrected``, ``copied`` (no metal) or ``original kept`` (it could not be corrected).
+        decision: ``copied`` (no metal), ``corrected``, ``weakened`` (half of the correction, or that of the surest
+            metal alone) or ``original kept`` (it could not be corrected, or the judge found that it does not help).
         trace_share: share of the projections behind metal.
         changed: HU -> share of the field of view that changed by more.
         clipped_voxels: voxels whose corrected value could not be stored.
-        reason: why the original was kept.
+        reason: why the correction was weakened or the original kept.
+        judgement: of the correction.
+        figures: numbers before and after, see `measures.figures`; None where nothing was measured.
     """
 
     number: int
@@ -65,6 +72,8 @@ class SliceReport:
     changed: dict[int, float] | None = None
     clipped_voxels: int = 0
     reason: str | None = None
+    judgement: Judgement | None = None
+    figures: SliceFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -75,11 +84,29 @@ class Work:
         series: the series.
         settings: of the run.
         staging: folder for the corrected pixels until they are written.
+        rois: regions to measure: those of the settings, and those that lie beside the series.
     """
 
     series: Series
     settings: DicomSettings
     staging: Path
+    rois: tuple[Region, ...] = ()
+
+    @classmethod
+    def of(
+        cls, series: Series, settings: DicomSettings, staging: Path, beside: Sequence[tuple[InputFile, str]]
+    ) -> "Work":
+        """The work on a series, with the regions in RTSTRUCT and SEG files that lie beside it.
+
+        Args:
+            series: it gets the warnings about those files.
+            settings: of the run.
+            staging: see the class.
+            beside: path and name for messages of files that are no CT images.
+        """
+        found = read_structures(series, beside, settings.limits)
+        told = replace(series, warnings=(*series.warnings, *found.warnings))
+        return cls(told, settings, staging, (*settings.rois, *found.regions))
 
     def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
@@ -88,6 +115,10 @@ class Work:
     def corrected_path(self, number: int) -> Path:
         """Where the corrected stored values wait."""
         return self.staging / f"{number}.npy"
+
+    def result_path(self, number: int) -> Path:
+        """Where the corrected slice waits in HU, at full strength, until its strength is decided."""
+        return self.staging / f"{number}.result.npy"
 
     def stored(self, number: int, pixels: SlicePixels) -> np.ndarray:
         """The derived slice's stored values."""
@@ -98,45 +129,16 @@ class Work:
 def look(work: Work, number: int) -> Look:
     """Reads a slice and keeps what `Look` says."""
     header, pixels = work.read(number)
-    hu = pixels.hu
-    inside = _inside(work.series, header, pixels)
-    brightest = float(hu.max())
+    hu, spacing_mm = pixels.hu, work.series.spacing_mm
+    inside = inside_of(work.series, header, pixels)
     return Look(
-        candidates(np.where(inside, hu, AIR_HU), work.settings.metal_threshold),
-        is_truncated(hu, inside, work.series.spacing_mm),
-        brightest in (pixels.brightest_hu, 3071),
+        find_candidates(hu, inside, spacing_mm, work.settings.metal_threshold, pixels.brightest_hu),
+        is_truncated(hu, inside, spacing_mm),
+        float(hu.max()) in (pixels.brightest_hu, 3071),
         pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
+        unchanged_figures(measured(work, number, header, pixels, pixels.stored, inside), work.rois),
     )
-
-
-def correct_slice(
-    work: Work,
-    correction: ProjectionCorrection,
-    masks: Sequence[PackedMask],
-    truncated: Sequence[bool],
-    areas: Sequence[float],
-    number: int,
-) -> SliceReport:
-    """Corrects a slice and puts its stored values aside.
-
-    Raises:
-        RefusedInput: it cannot be corrected, and originals are not to be kept.
-    """
-    header, pixels = work.read(number)
-    place = work.series.slices[number]
-    hu, metal, inside = pixels.hu, masks[number].unpack(), _inside(work.series, header, pixels)
-    try:
-        corrected = correction(hu, metal, inside, truncated[number])
-    except RefusedInput as error:
-        if work.settings.slice_fallback == "original":
-            return SliceReport(number, place.position_mm, areas[number], "original kept", reason=str(error))
-        raise RefusedInput(f"{place.name}: {error}; --slice-fallback original keeps such slices as they are") from error
-    stored, clipped = pixels.to_stored(corrected.hu, inside & ~metal)
-    np.save(work.corrected_path(number), stored)
-    change = np.abs(stored - pixels.stored)[inside] * abs(pixels.slope)
-    changed = {hu_step: float((change > hu_step).mean()) for hu_step in CHANGES_HU}
-    return SliceReport(number, place.position_mm, areas[number], "corrected", corrected.trace_share, changed, clipped)
 
 
 def write_slice(work: Work, derivation: Derivation, folder: Path, number: int) -> tuple[str, ...]:
@@ -161,7 +163,26 @@ def image_name(number: int) -> str:
     return f"IM{number + 1:05}.dcm"
 
 
-def _inside(series: Series, header: Dataset, pixels: SlicePixels) -> np.ndarray:
+def measured(
+    work: Work,
+    number: int,
+    header: Dataset,
+    pixels: SlicePixels,
+    stored: np.ndarray,
+    inside: np.ndarray,
+    metal: np.ndarray | None = None,
+) -> MeasuredSlice:
+    """Return what is measured: the slice as it was and as it is stored afterwards."""
+    file = work.series.slices[number]
+    with quiet():
+        plane = Plane(geometry(header, file.name), work.series.shape, half_gap_mm(work.series.gap_mm), file.sop_uid)
+    before = pixels.hu
+    after = np.where(pixels.padding, before, stored * pixels.slope + pixels.intercept)
+    return MeasuredSlice(plane, before, after, np.zeros(inside.shape, bool) if metal is None else metal, inside)
+
+
+def inside_of(series: Series, header: Dataset, pixels: SlicePixels) -> np.ndarray:
+    """Return the field of view of a slice: Bool["rows columns"]."""
     diameter = _number(_text(header, "ReconstructionDiameter"))
     return field_of_view(series.shape, series.spacing_mm, pixels.padding, diameter)
 

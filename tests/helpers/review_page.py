@@ -100,7 +100,13 @@ class Page:
         return self
 
     def canvas(self, pane: int) -> np.ndarray:
-        """Grey values of a pane's image (0 original, 1 corrected, 2 difference), which must be grey and opaque."""
+        """Grey values of a pane's image (0 original, 1 corrected), which must be grey."""
+        colours = self.colours(pane)
+        assert (colours == colours[..., :1]).all()
+        return colours[..., 0]
+
+    def colours(self, pane: int) -> np.ndarray:
+        """Red, green and blue of a pane's image (2 is the difference), which must be opaque."""
         width, height, data = self.js(
             """const canvas = document.querySelectorAll("#panes canvas")[arguments[0]];
             const image = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -108,9 +114,8 @@ class Page:
             pane,
         )
         pixels = np.array(data).reshape(height, width, 4)
-        assert (pixels[..., :3] == pixels[..., :1]).all()
         assert (pixels[..., 3] == 255).all()
-        return pixels[..., 0]
+        return pixels[..., :3]
 
     def set_window(self, center: float | str, width: float | str) -> None:
         """Types a window."""

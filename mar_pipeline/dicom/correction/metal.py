@@ -1,41 +1,33 @@
-"""Where metal is in a series: a threshold with hysteresis in each slice, connected from slice to slice.
+"""Which parts of a series are metal: a threshold proposes them, evidence decides, and every decision has its reason.
 
-Slices are looked at one by one; of each only its compressed candidates are kept, so that memory does not grow with the
-series.
+Bone reaches 2700 HU, enamel and dense contrast 3000 HU, sharp kernels lift enamel to 5400 HU. So a voxel above a
+threshold is only a candidate. It is metal if it is far brighter than those can be, if the scanner's range cuts a flat
+plateau out of it, or if streaks leave it; and if it lies in the body. Parts that touch in neighbouring slices are one
+component, and what is known of one of them counts for the others.
 """
 
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
-_HYSTERESIS_HU = 500.0
-"""Below the threshold, voxels belong to the metal that they touch: its blurred rim."""
+from mar_pipeline.dicom.correction.packed import PackedMask
+from mar_pipeline.dicom.correction.parts import Candidates, Part
 
-
-@dataclass(frozen=True)
-class PackedMask:
-    """A boolean image in some hundred bytes.
-
-    Args:
-        shape: rows and columns.
-        data: its bits, compressed.
-    """
-
-    shape: tuple[int, int]
-    data: bytes
-
-    @classmethod
-    def of(cls, mask: np.ndarray) -> "PackedMask":
-        """Packs Bool["rows columns"]."""
-        return cls((mask.shape[0], mask.shape[1]), zlib.compress(np.packbits(mask).tobytes()))
-
-    def unpack(self) -> np.ndarray:
-        """Bool["rows columns"]."""
-        bits = np.frombuffer(zlib.decompress(self.data), np.uint8)
-        return np.unpackbits(bits, count=self.shape[0] * self.shape[1]).astype(bool).reshape(self.shape)
+CERTAIN = 1.88
+"""A core above the threshold times this, 4700 HU, is metal: that of enamel stays below 4350 HU with sharp kernels."""
+FLOOR_HU = 550.0
+"""A component whose peak is less than this above the threshold, below 3050 HU, may be bone, enamel or contrast."""
+PLATEAU_MM2, PLATEAU_SHARE, LARGE_PLATEAU_MM2 = 8.0, 0.6, 100.0
+"""Bone and enamel that reach the end of the scanner's range do so with their peaks; metal is cut off on a plateau. One
+that is no larger than a tooth must have streaks around it, or at least as much coherence as noise can have."""
+STREAKS, NO_STREAKS, SPREAD = 1.1, 0.9, 0.5
+"""Mean radial coherence from which streaks leave a component: without any it is 0.9, and that of one slice may be
+0.5 higher by chance, the mean of n slices as much less as n observations are."""
+INSIDE = 0.5
+FARTHEST_MM = 10.0
+"""Slices farther apart than this tell nothing of each other."""
 
 
 @dataclass(frozen=True)
@@ -62,67 +54,126 @@ class Component:
 
 
 @dataclass(frozen=True)
-class Candidates:
-    """What may be metal in one slice.
+class Metal:
+    """What is metal in a series.
 
     Args:
-        weak: voxels above the lower threshold.
-        strong: voxels above the threshold.
+        masks: metal of every slice.
+        sure: the part of it that is certain by its brightness, in every slice.
+        components: every candidate, with what was decided about it.
     """
 
-    weak: PackedMask
-    strong: PackedMask
+    masks: tuple[PackedMask, ...]
+    sure: tuple[PackedMask, ...]
+    components: tuple[Component, ...]
 
 
-def candidates(hu: np.ndarray, threshold_hu: float) -> Candidates:
-    """What may be metal in a slice.
-
-    Args:
-        hu: Float["rows columns"]; padding is air.
-        threshold_hu: of metal; 500 HU less count beside it.
-    """
-    return Candidates(PackedMask.of(hu >= threshold_hu - _HYSTERESIS_HU), PackedMask.of(hu >= threshold_hu))
+Place = tuple[int, int]
+"""Number of a slice, and of a part in it."""
 
 
-def connected(found: Sequence[Candidates], pixel_mm2: float, least_mm2: float) -> list[PackedMask]:
-    """The metal of every slice.
-
-    A region above the lower threshold is metal if it holds a voxel above the threshold and is large enough, or if it
-    overlaps metal of the slice before or after, whatever its size.
+def decide(
+    found: Sequence[Candidates],
+    positions_mm: Sequence[float],
+    threshold_hu: float,
+    least_mm2: float,
+    all_candidates: bool = False,
+) -> Metal:
+    """Decide what is metal in a series.
 
     Args:
         found: candidates of all slices in order.
-        pixel_mm2: area of a pixel.
-        least_mm2: smallest area of metal in a slice that touches none in its neighbours.
+        positions_mm: of the slices along their normal.
+        threshold_hu: what the candidates were found with.
+        least_mm2: smallest largest area of a component.
+        all_candidates: take every component that is large enough, wherever it lies.
     """
-    masks = [PackedMask.of(_seeds(one, pixel_mm2, least_mm2)) for one in found]
-    order = range(len(found))
-    changed = True
-    while changed:
-        grown_up = [_grow(masks, found, number, number - 1) for number in order[1:]]
-        grown_down = [_grow(masks, found, number, number + 1) for number in order[-2::-1]]
-        changed = any(grown_up) or any(grown_down)
-    return masks
+    everything, sure = ([PackedMask.of(np.zeros(one.weak.shape, bool)) for one in found] for _ in range(2))
+    components = []
+    for places in _connected(found, positions_mm):
+        parts = {place: found[place[0]].parts[place[1]] for place in places}
+        kept, certain, reason = _judged(list(parts.values()), threshold_hu, least_mm2, all_candidates)
+        components.append(_component(parts, kept, reason))
+        for (number, _), part in parts.items() if kept else ():
+            if all_candidates or _belongs(part, threshold_hu):
+                everything[number] = everything[number].union(part.mask)
+                if certain:
+                    sure[number] = sure[number].union(part.mask)
+    masks, certain_masks = (tuple(_continued(packed, found, positions_mm)) for packed in (everything, sure))
+    return Metal(masks, certain_masks, tuple(components))
 
 
-def _seeds(found: Candidates, pixel_mm2: float, least_mm2: float) -> np.ndarray:
-    """Regions that are metal by themselves."""
-    labels, count = ndimage.label(found.weak.unpack(), np.ones((3, 3)))
-    areas_mm2 = np.bincount(labels.ravel(), minlength=count + 1) * pixel_mm2
-    holds_strong = np.bincount(labels[found.strong.unpack()], minlength=count + 1) > 0
-    is_metal = holds_strong & (areas_mm2 >= least_mm2)
-    is_metal[0] = False
-    return is_metal[labels]
+def _connected(found: Sequence[Candidates], positions_mm: Sequence[float]) -> list[list[Place]]:
+    """Parts that overlap in neighbouring slices, together; in the order of slices."""
+    group: dict[Place, list[Place]] = {(n, k): [(n, k)] for n, one in enumerate(found) for k in range(len(one.parts))}
+    for number in range(1, len(found)):
+        if abs(positions_mm[number] - positions_mm[number - 1]) > FARTHEST_MM:
+            continue
+        before = [part.mask.unpack() for part in found[number - 1].parts]
+        for k, part in enumerate(found[number].parts if before else ()):
+            mask = part.mask.unpack()
+            for other, mask_before in enumerate(before):
+                one, two = group[number - 1, other], group[number, k]
+                if one is not two and (mask & mask_before).any():
+                    one += two
+                    group.update(dict.fromkeys(two, one))
+    return list({id(places): places for places in group.values()}.values())
 
 
-def _grow(masks: list[PackedMask], found: Sequence[Candidates], number: int, neighbour: int) -> bool:
-    """Adds the regions of a slice that overlap metal of its neighbour; whether there were any."""
-    beside, weak = masks[neighbour].unpack(), found[number].weak.unpack()
-    if not (beside & weak).any():
-        return False
-    mask = masks[number].unpack()
-    if not (beside & weak & ~mask).any():
-        return False
-    grown = ndimage.binary_propagation((beside & weak) | mask, np.ones((3, 3)), mask=weak)
-    masks[number] = PackedMask.of(grown)
-    return True
+def _judged(
+    parts: Sequence[Part], threshold_hu: float, least_mm2: float, all_candidates: bool
+) -> tuple[bool, bool, str]:
+    """Whether a component is metal, whether that is certain by its brightness alone, and why."""
+    area_mm2, peak_hu = max(part.area_mm2 for part in parts), max(part.peak_hu for part in parts)
+    if area_mm2 < least_mm2:
+        return False, False, f"smaller than {least_mm2:g} mm2"
+    if all_candidates:
+        return True, False, "all candidates were asked for"
+    within = [part for part in parts if part.inside >= INSIDE]
+    if not within:
+        return False, False, "outside the body"
+    core_hu = max(part.core_hu for part in within)
+    if core_hu >= CERTAIN * threshold_hu:
+        return True, True, f"far above bone and enamel ({core_hu:.0f} HU without noise and overshoot)"
+    seen = [part.streaks for part in within if part.streaks is not None]
+    mean, least = float(np.mean(seen or [0])), max(STREAKS, NO_STREAKS + SPREAD / np.sqrt(max(len(seen), 1)))
+    plateau_mm2 = max(part.saturated_mm2 if part.saturated_share >= PLATEAU_SHARE else 0 for part in within)
+    if plateau_mm2 >= LARGE_PLATEAU_MM2 or (plateau_mm2 >= PLATEAU_MM2 and (mean > 1 or not seen)):
+        return True, True, f"the scanner's range cuts a plateau out of it ({plateau_mm2:.0f} mm2)"
+    if peak_hu < threshold_hu + FLOOR_HU:
+        return False, False, "no brighter than dense bone, enamel or contrast can be"
+    if not seen:
+        return False, False, "no brighter than enamel can be, and too little soft tissue around it to show streaks"
+    if mean < least:
+        return (
+            False,
+            False,
+            f"no brighter than enamel can be, and no streaks leave it (coherence {mean:.2f} of {least:.2f})",
+        )
+    return True, False, f"streaks leave it (coherence {mean:.2f}, from {least:.2f} on)"
+
+
+def _belongs(part: Part, threshold_hu: float) -> bool:
+    """Whether a part of a metal component is metal itself, not bone or enamel that touches it."""
+    return part.inside >= INSIDE and part.peak_hu >= threshold_hu + FLOOR_HU
+
+
+def _component(parts: dict[Place, Part], kept: bool, reason: str) -> Component:
+    largest = max(parts.values(), key=lambda part: part.area_mm2)
+    numbers = [number for number, _ in parts]
+    peak_hu = max(part.peak_hu for part in parts.values())
+    return Component(kept, reason, min(numbers), max(numbers), largest.centre, largest.area_mm2, peak_hu)
+
+
+def _continued(
+    masks: Sequence[PackedMask], found: Sequence[Candidates], positions_mm: Sequence[float]
+) -> list[PackedMask]:
+    """The masks with what partial volume leaves of metal in the slice before and behind its ends."""
+    continued = []
+    for number, mask in enumerate(masks):
+        grown = mask.unpack()
+        for neighbour in (number - 1, number + 1):
+            if 0 <= neighbour < len(masks) and abs(positions_mm[number] - positions_mm[neighbour]) <= FARTHEST_MM:
+                grown |= masks[neighbour].unpack() & found[number].weak.unpack()
+        continued.append(PackedMask.of(ndimage.binary_opening(grown) | mask.unpack() if grown.any() else grown))
+    return continued

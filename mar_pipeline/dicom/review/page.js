@@ -2,11 +2,24 @@
 (() => {
   const ZOOM = 3;
   const PRESETS = [["Soft tissue", 40, 400], ["Bone", 400, 1800], ["Lung", -600, 1500], ["Metal", 1500, 5000]]; // HU
+  // Blue, white, red: less, the same, more; as the differences of the project's other figures.
+  const RDBU = ["053061", "2166ac", "4393c3", "92c5de", "d1e5f0", "f7f7f7", "fddbc7", "f4a582", "d6604d", "b2182b", "67001f"];
+  const GREYS = tableOf(["000000", "ffffff"]), COLOURS = tableOf(RDBU);
   const find = (id) => document.getElementById(id);
   const frames = [...document.querySelectorAll("#panes .frame")].map(makeLayer);
   const series = readSlices();
   const state = { series: 0, slice: 0, center: 40, width: 400, flip: false, outline: true, difference: true, range: 200,
     zoom: false, pointer: null, request: 0, shown: null };
+
+  // 256 colours, red, green and blue of each, linear between stops.
+  function tableOf(stops) {
+    const channels = stops.map((stop) => [0, 2, 4].map((at) => parseInt(stop.slice(at, at + 2), 16)));
+    return Uint8Array.from({ length: 768 }, (_, i) => {
+      const place = (Math.floor(i / 3) / 255) * (stops.length - 1), low = Math.min(Math.floor(place), stops.length - 2);
+      const [from, to] = [channels[low][i % 3], channels[low + 1][i % 3]];
+      return Math.round(from + (to - from) * (place - low));
+    });
+  }
 
   function readSlices() {
     const found = [...document.querySelectorAll(".of-series[data-role=head]")].map(() => []);
@@ -32,13 +45,16 @@
 
   // --- drawing ---------------------------------------------------------------------------------------------------------
 
-  function paint(view, slice, toGrey) {
+  function paint(view, slice, colours, indexOf) {
     const { rows, columns } = slice;
     if (view.canvas.width !== columns || view.canvas.height !== rows) Object.assign(view.canvas, { width: columns, height: rows });
     const context = view.canvas.getContext("2d", { willReadFrequently: true, colorSpace: "srgb" });
     const image = context.createImageData(columns, rows);
     for (let i = 0, k = 0; i < rows * columns; i++, k += 4) {
-      image.data[k] = image.data[k + 1] = image.data[k + 2] = toGrey(i);
+      const at = 3 * indexOf(i);
+      image.data[k] = colours[at];
+      image.data[k + 1] = colours[at + 1];
+      image.data[k + 2] = colours[at + 2];
       image.data[k + 3] = 255;
     }
     context.putImageData(image, 0, 0);
@@ -48,11 +64,11 @@
     const slice = series[state.series][state.slice], shown = state.shown;
     const greyOf = Pixels.greyOf(state.center, state.width);
     const second = state.flip ? shown.original : shown.corrected;
-    paint(frames[0], slice, (i) => greyOf(shown.original[i]));
-    paint(frames[1], slice, (i) => greyOf(second[i]));
+    paint(frames[0], slice, GREYS, (i) => greyOf(shown.original[i]));
+    paint(frames[1], slice, GREYS, (i) => greyOf(second[i]));
     if (state.difference) {
       const scale = 255 / (2 * state.range);
-      paint(frames[2], slice, (i) => Math.min(255, Math.max(0, Math.round((shown.corrected[i] - shown.original[i]) * scale + 127.5))));
+      paint(frames[2], slice, COLOURS, (i) => Math.min(255, Math.max(0, Math.round((shown.corrected[i] - shown.original[i]) * scale + 127.5))));
     }
     for (const view of frames) {
       view.svg.setAttribute("viewBox", `0 0 ${slice.columns} ${slice.rows}`);
@@ -78,7 +94,9 @@
     title.textContent = state.flip ? "Original, in place of the corrected" : "Corrected";
     title.classList.toggle("flipped", state.flip);
     for (const view of frames.slice(0, 2)) view.caption.querySelector("span").textContent = `center ${state.center}, width ${state.width} HU`;
-    frames[2].caption.querySelector("span").textContent = `±${state.range} HU`;
+    const ends = frames[2].caption.querySelectorAll(".ramp span");
+    ends[0].textContent = `−${state.range}`;
+    ends[2].textContent = `+${state.range} HU`;
   }
 
   function change(changes) {
@@ -124,6 +142,7 @@
       pair.appendChild(document.createElement("dd")).textContent = value;
       return pair;
     }));
+    fillRegions(slice.regions);
     try {
       const shown = await Pixels.decode(slice);
       if (request !== state.request) return; // another slice was asked for meanwhile
@@ -138,6 +157,17 @@
       find("message").hidden = false;
       document.body.dataset.shown = "failed";
     }
+  }
+
+  function fillRegions(regions) {
+    const rows = [["HU: mean ± SD (min to max)", 0], ["Before", 1], ["After", 2]].map(([name, part]) => {
+      const row = document.createElement("tr"), kind = part === 0 ? "th" : "td";
+      for (const text of [name, ...regions.map((region) => region[part])]) row.appendChild(document.createElement(kind)).textContent = text;
+      return row;
+    });
+    find("regions").querySelector("thead").replaceChildren(rows[0]);
+    find("regions").querySelector("tbody").replaceChildren(...rows.slice(1));
+    find("regions").hidden = regions.length === 0;
   }
 
   function step(count) {

@@ -14,7 +14,7 @@ import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -45,12 +45,14 @@ class PageSlice:
             when the slice is written. Values are rounded to whole HU.
         spacing_mm: distance of rows, distance of columns.
         figures: names and values to show beside it.
+        regions: name, and what was measured there before and after.
     """
 
     label: str
     load: Callable[[], tuple[np.ndarray, np.ndarray, np.ndarray]]
     spacing_mm: tuple[float, float]
     figures: Mapping[str, str]
+    regions: Sequence[tuple[str, str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ class PageSeries:
         warnings: one sentence each.
         slices: may make its items as they are asked for; asked once, in order.
         slices_not_shown: how many slices of the series the page leaves out.
+        verdict: one line above the images: how it was corrected, and how many slices were.
+        tables: title -> rows of cells, the first of them the heads; shown below the images.
     """
 
     title: str
@@ -70,6 +74,8 @@ class PageSeries:
     warnings: Sequence[str]
     slices: Sequence[PageSlice]
     slices_not_shown: int
+    verdict: str = ""
+    tables: Mapping[str, Sequence[Sequence[str]]] = field(default_factory=dict)
 
 
 def write_page(
@@ -149,6 +155,7 @@ def _head(number: int, series: PageSeries) -> str:
     return (
         f'<section class="of-series" data-role="head" data-series="{number}"><div class="head">'
         f"<h2><bdi>{html.escape(series.title)}</bdi></h2><p>{shown}</p></div>"
+        + (f'<p class="verdict">{html.escape(series.verdict)}</p>' if series.verdict else "")
         + (f'<ul class="warnings" aria-label="Warnings" tabindex="0">{warnings}</ul>' if warnings else "")
         + "</section>"
     )
@@ -161,17 +168,31 @@ def _details(series: Sequence[PageSeries], not_processed: Sequence[tuple[str, st
         for number, item in enumerate(series)
         if item.facts
     ]
+    parts += [
+        f'<section class="of-series card" data-series="{number}"><h2>{html.escape(title)}</h2>{_table(rows)}</section>'
+        for number, item in enumerate(series)
+        for title, rows in item.tables.items()
+    ]
     if not series:
         parts.append('<section class="card"><h2>No series was corrected</h2></section>')
     if facts:
         parts.append(f'<section class="card"><h2>This run</h2>{_fact_list(facts)}</section>')
-    rows = "".join(f"<tr><td>{html.escape(a)}</td><td>{html.escape(b)}</td></tr>" for a, b in not_processed)
-    table = f'<div class="wide" tabindex="0"><table><tr><th>What</th><th>Why</th></tr>{rows}</table></div>'
+    table = _table([("What", "Why"), *not_processed])
     parts.append(
         f'<section class="card" id="not-processed"><h2>Not processed ({len(not_processed)})</h2>'
-        f"{table if rows else '<p>Everything that was found was processed.</p>'}</section>"
+        f"{table if not_processed else '<p>Everything that was found was processed.</p>'}</section>"
     )
     return "\n".join(parts)
+
+
+def _table(rows: Sequence[Sequence[str]]) -> str:
+    """A table of texts; its first row are the heads."""
+
+    def row(cells: Sequence[str], kind: str) -> str:
+        return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
+
+    lines = [row(rows[0], "th"), *(row(cells, "td") for cells in rows[1:])]
+    return f'<div class="wide" tabindex="0"><table>{"".join(lines)}</table></div>'
 
 
 def _fact_list(facts: Mapping[str, str]) -> str:
@@ -196,6 +217,7 @@ def _write_slice(file: TextIO, series: int, index: int, page_slice: PageSlice) -
         "columns": original.shape[1],
         "spacing": [float(spacing) for spacing in page_slice.spacing_mm],
         "figures": [[name, value] for name, value in page_slice.figures.items()],
+        "regions": [list(region) for region in page_slice.regions],
         "metal": int(np.count_nonzero(metal)),
         "changed": round(float(np.mean(np.abs(second - first) > CHANGED_HU)), 6),
         "sums": [_sum(image) for image in images.values()],

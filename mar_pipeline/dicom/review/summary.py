@@ -1,12 +1,16 @@
 """summary.json: what was done to every slice, by what, and what was not; without a word about the patient."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from mar_pipeline import __version__
+from mar_pipeline.dicom.correction.metal import Component
 from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.process import SeriesResult, series_name
 from mar_pipeline.dicom.reading.series import Discovery, Series
+from mar_pipeline.dicom.review.labels import region_labels, series_labels
+from mar_pipeline.dicom.review.measures import series_facts, slice_facts
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.slices import SliceReport, image_name
 from mar_pipeline.dicom.writing.derivation import STATEMENT
@@ -50,6 +54,12 @@ def summary_of(
     }
 
 
+def verdict(slices: Sequence[SliceReport]) -> dict[str, int]:
+    """Return how many slices with metal were corrected, corrected more weakly, and left as the original."""
+    counts = Counter(report.decision for report in slices)
+    return {name.replace(" ", "_"): counts[name] for name in ("corrected", "weakened", "original kept")}
+
+
 def _of_series(result: SeriesResult, found: Discovery) -> dict[str, Any]:
     series, derivation = result.work.series, result.derivation
     return {
@@ -64,15 +74,31 @@ def _of_series(result: SeriesResult, found: Discovery) -> dict[str, Any]:
         "gap_mm": series.gap_mm,
         "tilt_deg": series.tilt_deg,
         "slices_with_metal": len(result.metal_slices),
-        "corrected": sum(report.decision == "corrected" for report in result.slices),
+        **verdict(result.slices),
         "clipped_voxels": sum(report.clipped_voxels for report in result.slices),
         "warnings": [found.without_names(warning) for warning in result.warnings],
         "seconds": round(result.seconds, 3),
-        "per_slice": [_of_slice(report) for report in result.slices],
+        "labels": series_labels(result),
+        "metal_components": [component_facts(one) for one in result.metal.components],
+        "measures": series_facts(result.figures, region_labels(result)) if result.figures else None,
+        "per_slice": [_of_slice(report, result) for report in result.slices],
     }
 
 
-def _of_slice(report: SliceReport) -> dict[str, Any]:
+def component_facts(component: Component) -> dict[str, Any]:
+    """Return what was decided about a piece that may be metal; slices count from 1, as the files do."""
+    return {
+        "kept_as_metal": component.kept,
+        "reason": component.reason,
+        "first_slice": component.first_slice + 1,
+        "last_slice": component.last_slice + 1,
+        "centre_row_column": list(component.centre),
+        "largest_area_mm2": round(component.area_mm2, 2),
+        "peak_hu": round(component.peak_hu, 1),
+    }
+
+
+def _of_slice(report: SliceReport, result: SeriesResult) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "file": image_name(report.number),
         "position_mm": round(report.position_mm, 3),
@@ -83,4 +109,6 @@ def _of_slice(report: SliceReport) -> dict[str, Any]:
         facts["trace_share"] = round(report.trace_share, 4)
         facts |= {f"changed_by_more_than_{hu}_hu": round(share, 4) for hu, share in report.changed.items()}
         facts["clipped_voxels"] = report.clipped_voxels
+    if report.figures is not None:
+        facts["measures"] = slice_facts(report.figures, result.work.series.gap_mm, region_labels(result))
     return facts | ({"reason": report.reason} if report.reason else {})

@@ -5,6 +5,7 @@ import threading
 
 import numpy as np
 import pytest
+from matplotlib import colormaps
 from review_page import COLUMNS, COUNT, ROWS, Page, chromium, grey, images, page_series, page_slice
 from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.actions.wheel_input import ScrollOrigin
@@ -25,6 +26,12 @@ NASTY = (
     "${style} {{x}} \u2028 \ud800",
 )
 """Texts that run, end or hide something where they are taken for HTML."""
+
+
+def blue_red(change: np.ndarray, reach: float) -> np.ndarray:
+    """Colours of the project's differences, from minus to plus so many HU."""
+    index = np.clip(np.floor(change / (2.0 * reach) * 255 + 128), 0, 255).astype(int)
+    return np.rint(255 * colormaps["RdBu_r"](index)[..., :3])
 
 
 @pytest.fixture(scope="module")
@@ -88,9 +95,18 @@ def test_difference_is_corrected_minus_original_in_its_own_window(page):
     original, corrected, metal = images(1)
     for reach in (200, 50, 1000):
         Select(shown.driver.find_element(By.ID, "difference-range")).select_by_value(str(reach))
-        expected = np.clip(np.floor((corrected - original) / (2.0 * reach) * 255 + 128), 0, 255)
-        np.testing.assert_array_equal(shown.canvas(2), expected)
-    assert (shown.canvas(2)[metal] == 128).all()
+        np.testing.assert_array_equal(shown.colours(2), blue_red(corrected - original, reach))
+        ends = [part.text for part in shown.driver.find_elements(By.CSS_SELECTOR, ".ramp span")]
+        assert ends == [f"−{reach}", "0", f"+{reach} HU"]
+    assert np.abs(shown.colours(2)[metal] - 247).max() <= 2  # no change is nearly white
+
+
+def test_less_is_blue_and_more_is_red(page):
+    ramp = np.tile(np.arange(-200.0, 201.0, 10.0), (4, 1))
+    slices = [page_slice(0, lambda: (np.zeros(ramp.shape), ramp, ramp > 1e6))]
+    colours = page([page_series(slices=slices)], shown="0-0").colours(2)[0].astype(int)
+    redness = colours[:, 0] - colours[:, 2]
+    assert (redness[:20] < 0).all() and (redness[21:] > 0).all()
 
 
 def test_all_of_16_bits_survives_and_the_rest_is_shown_as_the_nearest(page):
@@ -160,7 +176,7 @@ def test_difference_hides_and_is_right_when_it_comes_back(page):
     shown.press(Keys.ARROW_RIGHT).wait("0-2").press("d")
     assert shown.visible("#panes figure") == [True, True, True]
     original, corrected, _ = images(2)
-    np.testing.assert_array_equal(shown.canvas(2), np.clip(np.floor((corrected - original) / 400 * 255 + 128), 0, 255))
+    np.testing.assert_array_equal(shown.colours(2), blue_red(corrected - original, 200))
 
 
 def test_help_opens_and_closes_and_keeps_the_keys_to_itself(page):
@@ -250,6 +266,30 @@ def test_table_of_all_slices_leads_to_them(page):
     assert [link.text for link in links] == [f"slice {k + 1} of {COUNT}" for k in range(COUNT)]
     links[3].click()
     shown.wait("0-3")
+
+
+def test_regions_of_the_slice_stand_under_it_before_and_after(page):
+    with_regions = PageSlice("slice 2 of 4", lambda: images(1), (1, 1), {}, [("ring <b>, 9 voxels", "5 ± 1", "6 ± 2")])
+    shown = page([page_series(slices=[page_slice(0), with_regions])])
+    rows = (
+        "return [...document.querySelectorAll('#regions tr')].map((row) => [...row.children].map((c) => c.textContent))"
+    )
+    assert [row[1:] for row in shown.js(rows)] == [["ring <b>, 9 voxels"], ["5 ± 1"], ["6 ± 2"]]
+    assert shown.visible("#regions") == [True]
+    shown.press(Keys.ARROW_LEFT).wait("0-0")
+    assert shown.visible("#regions") == [False]
+
+
+def test_verdict_and_tables_belong_to_their_series(page):
+    table = {"Metal": [("Piece", "Why"), ("1", "</table><script>window.ran = 1</script>")]}
+    series = [page_series(verdict="NMAR: 3 slices corrected", tables=table), page_series("Series 2", verdict="other")]
+    shown = page(series)
+    text = shown.driver.find_element(By.TAG_NAME, "body").text
+    assert "NMAR: 3 slices corrected" in text and "</table><script>" in text and "other" not in text
+    assert shown.js("return window.ran ?? 0") == 0
+    shown.press("s").wait("1-1")
+    text = shown.driver.find_element(By.TAG_NAME, "body").text
+    assert "other" in text and "3 slices corrected" not in text and "Piece" not in text
 
 
 def test_what_was_left_out_and_the_facts_are_told(page):

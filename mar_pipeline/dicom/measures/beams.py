@@ -1,0 +1,104 @@
+"""How much longer or shorter tissue looks along a beam after the correction, in mm of water.
+
+A treatment plan sends protons or photons through the image. What counts for their range and their dose is the
+water-equivalent thickness: the integral of the stopping power, or of the attenuation, relative to water.
+"""
+
+import math
+
+import numpy as np
+from scipy import ndimage
+
+ANGLES_DEG = (0, 45, 90, 135)
+"""Of the parallel beams to a row, in the slice plane."""
+_STOPPING_POWER = np.array(
+    [
+        *((-1000, 0), (-200, 0.788), (-120, 0.897), (-20, 1.003), (50, 1.038)),
+        *((100, 1.084), (140, 1.097), (2990, 2.732), (2995, 3.2)),
+    ]
+)
+"""HU and proton stopping power relative to water, between which it is linear; that of the AAPM CT-MAR challenge."""
+
+
+def stopping_power(hu: np.ndarray) -> np.ndarray:
+    """Return the proton stopping power relative to water; the curve's ends go on level.
+
+    >>> stopping_power(np.array([-1000.0, 100.0, 4000.0]))
+    array([0.   , 1.084, 3.2  ])
+    """
+    return np.interp(hu, _STOPPING_POWER[:, 0], _STOPPING_POWER[:, 1])
+
+
+def attenuation(hu: np.ndarray) -> np.ndarray:
+    """Return the photon attenuation relative to water, not below 0.
+
+    >>> attenuation(np.array([-1000.0, 0.0, 1000.0]))
+    array([0., 1., 2.])
+    """
+    return np.maximum((hu + 1000.0) / 1000.0, 0.0)
+
+
+def depths_mm(relative: np.ndarray, spacing_mm: tuple[float, float], angle_deg: float) -> np.ndarray:
+    """Return the integral along parallel beams from where they enter the image to each depth.
+
+    Along rows and columns the voxels are summed; along slanted beams the image is interpolated linearly at steps of the
+    smaller spacing, and so are the beams apart.
+
+    Args:
+        relative: Float["rows columns"], what a mm adds; 0 outside the body.
+        spacing_mm: distance of rows, and of columns.
+        angle_deg: between a beam and a row; 90 runs down the columns.
+
+    Returns:
+        Float["beams steps"], mm; the last step is the whole way.
+
+    >>> depths_mm(np.ones((2, 3)), (1.0, 2.0), 0)[:, -1]
+    array([6., 6.])
+    """
+    if angle_deg % 90 == 0:
+        along_rows = angle_deg % 180 == 0
+        lines, step_mm = (relative, spacing_mm[1]) if along_rows else (relative.T, spacing_mm[0])
+        return np.cumsum(lines, axis=1, dtype=np.float64) * step_mm
+    step_mm = min(spacing_mm)
+    rows, columns = relative.shape
+    half = math.ceil(math.hypot(rows * spacing_mm[0], columns * spacing_mm[1]) / 2 / step_mm)
+    steps_mm = np.arange(-half, half + 1) * step_mm
+    across, along = steps_mm[:, None], steps_mm
+    cosine, sine = math.cos(math.radians(angle_deg)), math.sin(math.radians(angle_deg))
+    places = np.stack(
+        [
+            (along * sine + across * cosine) / spacing_mm[0] + (rows - 1) / 2,
+            (along * cosine - across * sine) / spacing_mm[1] + (columns - 1) / 2,
+        ]
+    )
+    sampled = ndimage.map_coordinates(relative.astype(np.float64), places, order=1, mode="grid-constant")
+    return np.cumsum(sampled, axis=1) * step_mm
+
+
+def largest_change_mm(
+    before: np.ndarray, after: np.ndarray, body: np.ndarray, spacing_mm: tuple[float, float]
+) -> tuple[float, float]:
+    """Return the largest change of the water-equivalent thickness, for protons and for photons, in mm.
+
+    It is the largest over the parallel beams at 0, 45, 90 and 135 degrees in the slice, and over all depths: a beam
+    enters the body and may end anywhere in it, or leave it. What lies outside the body counts as nothing, before and
+    after.
+
+    Args:
+        before: Float["rows columns"] in HU.
+        after: the same.
+        body: Bool["rows columns"].
+        spacing_mm: distance of rows, and of columns.
+
+    >>> water, body = np.zeros((2, 100)), np.ones((2, 100), bool)
+    >>> round(largest_change_mm(water, water + 100, body, (1.0, 1.0))[1], 6)
+    10.0
+    """
+
+    def largest(change: np.ndarray) -> float:
+        return max(float(np.abs(depths_mm(change, spacing_mm, angle)).max()) for angle in ANGLES_DEG)
+
+    protons, photons = (
+        largest(np.where(body, relative(after) - relative(before), 0.0)) for relative in (stopping_power, attenuation)
+    )
+    return protons, photons
