@@ -59,7 +59,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         if options.send:
             raise UsageError("--send: --list writes nothing that could be sent; leave one of them out")
         logger.warning("%s", STATEMENT)
-        found = discover(settings.source, settings.limits, settings.repair_uids)
+        found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
         _write_json(options.json, _listing(found))
         if options.json != "-":
             sys.stdout.write(_as_text(found))
@@ -85,11 +85,11 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
-    parser.description = f"Corrects metal artifacts of the CT series in a folder. {STATEMENT}"
+    parser.description = f"Corrects metal artifacts of the CT series in a folder or a zip file. {STATEMENT}"
     parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("source", metavar="IN", type=Path, help="folder with DICOM files, searched through and through")
+    add("source", metavar="IN", type=Path, help="folder with DICOM files, searched through and through, or a zip file")
     add("out", metavar="OUT", type=Path, nargs="?", help="new or empty folder for the derived series and the report")
     add("--method", default="nmar", help="li, nmar (default), a run folder, a weights file or a shipped network")
     add("--list", action="store_true", help="list the series and what is left out, and do nothing")
@@ -132,6 +132,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--precision", choices=("float32", "bfloat16"), default="float32", help="of a network (float32)")
     lenient = parser.add_argument_group("leniency; strict is the default")
     lenient.add_argument("--repair-uids", action="store_true", help="accept blank UIDs and make them")
+    lenient.add_argument("--assume-hu", action="store_true", help="take values of RescaleType US (unspecified) for HU")
     lenient.add_argument("--keep-private", action="store_true", help="keep private tags")
     lenient.add_argument(
         "--slice-fallback",
@@ -196,7 +197,8 @@ def _as_text(found: Discovery) -> str:
         rows, columns = series.shape
         gap = f", every {series.gap_mm:.3g} mm" if series.gap_mm is not None else ""
         spacing = f"{series.spacing_mm[0]:.3g} x {series.spacing_mm[1]:.3g} mm"
-        lines.append(f"series {series.number}: {len(series.slices)} slices of {rows} x {columns}, {spacing}{gap}")
+        what = f"{len(series.slices)} slices of {rows} x {columns}, {spacing}{gap}"
+        lines.append(f"series {series.number}: {what if series.slices else 'none of its slices can be used'}")
         lines.append(f"  UID {series.series_uid or '(blank)'}")
         lines += [f"  warning: {warning}" for warning in series.warnings]
         lines += [f"  refused: {series.refusal}"] if series.refusal else []

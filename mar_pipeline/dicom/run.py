@@ -14,7 +14,8 @@ from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
 from mar_pipeline.dicom.parallel import check_stopped
 from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
-from mar_pipeline.dicom.reading.discovery import NOT_DICOM, discover
+from mar_pipeline.dicom.reading.archives import InputFile
+from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet, read_header, reading
 from mar_pipeline.dicom.reading.image_header import text
 from mar_pipeline.dicom.reading.limits import Limits
@@ -70,10 +71,10 @@ def run(settings: DicomSettings) -> DicomRun:
     if settings.out is not None:
         check_target(settings.out)
     method = method_of(settings)
-    found = discover(settings.source, settings.limits, settings.repair_uids)
+    found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
     chosen = choose(found, settings.series)
-    beside = [(settings.source / one.name, one.name) for one in found.skipped if one.reason != NOT_DICOM]
-    taken = series_numbers(found, settings.source, settings.limits)
+    beside = [(one.path, one.name) for one in found.skipped if one.path is not None]
+    taken = series_numbers(found, settings.limits)
     if settings.out is None:
         return _finish(found, *_process_all(chosen, taken, beside, settings, method, None), settings, method)
     with staged(settings.out) as staging:
@@ -120,7 +121,7 @@ def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
 def _process_all(
     chosen: Sequence[Series],
     taken: set[int],
-    beside: Sequence[tuple[Path, str]],
+    beside: Sequence[tuple[InputFile, str]],
     settings: DicomSettings,
     method: Method,
     staging: Path | None,
@@ -202,10 +203,10 @@ def _finish(
     return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
 
 
-def series_numbers(found: Discovery, source: Path, limits: Limits) -> set[int]:
+def series_numbers(found: Discovery, limits: Limits) -> set[int]:
     """SeriesNumbers in use among all DICOM files of the input, those that are left out among them."""
     first = [(series.slices[0].path, series.slices[0].name) for series in found.series if series.slices]
-    others = [(source / skipped.name, skipped.name) for skipped in found.skipped if skipped.reason != NOT_DICOM]
+    others = [(skipped.path, skipped.name) for skipped in found.skipped if skipped.path is not None]
     taken = set()
     for path, name in first + others:
         try:

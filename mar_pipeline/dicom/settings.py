@@ -17,7 +17,7 @@ class DicomSettings:
     """One run of `mar dicom`.
 
     Args:
-        source: folder of DICOM files.
+        source: folder of DICOM files, or a zip file of them.
         out: folder to write; None only looks.
         method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
         series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.
@@ -38,6 +38,7 @@ class DicomSettings:
         device: cpu or cuda, of a network.
         precision: float32 or bfloat16, of a network on a GPU or a CPU that computes in it.
         repair_uids: accept blank UIDs and make them.
+        assume_hu: take values whose RescaleType is unspecified for HU.
         keep_private: keep private tags.
         slice_fallback: what becomes of a slice that cannot be corrected: refuse the series, or keep the original.
         created: date and time to write instead of now.
@@ -65,6 +66,7 @@ class DicomSettings:
     device: str = "cpu"
     precision: Literal["float32", "bfloat16"] = "float32"
     repair_uids: bool = False
+    assume_hu: bool = False
     keep_private: bool = False
     slice_fallback: Literal["refuse", "original"] = "refuse"
     created: datetime | None = None
@@ -88,6 +90,6 @@ class DicomSettings:
         names = (
             *("method", "metal_threshold", "min_metal_mm2", "all_candidates", "strict_harm", "max_trace"),
             *("slice_fallback", "precision"),
-            *("repair_uids", "keep_private"),
+            *("repair_uids", "assume_hu", "keep_private"),
         )
         return {name: asdict(self)[name] for name in names}

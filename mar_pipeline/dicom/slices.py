@@ -13,6 +13,7 @@ from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
 from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
 from mar_pipeline.dicom.measures.structures import read_structures
+from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import geometry, text
 from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
@@ -92,7 +93,9 @@ class Work:
     rois: tuple[Region, ...] = ()
 
     @classmethod
-    def of(cls, series: Series, settings: DicomSettings, staging: Path, beside: Sequence[tuple[Path, str]]) -> "Work":
+    def of(
+        cls, series: Series, settings: DicomSettings, staging: Path, beside: Sequence[tuple[InputFile, str]]
+    ) -> "Work":
         """The work on a series, with the regions in RTSTRUCT and SEG files that lie beside it.
 
         Args:

@@ -162,6 +162,14 @@ def save(dataset: FileDataset, path: Path, transfer_syntax: str = ExplicitVRLitt
     return path
 
 
+def strip_meta(path: Path, keep_meta: bool = False) -> Path:
+    """Takes preamble and magic word off a file, and its file meta unless that is to stay: a bare data set."""
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[140:144], "little")  # of the file meta behind its group length
+    path.write_bytes(whole[132 if keep_meta else 144 + length :])
+    return path
+
+
 def write_series(
     folder: Path,
     count: int = 3,

@@ -4,7 +4,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.regions import Contours, Region, Segment
+from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_meta, reading
 from mar_pipeline.dicom.reading.image_header import uid
 from mar_pipeline.dicom.reading.limits import Limits
@@ -37,7 +37,7 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-def read_structures(series: Series, files: Sequence[tuple[Path, str]], limits: Limits) -> Found:
+def read_structures(series: Series, files: Sequence[tuple[InputFile, str]], limits: Limits) -> Found:
     """Read the regions of a series from the RTSTRUCT and SEG files among others.
 
     They are called by numbers, such as ``rtstruct1-roi3`` and ``seg1-segment2``: files in the order given, counted by
@@ -72,7 +72,7 @@ def read_structures(series: Series, files: Sequence[tuple[Path, str]], limits: L
     return Found(tuple(regions), tuple(warnings))
 
 
-def _read(path: Path, name: str, limits: Limits) -> Dataset | None:
+def _read(path: InputFile, name: str, limits: Limits) -> Dataset | None:
     """Return the data set of an RTSTRUCT or a SEG; None of anything else, and of what other steps complain about."""
     try:
         with reading(name), quiet():
@@ -82,13 +82,14 @@ def _read(path: Path, name: str, limits: Limits) -> Dataset | None:
     if kind not in (RTStructureSetStorage, SegmentationStorage):
         return None
     with reading(name), quiet():
-        check_file_size(path.stat().st_size, name, limits)
+        check_file_size(path, name, limits)
         header = read_header(path, name, limits).dataset
         if kind == RTStructureSetStorage:
             return header
-        if _decoded_bytes(header) > 8 * path.stat().st_size + 4096:  # one bit a pixel and uncompressed, or refused
+        if _decoded_bytes(header) > 8 * size_bytes(path) + 4096:  # one bit a pixel and uncompressed, or refused
             raise RefusedInput(f"{name}: is compressed or ends early; expected a SEG of one bit a pixel")
-        return dcmread(path)
+        with path.open("rb") as file:
+            return dcmread(file)
 
 
 def _decoded_bytes(header: Dataset) -> int:

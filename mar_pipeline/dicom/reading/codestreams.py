@@ -12,6 +12,9 @@ END = b"\xff\xd9"
 START_OF_FRAME = {*range(0xC0, 0xD0), 0xF7} - {0xC4, 0xC8, 0xCC}
 """JPEG markers that carry the size; F7 is that of JPEG-LS."""
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
+WHOLE = re.compile(rb"\xff\xd9.?[\x00\xff]*\Z", re.DOTALL)
+"""An end marker and what pads it to an even length: one byte of any value (scanners' archives have others than zero),
+then zeros or fill bytes. Within a code stream FF D9 is nothing but the end."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +100,7 @@ def is_whole(frame: bytes, transfer_syntax: str) -> bool:
     """Whether a frame has its end marker: of a JPEG cut short some decoders make up the rest.
 
     Args:
-        frame: one encoded frame, padded with zeros or not.
+        frame: one encoded frame, padded or not.
         transfer_syntax: UID; RLE has no end marker, its size tells.
     """
-    return transfer_syntax == RLELossless or re.search(rb"\xff\xd9[\x00\xff]*\Z", frame[-1024:]) is not None
+    return transfer_syntax == RLELossless or WHOLE.search(frame[-1024:]) is not None

@@ -1,16 +1,19 @@
 """One CT image as its header tells: what the listing keeps of a file until its series is put together."""
 
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from pydicom.dataset import FileMetaDataset
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.files import Header
 from mar_pipeline.dicom.reading.image_header import (
+    ACQUISITION,
     IDENTIFIERS,
     LOSSY,
     NATIVE,
+    UNSPECIFIED,
     VENDOR_CORRECTED,
     VENDOR_TEXTS,
     Geometry,
@@ -23,6 +26,7 @@ from mar_pipeline.dicom.reading.image_header import (
     whole_number,
 )
 from mar_pipeline.dicom.reading.limits import Limits
+from mar_pipeline.dicom.reading.overlays import overlay_remarks
 from simulation.files import sha256_of_text
 
 Refusal = RefusedInput | LimitHit
@@ -36,7 +40,7 @@ class CTImage:
     """One CT image, without its pixels.
 
     Args:
-        path: the file.
+        path: the file, in a folder or a zip file.
         name: the file relative to the input folder.
         uids: by keyword, those of `IDENTIFIERS`; blank where the header has none.
         meta_uid: SOPInstanceUID of the file meta.
@@ -47,11 +51,13 @@ class CTImage:
         geometry: where it lies; None only with a fault.
         pixels: how they are stored; None only with a fault.
         rescale: slope, intercept; None only with a fault.
+        acquisition: by keyword, the texts of `ACQUISITION`; blank where the header has none.
+        assumed_hu: whether its RescaleType is unspecified.
         remarks: what the user should know of its series.
         fault: why it cannot be used.
     """
 
-    path: Path
+    path: InputFile
     name: str
     uids: dict[str, str]
     meta_uid: str
@@ -62,6 +68,8 @@ class CTImage:
     geometry: Geometry | None
     pixels: PixelFormat | None
     rescale: tuple[float, float] | None
+    acquisition: dict[str, str]
+    assumed_hu: bool
     remarks: tuple[str, ...]
     fault: Refusal | None
 
@@ -82,11 +90,11 @@ class CTImage:
         return (study, series) if series else (study, "", self.folder, self.series_number)
 
 
-def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
+def ct_image(path: InputFile, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
     """Reads what the listing needs; what is wrong becomes the image's fault.
 
     Args:
-        path: the file.
+        path: the file, in a folder or a zip file.
         name: the file relative to the input folder.
         header: with the attributes of `LISTING`.
         meta: its file meta.
@@ -117,7 +125,9 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         geometry=placed,
         pixels=pixels,
         rescale=scale,
-        remarks=_remarks(header, transfer_syntax),
+        acquisition={keyword: text(dataset, keyword) for keyword in ACQUISITION},
+        assumed_hu=text(dataset, "RescaleType").upper() == UNSPECIFIED,
+        remarks=(*_remarks(header, transfer_syntax), *overlay_remarks(dataset, pixels)),
         fault=fault,
     )
 
@@ -129,6 +139,8 @@ def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
         found = VENDOR_CORRECTED.search(text(header.dataset, keyword))
         if found:
             remarks.append(f"{keyword} says {found.group()}: the scanner may have corrected metal artifacts already")
+    if text(header.dataset, "RescaleType").upper() == UNSPECIFIED:
+        remarks.append("its RescaleType is unspecified (US): its values are taken for HU, as --assume-hu asks")
     if transfer_syntax in LOSSY or text(header.dataset, "LossyImageCompression") == "01":
         remarks.append("its images were compressed with loss")
     return tuple(remarks)

@@ -38,7 +38,12 @@ def check_decoder(transfer_syntax: str, name: str) -> None:
 
 
 def stored_values(data: bytes, pixels: PixelFormat, name: str) -> np.ndarray:
-    """The image as it is stored, before slope and intercept.
+    """Return the image as it is stored, before slope and intercept: the first of `values_and_words`."""
+    return values_and_words(data, pixels, name)[0]
+
+
+def values_and_words(data: bytes, pixels: PixelFormat, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the image as it is stored, before slope and intercept, and the words from which its values were taken.
 
     Args:
         data: value of PixelData.
@@ -46,7 +51,8 @@ def stored_values(data: bytes, pixels: PixelFormat, name: str) -> np.ndarray:
         name: of the file in messages.
 
     Returns:
-        Int32["rows columns"], within `pixels.lowest` .. `pixels.highest`.
+        (Int32["rows columns"], within `pixels.lowest` .. `pixels.highest`; Int32["rows columns"] with all bits that the
+        decoder gives).
 
     Raises:
         RefusedInput: the data is damaged, has another size than the header says, or needs a decoder that is missing.
@@ -66,8 +72,9 @@ def stored_values(data: bytes, pixels: PixelFormat, name: str) -> np.ndarray:
     if pixels.transfer_syntax in RIGHT_ALIGNED:
         if words.min() < pixels.lowest or words.max() > pixels.highest:
             raise RefusedInput(f"{name}: got values that do not fit its {pixels.bits} bits (BitsStored)")
-        return words.astype(np.int32)
-    return _from_words(words.astype(np.int32), pixels)
+        return words.astype(np.int32), words.astype(np.int32)
+    words = words.astype(np.int32)
+    return _from_words(words, pixels), words
 
 
 def _check_size(data: bytes, pixels: PixelFormat, name: str) -> None:

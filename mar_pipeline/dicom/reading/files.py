@@ -1,25 +1,28 @@
 """Headers and encoded pixels of one file, read in silence and without following a claim into gigabytes."""
 
 import logging
-import os
+import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from struct import unpack
 from typing import Any, BinaryIO, cast
 
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 from pydicom.filereader import read_dataset, read_partial, read_preamble
 from pydicom.tag import Tag
-from pydicom.uid import DeflatedExplicitVRLittleEndian
+from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.values import converters
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
-from mar_pipeline.dicom.reading.limits import MIB, Limits
+from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
+from mar_pipeline.dicom.reading.limits import MIB, Limits, Metered
 
 PIXEL_DATA = Tag("PixelData")
 PIXEL_ELEMENTS = (Tag("FloatPixelData"), Tag("DoubleFloatPixelData"), PIXEL_DATA)
+MODALITY = Tag("Modality")
 MAX_META_BYTES = MIB
 UNDEFINED_LENGTH = 0xFFFFFFFF
 DEFLATED = (DeflatedExplicitVRLittleEndian, "1.2.840.10008.1.2.4.95", "1.2.840.10008.1.2.4.205")  # JPIP's as well
@@ -53,32 +56,11 @@ def reading(name: str) -> Iterator[None]:
         raise RefusedInput(f"{name}: cannot be read: {error.strerror or 'input or output error'}") from None
 
 
-def check_file_size(size_bytes: int, name: str, limits: Limits) -> None:
+def check_file_size(path: InputFile, name: str, limits: Limits) -> None:
     """Raises LimitHit of a file that is larger than the limit."""
-    if size_bytes > limits.max_file_mb * MIB:
-        raise LimitHit(f"{name}: got {size_bytes / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
-
-
-class _Metered:
-    """A binary file of which no more than so many bytes are read."""
-
-    def __init__(self, file: BinaryIO, most: int):
-        self._file = file
-        self.left = most
-
-    def read(self, size: int = -1) -> bytes:
-        wanted = self.left + 1 if size < 0 else min(size, self.left + 1)
-        data = self._file.read(wanted)
-        self.left -= len(data)
-        if self.left < 0:
-            raise OSError("more than may be read")
-        return data
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
-        return self._file.seek(offset, whence)
-
-    def tell(self) -> int:
-        return self._file.tell()
+    size = size_bytes(path)
+    if size > limits.max_file_mb * MIB:
+        raise LimitHit(f"{name}: got {size / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
 
 
 @dataclass(frozen=True)
@@ -94,8 +76,17 @@ class Header:
     pixel_bytes: int | None
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether the file has the magic word of DICOM, whatever it is called.
+def is_dicom(path: InputFile) -> bool:
+    """Return whether the file is DICOM, whatever it is called: by its magic word, or as a data set without one.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    return has_magic_word(path) or _is_bare(path)
+
+
+def has_magic_word(path: InputFile) -> bool:
+    """Return whether the file begins with a preamble and DICM.
 
     Raises:
         OSError: the file cannot be read.
@@ -104,24 +95,54 @@ def is_dicom(path: Path) -> bool:
         return file.read(132)[128:] == b"DICM"
 
 
-def read_meta(path: Path, name: str) -> FileMetaDataset:
-    """The file meta alone; nothing of the data set is parsed, nor inflated.
+def _is_bare(path: InputFile) -> bool:
+    """Whether the file is a data set without preamble, as treatment planning systems write them.
+
+    It is if it begins with group 0008 or the file meta, little endian, and goes on to a SOP class of DICOM's own or to
+    a modality. Other bytes do so by chance only where they are made to.
+    """
+    with path.open("rb") as file:
+        if unpack("<H", file.read(2).ljust(2, b"\0"))[0] not in (2, 8):
+            return False
+        file.seek(0)
+        try:
+            with quiet():
+                metered = cast(BinaryIO, Metered(file, MAX_META_BYTES))
+                dataset = read_partial(metered, lambda tag, vr, length: tag > MODALITY, force=True)
+                sop_class = dataset.file_meta.get("MediaStorageSOPClassUID") or dataset.get("SOPClassUID")
+                modality = dataset.get("Modality")
+        except Exception:  # whatever it is, it is no DICOM
+            return False
+    known = isinstance(sop_class, str) and re.fullmatch(r"1\.2\.840\.10008\.[0-9.]+", sop_class.strip(" \0"))
+    return bool(known) or (isinstance(modality, str) and re.fullmatch(r"[A-Z]{2,16}", modality) is not None)
+
+
+def read_meta(path: InputFile, name: str) -> FileMetaDataset:
+    """Read the file meta alone; nothing of the data set is parsed, nor inflated.
+
+    Of a file without file meta it holds only the transfer syntax: Implicit or Explicit VR Little Endian, by how the
+    first attribute reads.
 
     Raises:
         RefusedInput: it is damaged.
     """
+    bare = not has_magic_word(path)
     with path.open("rb") as file:
-        metered = cast(BinaryIO, _Metered(file, MAX_META_BYTES))
+        metered = cast(BinaryIO, Metered(file, MAX_META_BYTES))
         try:
             with quiet():
-                read_preamble(metered, force=False)
-                meta = read_dataset(metered, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
-                return FileMetaDataset({tag: meta[tag] for tag in list(meta.keys())})
+                read_preamble(metered, force=bare)
+                raw = read_dataset(metered, False, True, stop_when=lambda tag, vr, length: tag >> 16 != 2)
+                meta = FileMetaDataset({tag: raw[tag] for tag in list(raw.keys())})
+                if bare and not meta.get("TransferSyntaxUID"):
+                    vr = metered.read(6)[4:].decode("latin-1")
+                    meta.TransferSyntaxUID = ExplicitVRLittleEndian if vr in converters else ImplicitVRLittleEndian
+                return meta
         except Exception:  # pydicom raises what the damage leads to
             raise RefusedInput(f"{name}: its file meta is damaged; fetch the file again") from None
 
 
-def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
+def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
     """The data set up to its pixels.
 
     Args:
@@ -135,7 +156,8 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
         RefusedInput: it is damaged, ends early or is deflated.
     """
     # Before anything is parsed: half a megabyte may inflate to a gigabyte.
-    if read_meta(path, name).get("TransferSyntaxUID") in DEFLATED:
+    meta = read_meta(path, name)
+    if meta.get("TransferSyntaxUID") in DEFLATED:
         raise RefusedInput(f"{name}: got the Deflated transfer syntax, which is not accepted; convert the file")
     claimed: list[tuple[str | None, int]] = []
 
@@ -145,10 +167,11 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
         return tag in PIXEL_ELEMENTS
 
     with quiet(), path.open("rb") as file:
-        metered = _Metered(file, limits.max_header_mb * MIB)
+        metered = Metered(file, limits.max_header_mb * MIB)
         tags = [Tag(keyword) for keyword in keywords] if keywords is not None else None
         try:
-            dataset = read_partial(cast(BinaryIO, metered), at_pixels, specific_tags=cast(Any, tags))
+            dataset = read_partial(cast(BinaryIO, metered), at_pixels, force=True, specific_tags=cast(Any, tags))
+            dataset.file_meta = meta
         except Exception:
             if metered.left < 0:
                 raise LimitHit(
@@ -158,7 +181,7 @@ def read_header(path: Path, name: str, limits: Limits, keywords: Sequence[str] |
             raise RefusedInput(f"{name}: its header is damaged; fetch the file again") from None
         vr, length = claimed[0] if claimed else (None, 0)
         value_start = file.tell() + (12 if vr in LONG_VRS else 8)
-        bytes_left = os.fstat(file.fileno()).st_size - value_start
+        bytes_left = size_bytes(path) - value_start
         dataset.buffer = dataset.filename = dataset.fileobj_type = None
         if not len(dataset) or _ends_early(dataset):
             raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
@@ -171,7 +194,7 @@ def _ends_early(dataset: Dataset) -> bool:
     return any(element.length != UNDEFINED_LENGTH and len(element.value or b"") < element.length for element in raw)
 
 
-def read_pixel_data(path: Path, name: str) -> bytes:
+def read_pixel_data(path: InputFile, name: str) -> bytes:
     """The encoded pixels: the value of PixelData, with its items if it is encapsulated.
 
     Args:
@@ -184,9 +207,9 @@ def read_pixel_data(path: Path, name: str) -> bytes:
     wanted = cast(Any, [PIXEL_DATA])
     try:
         with quiet(), path.open("rb") as file:
-            dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, specific_tags=wanted)
+            dataset = read_partial(file, lambda tag, vr, length: tag > PIXEL_DATA, force=True, specific_tags=wanted)
             element: Any = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
-            size = os.fstat(file.fileno()).st_size
+        size = size_bytes(path)
     except Exception:
         raise RefusedInput(f"{name}: its pixel data is damaged; fetch the file again") from None
     value = element.value if isinstance(element, RawDataElement) else None

@@ -1,7 +1,7 @@
 """CT images to series: what belongs together, in which order it lies, and why it must not be processed."""
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
@@ -11,6 +11,7 @@ from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
 from mar_pipeline.dicom.reading.image_header import IDENTIFIERS, LackingError
 from mar_pipeline.dicom.reading.limits import MIB, Limits
 from mar_pipeline.dicom.reading.series import Series, Skipped, SliceFile
+from mar_pipeline.dicom.reading.splitting import Part, common_spacing, parts_of
 from mar_pipeline.dicom.reading.stacking import (
     LEAST_AXIAL,
     differing_orientation,
@@ -21,7 +22,6 @@ from mar_pipeline.dicom.reading.stacking import (
     tilt_deg,
 )
 
-SPLITTING = ("FrameOfReferenceUID", "Rows, Columns", "PixelSpacing")
 MADE = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
 SHOWN = 3
 
@@ -41,42 +41,37 @@ def group(images: Iterable[CTImage], limits: Limits, repair_uids: bool) -> tuple
         The series, numbered from 1, and the images that are skipped.
     """
     by_series: dict[tuple[str, ...], list[CTImage]] = defaultdict(list)
-    for image in images:
+    studies: dict[str, set[str]] = defaultdict(set)
+    for image in sorted(images, key=lambda image: image.name):
         by_series[image.series_key].append(image)
+        studies[image.uids["SeriesInstanceUID"]].add(image.uids["StudyInstanceUID"])
     stacks: list[tuple[str, Series]] = []
     skipped: list[Skipped] = []
     for members in by_series.values():
         if all(isinstance(image.fault, LackingError) for image in members):
-            skipped += [Skipped(image.name, str(image.fault).removeprefix(f"{image.name}: ")) for image in members]
+            skipped += [
+                Skipped(image.name, str(image.fault).removeprefix(f"{image.name}: "), path=image.path)
+                for image in members
+            ]
             continue
-        parts: dict[tuple[object, ...], list[CTImage]] = defaultdict(list)
-        for image in members:
-            if not image.fault:
-                parts[_splitting_values(image)].append(image)
         faults = [image.fault for image in members if image.fault]
-        remarks = _split_warning(list(parts))
-        for part in parts.values() or [members]:
-            stacks.append((min(image.name for image in part), _series(part, faults, remarks, limits, repair_uids)))
+        uid = members[0].uids["SeriesInstanceUID"]
+        shared = _studies_remark(studies[uid] if uid else ())
+        for part in parts_of([image for image in members if not image.fault]) or [Part(tuple(members), ())]:
+            series = _series(part.images, faults, (*shared, *part.remarks), limits, repair_uids)
+            stacks.append((min(image.name for image in part.images), series))
     stacks.sort(key=lambda stack: stack[0])
     return [replace(series, number=number) for number, (_, series) in enumerate(stacks, 1)], skipped
 
 
-def _splitting_values(image: CTImage) -> tuple[object, ...]:
-    """What images that can be stacked share within a series."""
-    shape = (image.pixels.rows, image.pixels.columns) if image.pixels else None
-    return image.uids["FrameOfReferenceUID"], shape, image.geometry and image.geometry.spacing_mm
-
-
-def _split_warning(parts: Sequence[tuple[object, ...]]) -> list[str]:
-    """That one SeriesInstanceUID is taken as several series, and by which attribute."""
-    if len(parts) < 2:
-        return []
-    differing = [name for name, values in zip(SPLITTING, zip(*parts, strict=True), strict=True) if len(set(values)) > 1]
-    return [f"its SeriesInstanceUID stands for {len(parts)} series that differ in {', '.join(differing)}"]
+def _studies_remark(studies: Collection[str]) -> tuple[str, ...]:
+    if len(studies) < 2:
+        return ()
+    return (f"its SeriesInstanceUID stands in {len(studies)} studies; in each it is taken as a series of its own",)
 
 
 def _series(
-    images: list[CTImage], faults: Sequence[Refusal], remarks: Sequence[str], limits: Limits, repair_uids: bool
+    images: Sequence[CTImage], faults: Sequence[Refusal], remarks: Sequence[str], limits: Limits, repair_uids: bool
 ) -> Series:
     """One series, its number still open, of images that share a key or all have faults."""
     uids, unidentified, repairs = _identify(images, repair_uids)
@@ -99,13 +94,14 @@ def _series(
         series_uid=uids["SeriesInstanceUID"],
         frame_uid=uids["FrameOfReferenceUID"],
         shape=(pixels.rows, pixels.columns) if pixels else (0, 0),
-        spacing_mm=place.spacing_mm if place else (0.0, 0.0),
+        spacing_mm=common_spacing(images),
         slices=stack.slices,
         gap_mm=stack.gap_mm,
         tilt_deg=stack.tilt_deg,
         warnings=tuple(dict.fromkeys([*remarks, *repairs, *said, *stack.warnings])),
         refusal=_some(list(dict.fromkeys(map(str, refusals))), "; ") if refusals else None,
         limit_hit=bool(refusals) and all(isinstance(refusal, LimitHit) for refusal in refusals),
+        assumed_hu=any(image.assumed_hu for image in images),
     )
 
 

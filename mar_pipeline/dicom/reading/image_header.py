@@ -2,7 +2,9 @@
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -38,15 +40,28 @@ NOT_SLICES = {"MIP", "MINIP", "MPR", "VRT", "SSD", "REFORMATTED", "PROJECTION"}
 VENDOR_CORRECTED = re.compile(r"(?<![a-z])(i-?mar|o-?mar|semar|smart[ _-]?mar|mars?)(?![a-z])", re.IGNORECASE)
 VENDOR_TEXTS = ("SeriesDescription", "ProtocolName", "ConvolutionKernel", "ImageType")
 IDENTIFIERS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID")
+TIMES = frozenset(("AcquisitionTime", "ContentTime"))
+ACQUISITION = (
+    *("AcquisitionNumber", "TemporalPositionIdentifier", "TemporalPositionIndex", "NominalPercentageOfCardiacPhase"),
+    *("ConvolutionKernel", "KVP", "ImageType", "SliceThickness", "AcquisitionTime", "ContentTime"),
+)
+"""What may tell acquisitions, phases and reconstructions of one volume apart, the first of equally good ones first."""
 LISTING = (
     *IDENTIFIERS,
-    *("Modality", "Manufacturer", "ImageType", "SeriesDescription", "ProtocolName", "ConvolutionKernel"),
+    *ACQUISITION,
+    *("Modality", "Manufacturer", "SeriesDescription", "ProtocolName"),
     *("SeriesNumber", "InstanceNumber", "ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing"),
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "PatientName", "PatientID"),
 )
 """What `discover` reads of a header; of the patient no more than a hash is kept."""
+UNSPECIFIED = "US"
+"""RescaleType of values whose unit the writer did not say."""
+LIKE_HOUNSFIELD = 0.85
+"""Least likeness of a misspelt name: Houndsfield has .95, Housndfield .86, words like Field less than .7."""
+SAME_SPACING = 1e-3
+"""Largest relative difference of two PixelSpacings that are one, written with more and with fewer digits."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +113,15 @@ class Geometry:
     position_mm: tuple[float, float, float]
     orientation: tuple[float, float, float, float, float, float]
     spacing_mm: tuple[float, float]
+
+
+def same_spacing(one: Sequence[float], other: Sequence[float]) -> bool:
+    """Return whether two PixelSpacings are one but for the digits that were written.
+
+    >>> same_spacing((1.5955, 1.5955), (1.59554, 1.59554)), same_spacing((0.5, 0.5), (0.5, 0.501))
+    (True, False)
+    """
+    return all(abs(a - b) <= SAME_SPACING * min(a, b) for a, b in zip(one, other, strict=True))
 
 
 class LackingError(RefusedInput):
@@ -172,8 +196,13 @@ def foreign_object(sop_class: str) -> str | None:
     return f"{known if known != sop_class else 'an object of a private SOP class'}; expected CT Image Storage"
 
 
-def other_image(dataset: Dataset) -> str | None:
-    """Why a CT image is none to correct (made here, a localizer, colour, ...), None if it is one."""
+def other_image(dataset: Dataset, assume_hu: bool = False) -> str | None:
+    """Why a CT image is none to correct (made here, a localizer, colour, ...), None if it is one.
+
+    Args:
+        dataset: its header.
+        assume_hu: take values whose unit is unspecified for HU.
+    """
     if text(dataset, "Manufacturer") == MANUFACTURER:
         return f"written by {MANUFACTURER}"
     modality = text(dataset, "Modality")
@@ -187,8 +216,29 @@ def other_image(dataset: Dataset) -> str | None:
     samples, colours = text(dataset, "SamplesPerPixel") or "1", text(dataset, "PhotometricInterpretation")
     if samples != "1" or colours != "MONOCHROME2":
         return f"{samples[:4]} x {colours[:16] or 'unknown colours'} per pixel; expected 1 x MONOCHROME2"
-    rescale = text(dataset, "RescaleType").upper()
-    return f"RescaleType {rescale[:16]!r}; expected HU" if rescale not in ("", "HU") else None
+    return _other_unit(text(dataset, "RescaleType").upper(), assume_hu)
+
+
+def _other_unit(rescale_type: str, assume_hu: bool) -> str | None:
+    """Why values are not in HU, None if they are or are to be taken for it."""
+    if not rescale_type or is_hounsfield(rescale_type) or (assume_hu and rescale_type == UNSPECIFIED):
+        return None
+    if rescale_type == UNSPECIFIED:
+        return "RescaleType 'US' (unspecified); expected HU; --assume-hu takes its values for HU"
+    return f"RescaleType {rescale_type[:16]!r}; expected HU"
+
+
+def is_hounsfield(rescale_type: str) -> bool:
+    """Return whether a RescaleType names Hounsfield units, however it is spelt.
+
+    >>> [is_hounsfield(unit) for unit in ("HU ", "Houndsfield Unit", "HU_MOD", "US")]
+    [True, True, False, False]
+    """
+    words = re.findall(r"[A-Z]+", rescale_type.upper().replace("H.U.", "HU"))
+    units = [word for word in words if word not in ("UNIT", "UNITS")]
+    return bool(units) and all(
+        word in ("HU", "HUS") or SequenceMatcher(None, word, "HOUNSFIELD").ratio() >= LIKE_HOUNSFIELD for word in units
+    )
 
 
 def geometry(dataset: Dataset, name: str) -> Geometry:

@@ -1,6 +1,8 @@
 """How large an input may be: a few bytes of DICOM can claim gigabytes."""
 
+import os
 from dataclasses import dataclass
+from typing import BinaryIO
 
 MIB = 1 << 20
 
@@ -30,3 +32,41 @@ class Limits:
 
 
 DEFAULT_LIMITS = Limits()
+
+
+class Metered:
+    """A binary file of which no more than so many bytes are read; `left` is negative once more were asked for.
+
+    Args:
+        file: that is read.
+        most: how many bytes.
+    """
+
+    def __init__(self, file: BinaryIO, most: int):
+        self._file = file
+        self.left = most
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next bytes.
+
+        Raises:
+            OSError: they are more than may be read.
+        """
+        wanted = self.left + 1 if size < 0 else min(size, self.left + 1)
+        if wanted > MIB:  # a file that is asked for more than it has takes the memory for it
+            here = self.tell()
+            wanted = min(wanted, self.seek(0, os.SEEK_END) - here)
+            self.seek(here)
+        data = self._file.read(wanted)
+        self.left -= len(data)
+        if self.left < 0:
+            raise OSError("more than may be read")
+        return data
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to a place in the file."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place in the file."""
+        return self._file.tell()

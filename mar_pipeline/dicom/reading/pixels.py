@@ -7,7 +7,8 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage
 
 from mar_pipeline.dicom.errors import RefusedInput
-from mar_pipeline.dicom.reading.decoding import stored_values
+from mar_pipeline.dicom.reading.archives import in_memory
+from mar_pipeline.dicom.reading.decoding import values_and_words
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_pixel_data, reading
 from mar_pipeline.dicom.reading.image_header import (
     IDENTIFIERS,
@@ -16,17 +17,23 @@ from mar_pipeline.dicom.reading.image_header import (
     other_image,
     pixel_format,
     rescale,
+    same_spacing,
     text,
     uid,
     whole_number,
 )
 from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
+from mar_pipeline.dicom.reading.overlays import unembed
 from mar_pipeline.dicom.reading.series import Series, SliceFile
 
 AIR_HU = -1000.0
 PADDING_HU = -1500.0
 """A value in a corner of the image that is at most this is padding, tag or no tag: many scanners fill the outside of
 the circle with one such value. Dark streaks go as low, but not with one value, and not in the corners."""
+
+PLAUSIBLE_HU = (-1100.0, 4000.0)
+MOST_IMPLAUSIBLE = 1 / 3
+"""Most of a scan that may lie outside: noise in air goes as low, metal as high, but neither fills a third."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +106,8 @@ def read_slice(
         repair_uids: sets the UIDs of the series, found with `repair_uids`, where the image has none.
 
     Returns:
-        The data set without PixelData, its values as they are in the file, with its file meta; and the pixels.
+        The data set without PixelData, its values as they are in the file but for overlays that lay in the pixels,
+        with its file meta; and the pixels.
 
     Raises:
         LimitHit: the image is larger than the limits.
@@ -107,9 +115,10 @@ def read_slice(
     """
     name = file.name
     with reading(name):
-        check_file_size(file.path.stat().st_size, name, limits)
-        dataset = read_header(file.path, name, limits).dataset
-        data = read_pixel_data(file.path, name)
+        check_file_size(file.path, name, limits)
+        path = in_memory(file.path)
+        dataset = read_header(path, name, limits).dataset
+        data = read_pixel_data(path, name)
     with quiet():
         # Asked for through a second data set: a value that is asked for is converted in place.
         view = Dataset(dict(dataset.items()))
@@ -118,9 +127,38 @@ def read_slice(
         slope, intercept = rescale(view, name)
         values_of_padding = _padding_range(view, image, name)
         _set_uids(dataset, view, file, series, repair_uids)
-    stored = stored_values(data, image, name)
+    stored, words = values_and_words(data, image, name)
+    with quiet():
+        unembed(dataset, view, words, image)
     padding = _is_padding(stored, values_of_padding, slope, intercept)
-    return dataset, SlicePixels(stored, slope, intercept, padding, image.lowest, image.highest)
+    pixels = SlicePixels(stored, slope, intercept, padding, image.lowest, image.highest)
+    _check_values(pixels, series.assumed_hu, name)
+    return dataset, pixels
+
+
+def _check_values(pixels: SlicePixels, assumed_hu: bool, name: str) -> None:
+    """Refuse values that no scanner has reconstructed.
+
+    Where a decoder takes signed values for unsigned ones, air and fat come out at 64,000 HU; nothing else tells. They
+    are looked for within the circle that a scan fills: what lies around it may hold anything.
+    """
+    sides = [np.linspace(-1, 1, side) ** 2 for side in pixels.stored.shape]
+    scanned = (sides[0][:, None] + sides[1] <= 1) & ~pixels.padding
+    values = pixels.stored[scanned] * pixels.slope + pixels.intercept
+    if not values.size:
+        return
+    share = float(np.mean((values < PLAUSIBLE_HU[0]) | (values > PLAUSIBLE_HU[1])))
+    if share > MOST_IMPLAUSIBLE:
+        raise RefusedInput(
+            f"{name}: got {share:.0%} of its values outside {PLAUSIBLE_HU[0]:g} .. {PLAUSIBLE_HU[1]:g} HU; expected at "
+            f"most {MOST_IMPLAUSIBLE:.0%}: signed values were encoded or decoded as unsigned ones (known of JPEG "
+            "lossless), or slope and intercept are wrong; export the series uncompressed"
+        )
+    if assumed_hu and values.min() >= 0:
+        raise RefusedInput(
+            f"{name}: got no value below 0, so that neither air nor fat is there; --assume-hu expects values that look "
+            "like HU: leave the series out"
+        )
 
 
 def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -> None:
@@ -130,11 +168,12 @@ def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -
         "SOPClassUID": (uid(view, "SOPClassUID") or CTImageStorage, CTImageStorage),
         "SOPInstanceUID": (uid(view, "SOPInstanceUID") or file.sop_uid, file.sop_uid),
         "SeriesInstanceUID": (uid(view, "SeriesInstanceUID") or series.series_uid, series.series_uid),
-        "PixelSpacing": (geometry(view, file.name).spacing_mm, series.spacing_mm),
         "Rows, Columns": (tuple(whole_number(view, side, file.name) for side in ("Rows", "Columns")), series.shape),
     }
     changed = [keyword for keyword, (now, then) in listed.items() if now != then]
-    if changed or other_image(view):
+    if not same_spacing(geometry(view, file.name).spacing_mm, series.spacing_mm):
+        changed.append("PixelSpacing")
+    if changed or other_image(view, series.assumed_hu):
         raise RefusedInput(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
 
 

@@ -1,11 +1,11 @@
 """What a folder holds: its CT series, slice by slice, and everything else with the reason why it is left out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
-from pathlib import Path
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
+from mar_pipeline.dicom.reading.archives import InputFile
 
 
 @dataclass(frozen=True)
@@ -13,7 +13,7 @@ class SliceFile:
     """One CT image: a small record, without pixels or header.
 
     Args:
-        path: the file.
+        path: the file, in a folder or a zip file.
         name: the file relative to the input folder, for messages; unprintable characters are escaped.
         sop_uid: SOPInstanceUID, that of the file meta where the data set has none.
         instance_number: InstanceNumber; slices are never sorted by it.
@@ -21,7 +21,7 @@ class SliceFile:
         transfer_syntax: UID.
     """
 
-    path: Path
+    path: InputFile
     name: str
     sop_uid: str
     instance_number: int | None
@@ -46,6 +46,7 @@ class Series:
         warnings: what the user should know; no text of the header is quoted.
         refusal: why the series must not be processed, None if it may.
         limit_hit: whether the refusal is a limit, which an option can raise.
+        assumed_hu: whether images do not say their unit, and are taken to be in HU.
     """
 
     number: int
@@ -60,6 +61,7 @@ class Series:
     warnings: tuple[str, ...]
     refusal: str | None
     limit_hit: bool = False
+    assumed_hu: bool = False
 
     @property
     def error(self) -> RefusedInput | LimitHit | None:
@@ -77,11 +79,13 @@ class Skipped:
         name: relative to the input folder.
         reason: why.
         limit_hit: whether a limit kept it from being read.
+        path: the file, if it may be DICOM.
     """
 
     name: str
     reason: str
     limit_hit: bool = False
+    path: InputFile | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,29 @@ import os
 import shutil
 import struct
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pydicom
 import pytest
-from dicom_files import PATIENT_AND_STUDY, SECRETS, contents, ct_dataset, disc_hu, fake_uid, save, write_series
+from dicom_files import (
+    PATIENT_AND_STUDY,
+    SECRETS,
+    contents,
+    ct_dataset,
+    disc_hu,
+    fake_uid,
+    save,
+    strip_meta,
+    write_series,
+)
 from pydicom.uid import (
     JPEG2000,
     DeflatedExplicitVRLittleEndian,
     EnhancedCTImageStorage,
     ExplicitVRBigEndian,
+    ExplicitVRLittleEndian,
     ImplicitVRLittleEndian,
     MediaStorageDirectoryStorage,
     RLELossless,
@@ -26,8 +38,10 @@ from pydicom.uid import (
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER
+from mar_pipeline.dicom.reading import discovery
 from mar_pipeline.dicom.reading.discovery import Discovery, Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
+from mar_pipeline.dicom.reading.pixels import read_slice
 from simulation.errors import UsageError
 
 
@@ -194,6 +208,41 @@ def test_rescale_without_a_type_is_in_hu(tmp_path: Path) -> None:
     assert only(discover(tmp_path)).refusal is None
 
 
+@pytest.mark.parametrize(
+    "unit",
+    ["HU ", "hu", "H.U.", "Hounsfield", "Hounsfield Unit", "Hounsfield Units", "Houndsfield Unit", "Housndfield Unit",
+     "HOUNSFIELD_UNITS", "Hounsfield units (HU)", "[HU]"],
+)  # fmt: skip
+def test_the_unit_may_be_spelt_in_any_way(tmp_path: Path, unit: str) -> None:
+    write_series(tmp_path, 2, RescaleType=unit)
+    series = only(discover(tmp_path))
+    assert (series.refusal, series.warnings, series.assumed_hu) == (None, (), False)
+    assert read_slice(series.slices[0], series)[0].RescaleType == unit.strip()
+
+
+@pytest.mark.parametrize("unit", ["HU_MOD", "ED", "MGML", "Z_EFF", "PCT", "units", "Modified Hounsfield Unit"])
+def test_another_unit_is_none(tmp_path: Path, unit: str) -> None:
+    write_series(tmp_path, 2, RescaleType=unit)
+    for assume in (False, True):
+        found = discover(tmp_path, assume_hu=assume)
+        assert not found.series and "expected HU" in found.skipped[0].reason
+
+
+def test_an_unspecified_unit_is_hu_on_request(tmp_path: Path) -> None:
+    write_series(tmp_path, 2, RescaleType="US")
+    assert "--assume-hu" in discover(tmp_path).skipped[0].reason
+    series = only(discover(tmp_path, assume_hu=True))
+    assert series.refusal is None and "--assume-hu" in series.warnings[0]
+    np.testing.assert_array_equal(read_slice(series.slices[1], series)[1].hu, disc_hu(1))
+
+
+def test_what_does_not_look_like_hu_is_not_taken_for_it(tmp_path: Path) -> None:
+    write_series(tmp_path, 1, RescaleType="US", RescaleIntercept="0", hu=disc_hu() + 1024)
+    series = only(discover(tmp_path, assume_hu=True))
+    with pytest.raises(RefusedInput, match=r"0\.dcm: got no value below 0"):
+        read_slice(series.slices[0], series)
+
+
 def test_a_segmentation_and_structures_beside_the_ct_leave_it_alone(tmp_path: Path) -> None:
     write_series(tmp_path, 2)
     save(ct_dataset(0, SOPClassUID=RTStructureSetStorage, SOPInstanceUID=fake_uid("rt")), tmp_path / "0.rt")
@@ -202,6 +251,57 @@ def test_a_segmentation_and_structures_beside_the_ct_leave_it_alone(tmp_path: Pa
     assert only(found).refusal is None
     assert [file.name for file in only(found).slices] == ["0.dcm", "1.dcm"]
     assert sorted(reasons(found)) == ["0.rt", "0.seg"]
+
+
+@pytest.mark.parametrize("keep_meta", [False, True], ids=["bare", "with meta"])
+@pytest.mark.parametrize(
+    "transfer_syntax", [ImplicitVRLittleEndian, ExplicitVRLittleEndian], ids=["implicit", "explicit"]
+)
+def test_a_slice_without_preamble_is_a_slice(tmp_path: Path, transfer_syntax: str, keep_meta: bool) -> None:
+    paths = write_series(tmp_path, 3, transfer_syntax=transfer_syntax)
+    strip_meta(paths[1], keep_meta).rename(tmp_path / "1.txt")
+    series = only(discover(tmp_path))
+    assert (series.refusal, series.warnings) == (None, ())
+    assert [file.name for file in series.slices] == ["0.dcm", "1.txt", "2.dcm"]
+    assert {file.transfer_syntax for file in series.slices} == {transfer_syntax}
+    header, pixels = read_slice(series.slices[1], series)
+    np.testing.assert_array_equal(pixels.hu, disc_hu(1))
+    assert header.SOPInstanceUID == fake_uid("image", 1)
+
+
+def test_a_whole_series_without_preambles_is_one(tmp_path: Path) -> None:
+    for path in write_series(tmp_path, 3, transfer_syntax=ImplicitVRLittleEndian):
+        strip_meta(path)
+    plan = {"SOPClassUID": RTStructureSetStorage, "Modality": "RTSTRUCT", "SOPInstanceUID": fake_uid("rt")}
+    strip_meta(save(ct_dataset(0, **plan), tmp_path / "plan"))
+    found = discover(tmp_path)
+    assert len(only(found).slices) == 3 and only(found).refusal is None
+    assert reasons(found) == {"plan": "RT Structure Set Storage; expected CT Image Storage"}
+
+
+def test_a_slice_without_preamble_cut_anywhere_never_leaves_its_series_silently_short(tmp_path: Path) -> None:
+    paths = write_series(tmp_path, 3, transfer_syntax=ImplicitVRLittleEndian)
+    whole = strip_meta(paths[1]).read_bytes()
+    known_from = whole.index(b"1.2.840.10008.5.1.4.1.1.2") + 26
+    for length in (*range(known_from, known_from + 200), *range(known_from + 200, len(whole) - 1, 97)):
+        paths[1].write_bytes(whole[:length])
+        refused = [one for one in discover(tmp_path).series if one.refusal and "1.dcm" in one.refusal]
+        assert any(len(one.slices) == 2 for one in refused), f"{length} of {len(whole)} bytes"
+
+
+def test_other_files_are_not_taken_for_data_sets(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    starts = (b"", b"\x08\0", b"\x08\0\x05\0", b"\x08\0\x16\0UI", b"\x08\0\x60\0CS\x02\0", b"\x02\0\0\0UL\x04\0")
+    for number in range(120):
+        content = starts[number % len(starts)] + random.bytes(int(random.integers(2000)))
+        (tmp_path / f"{number}.dcm").write_bytes(content)
+    (tmp_path / "zeros").write_bytes(bytes(4096))
+    (tmp_path / "nested").write_bytes(
+        struct.pack("<HHL", 8, 6, 0xFFFFFFFF) + struct.pack("<HHL", 0xFFFE, 0xE000, 0xFFFFFFFF) * 99
+    )
+    (tmp_path / "long").write_bytes(struct.pack("<HHL", 8, 8, 0xFFFFFF00) + bytes(100))
+    found = discover(tmp_path)
+    assert found.series == () and set(reasons(found).values()) == {"not a DICOM file"}
 
 
 def test_files_that_are_not_dicom_are_listed(tmp_path: Path) -> None:
@@ -263,6 +363,102 @@ def test_one_series_of_two_spacings_is_two_with_a_warning(tmp_path: Path) -> Non
     assert [len(one.slices) for one in (first, second)] == [2, 2]
     for one in (first, second):
         assert one.refusal is None and "2 series that differ in PixelSpacing" in one.warnings[0]
+
+
+def test_spacings_that_differ_by_rounding_are_one(tmp_path: Path) -> None:
+    for number, digits in enumerate((1.5955, 1.59554, 1.59554, 1.596)):
+        save(ct_dataset(number, PixelSpacing=[digits, digits]), tmp_path / f"{number}.dcm")
+    series = only(discover(tmp_path))
+    assert (series.spacing_mm, series.refusal, series.warnings) == ((1.59554, 1.59554), None, ())
+    assert [len(read_slice(file, series)[1].stored) for file in series.slices] == [64] * 4
+    assert read_slice(series.slices[0], series)[0].PixelSpacing == [1.5955, 1.5955]
+    save(ct_dataset(4, PixelSpacing=[1.5955, 1.598]), tmp_path / "4.dcm")
+    assert [len(one.slices) for one in discover(tmp_path).series] == [4, 1]
+
+
+def write_phases(folder: Path, **values: tuple[object, ...]) -> None:
+    """Three slices for each value, mixed in one folder under one SeriesInstanceUID."""
+    count = max(map(len, values.values()))
+    for phase in range(count):
+        attributes = {keyword: value[phase] for keyword, value in values.items()}
+        for number in range(3):
+            made = ct_dataset(number, SOPInstanceUID=fake_uid("phase", phase, number), **attributes)
+            save(made, folder / f"{number}_{phase}.dcm")
+
+
+PHASES: dict[str, dict[str, tuple[object, ...]]] = {
+    "AcquisitionNumber": {"AcquisitionNumber": (1, 2, 3)},
+    "TemporalPositionIdentifier": {"TemporalPositionIdentifier": (1, 2)},
+    "ConvolutionKernel": {"ConvolutionKernel": ("B30", "B70")},
+    "ContentTime": {"ContentTime": ("101602", "101702")},
+    "AcquisitionNumber and ConvolutionKernel": {
+        "AcquisitionNumber": (1, 1, 2, 2),
+        "ConvolutionKernel": ("B30", "B70", "B30", "B70"),
+    },
+}
+
+
+@pytest.mark.parametrize(("keywords", "values"), PHASES.items(), ids=PHASES)
+def test_phases_under_one_uid_are_series_of_their_own(
+    tmp_path: Path, keywords: str, values: dict[str, tuple[object, ...]]
+) -> None:
+    write_phases(tmp_path, **values)
+    found, count = discover(tmp_path), len(next(iter(values.values())))
+    assert [[file.name for file in one.slices] for one in found.series] == [
+        [f"{number}_{phase}.dcm" for number in range(3)] for phase in range(count)
+    ]
+    for one in found.series:
+        assert one.refusal is None and one.series_uid == fake_uid("series")
+        (warning,) = one.warnings
+        assert f"{count} series at the same positions, told apart by {keywords}" in warning
+
+
+def test_the_listing_does_not_depend_on_the_order_of_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_phases(tmp_path, PixelSpacing=([1, 1], [1.0005, 1.0005], [1.0012, 1.0012]), AcquisitionNumber=(1, 2, 1))
+    write_phases(tmp_path / "b", AcquisitionNumber=(1, 2), SeriesInstanceUID=("1.2", "1.2"))
+    for name in ("x", "y"):
+        (tmp_path / name).write_bytes((tmp_path / "0_0.dcm").read_bytes()[:400])
+    save(ct_dataset(0, SeriesInstanceUID="1.3", NumberOfFrames=2), tmp_path / "c" / "0.dcm")
+    save(ct_dataset(1, SeriesInstanceUID="1.3", ImageOrientationPatient=[0] * 6), tmp_path / "c" / "1.dcm")
+    first, files = discover(tmp_path), discovery._files
+    monkeypatch.setattr(discovery, "_files", lambda *given: reversed(list(files(*given))))
+    assert discover(tmp_path) == first and len(first.series) == 6
+
+
+@pytest.mark.parametrize(
+    ("keyword", "values"),
+    [("ContentTime", range(6)), ("ContentTime", (0, 1, 2, 2, 0, 1)), ("AcquisitionNumber", range(6))],
+    ids=["time of a slice", "time of a pair", "number of a slice"],
+)
+def test_what_tells_slices_apart_tells_no_phases_apart(tmp_path: Path, keyword: str, values: Sequence[int]) -> None:
+    """Two slices at each of three positions; the times of pairs would make three parts without a conflict."""
+    for index, value in enumerate(values):
+        given = value if keyword == "AcquisitionNumber" else f"10160{value}"
+        made = ct_dataset(index % 3, SOPInstanceUID=fake_uid("phase", index), **{keyword: given})
+        save(made, tmp_path / f"{index % 3}_{index // 3}.dcm")
+    refusal = only(discover(tmp_path)).refusal
+    assert refusal and "0_0.dcm and 0_1.dcm lie at one position" in refusal
+
+
+def test_acquisitions_one_behind_the_other_stay_one_series(tmp_path: Path) -> None:
+    for number in range(4):
+        save(ct_dataset(number, AcquisitionNumber=number // 2), tmp_path / f"{number}.dcm")
+    assert only(discover(tmp_path)).warnings == ()
+
+
+def test_a_damaged_slice_fails_both_phases(tmp_path: Path) -> None:
+    write_phases(tmp_path, AcquisitionNumber=(1, 2))
+    (tmp_path / "cut").write_bytes((tmp_path / "0_0.dcm").read_bytes()[:400])
+    (tmp_path / "0_0.dcm").unlink()
+    assert ["cut" in str(one.refusal) for one in discover(tmp_path).series] == [True, True]
+
+
+def test_one_series_in_two_studies_is_said(tmp_path: Path) -> None:
+    write_series(tmp_path / "a", 2)
+    for number in (2, 3):
+        save(ct_dataset(number, StudyInstanceUID="1.2"), tmp_path / "b" / f"{number}.dcm")
+    for one in discover(tmp_path).series:
+        assert one.refusal is None and "in 2 studies" in one.warnings[0]
 
 
 @pytest.mark.parametrize(

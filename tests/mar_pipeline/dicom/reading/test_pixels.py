@@ -5,6 +5,7 @@ import struct
 import subprocess
 import tracemalloc
 from collections.abc import Callable
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from mar_pipeline.dicom.reading import decoding
 from mar_pipeline.dicom.reading.discovery import Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
+from mar_pipeline.dicom.writing.check import check_derived
+from mar_pipeline.dicom.writing.derivation import Derivation
+from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
 
 LOSSLESS = (
     ExplicitVRLittleEndian,
@@ -127,8 +131,12 @@ def test_jpeg_lossless(
     path.parent.mkdir()
     subprocess.run([tool("dcmcjpeg"), option, plain, path], check=True)
     assert pydicom.dcmread(path, stop_before_pixels=True).file_meta.TransferSyntaxUID == transfer_syntax
-    np.testing.assert_array_equal(read(path.parent)[1].stored, read(plain.parent)[1].stored)
+    stored = read(plain.parent)[1].stored
+    np.testing.assert_array_equal(read(path.parent)[1].stored, stored)
     whole = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1).rstrip(b"\0")
+    for padded_frame in pad_variants(whole):
+        set_frame(path, padded_frame)
+        np.testing.assert_array_equal(read(path.parent)[1].stored, stored)
     for cut in (1, 2, 20, len(whole) // 2):  # its decoder makes up the rest without a word
         set_frame(path, whole[:-cut])
         assert "ends early" in refused(path.parent)
@@ -175,6 +183,80 @@ def test_bits_that_are_not_stored_do_not_count(tmp_path: Path, signed: int) -> N
     np.testing.assert_array_equal(read(tmp_path)[1].hu, hu)
 
 
+def with_overlay(drawing: np.ndarray, position: int, group: int = 0x6000, **attributes: Any) -> FileDataset:
+    """An image with a drawing in one bit of its pixels."""
+    dataset = ct_dataset(0, busy_hu(), **attributes)
+    words = np.frombuffer(dataset.PixelData, "<u2").reshape(drawing.shape)
+    dataset.PixelData = (words & ~np.uint16(1 << position) | drawing.astype("<u2") << position).tobytes()
+    rows, columns = drawing.shape
+    for element, vr, value in (
+        *((0x10, "US", rows), (0x11, "US", columns), (0x40, "CS", "G"), (0x50, "SS", [1, 1])),
+        *((0x100, "US", 16), (0x102, "US", position)),
+    ):
+        dataset.add_new((group, element), vr, value)
+    return dataset
+
+
+@pytest.mark.parametrize(
+    "transfer_syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, RLELossless]
+)
+@pytest.mark.parametrize(
+    ("position", "attributes"),
+    [(12, {}), (15, {"PixelRepresentation": 1, "RescaleIntercept": "0"}), (0, {"HighBit": 12})],
+    ids=["above", "signed", "below"],
+)
+def test_an_overlay_in_the_pixels_becomes_one_of_its_own(
+    tmp_path: Path, tool: Callable[[str], str], transfer_syntax: str, position: int, attributes: dict[str, Any]
+) -> None:
+    drawing = np.random.default_rng(1).random((64, 48)) < 0.5
+    save(with_overlay(drawing, position, **attributes), tmp_path / "0.dcm", transfer_syntax)
+    series = only(tmp_path)
+    assert series.warnings == (
+        "its overlays lie in unused bits of the pixels; they are written as overlays of their own (60xx)",
+    )
+    header, pixels = read_slice(series.slices[0], series)
+    np.testing.assert_array_equal(pixels.hu, busy_hu())
+    made = derivation_of(header, pixels, tmp_path / "derived.dcm")
+    np.testing.assert_array_equal(made.overlay_array(0x6000), drawing)
+    assert (made[0x60000100].value, made[0x60000102].value) == (1, 0)
+    ended = subprocess.run([tool("dciodvfy"), "-new", tmp_path / "derived.dcm"], capture_output=True, text=True)
+    assert not [line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("Error")]
+
+
+def derivation_of(header: FileDataset, pixels: SlicePixels, path: Path) -> FileDataset:
+    """The image written unchanged, checked as a run checks it, and read again by pydicom."""
+    made = Derivation("NMAR", "1.0", "0" * 64, None, fake_uid("derived"), 1003, datetime(2026, 1, 2))
+    write_dataset(derived_slice(header, pixels, pixels.stored, made), path)
+    assert check_derived(path, header, made) == []
+    return pydicom.dcmread(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"position": 11}, {"position": 12, "transfer_syntax": JPEGLSLossless}, {"position": 12, "rows": 32}],
+    ids=["in the values", "encoded", "of another size"],
+)
+def test_an_overlay_that_cannot_be_kept_is_said(tmp_path: Path, change: dict[str, Any]) -> None:
+    dataset = with_overlay(np.ones((64, 48), bool), 12)
+    dataset.PixelData = ct_dataset(0, busy_hu()).PixelData  # an encoder takes no others
+    dataset[0x60000102].value = change["position"]
+    dataset[0x60000010].value = change.get("rows", 64)
+    save(dataset, tmp_path / "0.dcm", change.get("transfer_syntax", ExplicitVRLittleEndian))
+    series = only(tmp_path)
+    assert "are left out" in series.warnings[0]
+    header, pixels = read_slice(series.slices[0], series)
+    assert (0x6000, 0x0010) not in derivation_of(header, pixels, tmp_path / "derived.dcm")
+
+
+def test_an_overlay_with_data_of_its_own_comes_as_it_is(tmp_path: Path) -> None:
+    dataset = with_overlay(np.zeros((64, 48), bool), 0)
+    dataset.PixelData = ct_dataset(0, busy_hu()).PixelData
+    dataset.add_new(0x60003000, "OW", bytes(range(128)) * 3)
+    save(dataset, tmp_path / "0.dcm")
+    assert only(tmp_path).warnings == ()
+    assert derivation_of(*read(tmp_path), tmp_path / "derived.dcm")[0x60003000].value == bytes(range(128)) * 3
+
+
 def test_rescale_is_that_of_each_slice(tmp_path: Path) -> None:
     for number, (slope, intercept) in enumerate((("1", "-1024"), ("0.5", "-1000"), ("2", "-1200"))):
         save(
@@ -192,6 +274,42 @@ def padded(value_hu: float = -2000) -> tuple[np.ndarray, np.ndarray]:
     outside = np.hypot(*np.mgrid[-1:1:64j, -1:1:64j]) > 1
     hu[outside] = value_hu
     return hu, outside
+
+
+def test_values_that_wrapped_are_refused(tmp_path: Path) -> None:
+    """Air of -1000 taken for 64536, as a decoder does that does not know of signs."""
+    stored = disc_hu().astype("<i2")
+    wide = {"BitsStored": 16, "HighBit": 15, "RescaleIntercept": "0", "PixelData": stored.tobytes()}
+    save(ct_dataset(0, **wide, PixelRepresentation=1), tmp_path / "0.dcm")
+    np.testing.assert_array_equal(read(tmp_path)[1].hu, disc_hu())
+    save(ct_dataset(0, **wide, PixelRepresentation=0), tmp_path / "0.dcm")
+    assert "signed values were encoded or decoded as unsigned" in refused(tmp_path)
+
+
+def half_of(value_hu: float) -> np.ndarray:
+    """Air in the corners, a value in the upper half of the circle."""
+    hu, (y, x) = disc_hu(), np.mgrid[-1:1:64j, -1:1:64j]
+    hu[(y < 0) & (np.hypot(y, x) < 0.95)] = value_hu
+    return hu
+
+
+@pytest.mark.parametrize(("value_hu", "within"), [(-1100, True), (-1101, False), (4000, True), (4001, False)])
+def test_a_third_of_a_scan_is_neither_below_air_nor_above_bone(tmp_path: Path, value_hu: float, within: bool) -> None:
+    save(ct_dataset(0, half_of(value_hu), **SIGNED), tmp_path / "0.dcm")
+    if within:
+        assert (read(tmp_path)[1].hu == value_hu).mean() > 1 / 3
+    else:
+        assert "outside -1100 .. 4000 HU" in refused(tmp_path)
+
+
+def test_padding_and_what_lies_outside_the_circle_are_no_values(tmp_path: Path) -> None:
+    save(ct_dataset(0, half_of(-2000), **SIGNED, PixelPaddingValue=-2000), tmp_path / "0.dcm")
+    assert read(tmp_path)[1].padding.mean() > 1 / 3
+    hu, outside = padded(-1200)  # not as low as padding
+    hu[10:20][~outside[10:20]] = -1200
+    assert (hu == -1200).mean() > 1 / 3 > (hu == -1200)[~outside].mean()
+    save(ct_dataset(0, hu, **SIGNED), tmp_path / "0.dcm")
+    assert not read(tmp_path)[1].padding.any()
 
 
 SIGNED = {"BitsStored": 16, "HighBit": 15, "PixelRepresentation": 1, "RescaleIntercept": "0"}
@@ -317,6 +435,24 @@ def test_a_frame_cut_short_is_refused(tmp_path: Path, transfer_syntax: UID, cut:
     frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1).rstrip(b"\0")
     set_frame(path, frame[: int(cut * len(frame))])
     assert "fetch the file again" in refused(tmp_path)
+
+
+def pad_variants(frame: bytes) -> list[bytes]:
+    """A frame of odd length with each kind of byte behind it that was seen; of an even one with none."""
+    return [frame + pad for pad in ((b"\x00", b"\x01", b"\x20", b"\xd9", b"\xff") if len(frame) % 2 else (b"",))]
+
+
+@encapsulated
+@pytest.mark.parametrize("number", range(4))
+def test_the_byte_that_pads_a_frame_may_have_any_value(tmp_path: Path, transfer_syntax: UID, number: int) -> None:
+    """Four images, as half of all frames have an even length."""
+    hu = np.roll(busy_hu(), number, axis=1)
+    path = save(ct_dataset(0, hu), tmp_path / "0.dcm", transfer_syntax)
+    frame = get_frame(pydicom.dcmread(path).PixelData, 0, number_of_frames=1)
+    whole = frame if transfer_syntax == RLELossless else frame[: frame.rindex(b"\xff\xd9") + 2]
+    for padded_frame in pad_variants(whole):
+        set_frame(path, padded_frame)
+        np.testing.assert_array_equal(read(tmp_path)[1].hu, hu)
 
 
 @encapsulated

@@ -235,12 +235,12 @@ def test_messages_media_and_padding_do_not_come_along(tmp_path: Path) -> None:
         assert tag not in made
 
 
-def test_overlays_without_data_of_their_own_stay_behind(tmp_path: Path) -> None:
+def test_overlays_in_bits_of_the_values_stay_behind(tmp_path: Path) -> None:
     source = ct_dataset()
     for group, data in ((0x6000, bytes(512)), (0x6002, None)):
         source.add_new((group, 0x0010), "US", 64)
         source.add_new((group, 0x0011), "US", 64)
-        source.add_new((group, 0x0102), "US", 0 if data else 15)
+        source.add_new((group, 0x0102), "US", 0 if data else 11)
         if data:
             source.add_new((group, 0x3000), "OW", data)
     path = save(source, tmp_path / "source.dcm")
