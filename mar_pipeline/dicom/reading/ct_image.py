@@ -16,6 +16,7 @@ from mar_pipeline.dicom.reading.image_header import (
     Geometry,
     PixelFormat,
     geometry,
+    metal_reduced,
     pixel_format,
     rescale,
     text,
@@ -129,6 +130,8 @@ def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
         found = VENDOR_CORRECTED.search(text(header.dataset, keyword))
         if found:
             remarks.append(f"{keyword} says {found.group()}: the scanner may have corrected metal artifacts already")
+    if metal_reduced(header.dataset):
+        remarks.append("MetalArtifactReductionApplied says YES: the scanner may have corrected metal artifacts already")
     if transfer_syntax in LOSSY or text(header.dataset, "LossyImageCompression") == "01":
         remarks.append("its images were compressed with loss")
     return tuple(remarks)

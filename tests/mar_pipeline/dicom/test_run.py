@@ -405,6 +405,20 @@ def test_options_of_networks_are_refused_where_there_is_none(source: Path, tmp_p
     assert "of networks" in capsys.readouterr().err
 
 
+def test_slices_say_whether_metal_artifacts_were_reduced(result: Path) -> None:
+    said = [image.MetalArtifactReductionSequence[0].MetalArtifactReductionApplied for image in images(result)]
+    assert said == ["NO", "YES", "YES", "NO"]
+
+
+def test_a_run_with_another_threshold_can_be_told_apart(source: Path, result: Path, tmp_path: Path) -> None:
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-threshold", "2600", "--no-seg", *CREATED]) == 0
+    ours, first = images(tmp_path / "out")[0], images(result)[0]
+    assert first.SeriesDescription == "Hip 5.0 soft MAR-NMAR (RESEARCH)"
+    assert ours.SeriesDescription == "Hip 5.0 soft MAR-NMAR 2600HU (RESEARCH)"
+    assert "options: --metal-threshold 2600" in ours.DerivationDescription
+    assert "options: defaults" in first.DerivationDescription
+
+
 def test_other_options_give_other_identifiers(source: Path, result: Path, tmp_path: Path) -> None:
     assert main(["dicom", str(source), str(tmp_path / "out"), "--keep-private", *CREATED]) == 0
     assert {image.SOPInstanceUID for image in images(tmp_path / "out")}.isdisjoint(
