@@ -6,11 +6,12 @@ import logging
 import os
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mar_pipeline.dicom.errors import OutputError
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
-from mar_pipeline.dicom.pacs.send import send
+from mar_pipeline.dicom.pacs.send import check_server, send
 from mar_pipeline.dicom.parallel import sigterm_as_interrupt
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.limits import Limits
@@ -68,7 +69,9 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     address = _address(options) if options.send else None
     try:
         with sigterm_as_interrupt():
-            outcome = run(settings)
+            outcome = run(
+                settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None
+            )
     except InputError as error:
         if type(error) in (InputError, UsageError):
             raise

@@ -3,7 +3,7 @@
 import logging
 import shutil
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -51,11 +51,12 @@ class DicomRun:
     summary: dict[str, Any]
 
 
-def run(settings: DicomSettings) -> DicomRun:
+def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> DicomRun:
     """Corrects the series of a folder.
 
     Args:
         settings: `out` None looks and writes nothing.
+        before: is called first of all, and raises what ends the run before anything is done.
 
     Raises:
         UsageError: unknown method or series.
@@ -68,6 +69,8 @@ def run(settings: DicomSettings) -> DicomRun:
     logger.warning("%s", STATEMENT)
     if settings.out is not None:
         check_target(settings.out)
+    if before is not None:
+        before()
     method = method_of(settings)
     found = discover(settings.source, settings.limits, settings.repair_uids)
     chosen = choose(found, settings.series)
