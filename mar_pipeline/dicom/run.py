@@ -72,6 +72,8 @@ def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> 
     if before is not None:
         before()
     method = method_of(settings)
+    for remark in method.remarks:
+        logger.warning("warning: %s", remark)
     found = discover(settings.source, settings.limits, settings.repair_uids)
     chosen = choose(found, settings.series)
     taken = series_numbers(found, settings.source, settings.limits)

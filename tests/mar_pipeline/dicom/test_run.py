@@ -329,6 +329,27 @@ def test_a_network_of_both_domains(source: Path, tmp_path: Path) -> None:
     assert changed[0] == changed[3] == 0 and changed[1] > 0.1
 
 
+def test_a_network_that_no_clinical_scanner_taught_is_warned_of(source: Path, tmp_path: Path, capsys) -> None:
+    """In the log, the summary and the report, also of weights that say nothing of themselves."""
+    arguments = {"width": 4}
+    state = plain(build_network("unet", arguments)).state_dict()
+    known = {"network": "unet", "arguments": json.dumps(arguments)}
+    expected = {
+        "none": ({"preset": "clinical", "psnr": "40"}, []),
+        "other": ({"preset": "syndeeplesion", "psnr": "40"}, ["the preset syndeeplesion"]),
+        "silent": ({}, ["do not say on which scanner's", "record no validation"]),
+    }
+    for name, (metadata, words) in expected.items():
+        save_weights(tmp_path / f"{name}.safetensors", state, known | metadata)
+        out = tmp_path / name
+        assert main(["dicom", str(source), str(out), "--method", f"{out}.safetensors", "--no-seg", *CREATED]) == 0
+        (series,) = json.loads((out / "summary.json").read_text())["series"]
+        said, page = capsys.readouterr().err, (out / "report.html").read_text()
+        assert [any(word in warning for warning in series["warnings"]) for word in words] == [True] * len(words)
+        assert all(word in said for word in words) and said.count("warning: ") == len(words)
+        assert page.count("compare with NMAR") == (name != "none")
+
+
 def test_the_series_number_is_free_among_all_that_is_there(tmp_path: Path) -> None:
     """Taken are 1001 by another series, 1002 by an object that is no image."""
     hu = volume(1, (0,))
