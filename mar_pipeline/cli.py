@@ -48,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(message + remedy, FAILURE)
     except KeyboardInterrupt:
         return _complain(
-            "interrupted; mar simulate and mar train go on where they stopped, other commands start anew", INTERRUPTED
+            "interrupted; mar simulate, mar train and mar dicom go on with the same command, others start anew",
+            INTERRUPTED,
         )
 
 

@@ -228,8 +228,10 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
     if outcome.found.skipped:
         lines.append(f"left out: {len(outcome.found.skipped)} other files; mar dicom IN --list says why")
     if settings.out is not None:
-        page = f", look at {settings.out / 'report.html'}" if settings.html else ""
-        lines.append(f"{settings.out}: written{page}")
+        reports = list(outcome.summary.get("reports", {}))
+        pages = f"{settings.out / reports[0]}" if reports else ""
+        pages += f" to {reports[-1]}, one a patient" if len(reports) > 1 else ""
+        lines.append(f"{settings.out}: written{f', look at {pages}' if pages else ''}")
     return "\n".join(lines) + "\n"
 
 

@@ -1,5 +1,6 @@
 """One CT image as its header tells: what the listing keeps of a file until its series is put together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -30,6 +31,14 @@ Refusal = RefusedInput | LimitHit
 
 
 PATIENT = ("PatientName", "PatientID")
+
+
+def _patient(values: Sequence[str]) -> str:
+    return sha256_of_text("\n".join(values))
+
+
+NOBODY = _patient([""] * len(PATIENT))
+"""Hash of a header that names no patient."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +121,7 @@ def ct_image(path: Path, name: str, header: Header, meta: FileMetaDataset, limit
         uids={keyword: uid(dataset, keyword) for keyword in IDENTIFIERS},
         meta_uid=uid(meta, "MediaStorageSOPInstanceUID"),
         series_number=text(dataset, "SeriesNumber"),
-        patient=sha256_of_text("\n".join(text(dataset, keyword) for keyword in PATIENT)),
+        patient=_patient([text(dataset, keyword) for keyword in PATIENT]),
         instance_number=number,
         transfer_syntax=transfer_syntax,
         geometry=placed,

@@ -46,6 +46,7 @@ class Series:
         warnings: what the user should know; no text of the header is quoted.
         refusal: why the series must not be processed, None if it may.
         limit_hit: whether the refusal is a limit, which an option can raise.
+        patient: hash of the patient's name and ID, which is never told; blank where the headers name none.
     """
 
     number: int
@@ -60,6 +61,12 @@ class Series:
     warnings: tuple[str, ...]
     refusal: str | None
     limit_hit: bool = False
+    patient: str = ""
+
+    @property
+    def patient_key(self) -> tuple[str, ...]:
+        """The same for series of one patient; series that name nobody belong together by their study alone."""
+        return (self.patient,) if self.patient else ("", self.study_uid)
 
     @property
     def error(self) -> RefusedInput | LimitHit | None:

@@ -264,11 +264,11 @@ def test_killed_in_the_middle_it_leaves_nothing_and_the_next_run_cleans_up(
     command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(out), "--workers", workers]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*.partial-*/.waiting/*/*.npy")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting/*.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not out.exists() and list(tmp_path.glob(".out*.partial-*"))
+    assert not out.exists() and list(tmp_path.glob(".out*.partial"))
     assert main(["dicom", str(source), str(out), *CREATED]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out [1]"]
     left = Path("/proc").glob("[0-9]*/cmdline")
@@ -409,7 +409,7 @@ def test_stopped_by_a_signal_it_cleans_up(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(tmp_path / "out"), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*.partial-*/.waiting")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
     assert process.wait(30) == 130
