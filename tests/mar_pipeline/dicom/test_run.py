@@ -445,3 +445,38 @@ def test_other_options_give_other_identifiers(source: Path, result: Path, tmp_pa
     assert {image.SOPInstanceUID for image in images(tmp_path / "out")}.isdisjoint(
         {image.SOPInstanceUID for image in images(result)}
     )
+
+
+def test_each_patient_has_a_report_of_their_own(tmp_path: Path, capsys) -> None:
+    """Two series of one patient, one of another, and two of different studies that name nobody."""
+    names = [
+        ("A^A", "1", "2.25.1"),
+        ("B^B", "2", "2.25.2"),
+        ("A^A", "1", "2.25.3"),
+        ("", "", "2.25.4"),
+        ("", "", "2.25.5"),
+    ]
+    for number, (name, patient, study) in enumerate(names, 1):
+        said = {"PatientName": name, "PatientID": patient, "StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.9"}
+        write_series(tmp_path / "in" / str(number), 1, hu=volume(1, (0,)), **said, **SPACED)
+    out = tmp_path / "out"
+    assert main(["dicom", str(tmp_path / "in"), str(out), "--no-seg", *CREATED]) == 0
+    reports = json.loads((out / "summary.json").read_text())["reports"]
+    expected = {"report_001.html": [1, 3], "report_002.html": [2], "report_003.html": [4], "report_004.html": [5]}
+    assert reports == expected and {path.name for path in out.glob("*.html")} == set(expected)
+    for name, series in expected.items():
+        page = (out / name).read_text()
+        assert [number for number in range(1, 6) if f"Series {number}<" in page] == series
+        assert "A^A" not in page and "B^B" not in page
+    assert "report_001.html to report_004.html, one a patient" in capsys.readouterr().out
+
+
+def test_a_failed_series_is_told_in_its_own_patients_report(tmp_path: Path) -> None:
+    for number, patient in enumerate(("1", "2", "2"), 1):
+        said = {"PatientID": patient, "StudyInstanceUID": f"2.25.{patient}", "SeriesInstanceUID": f"2.25.9{number}"}
+        write_series(tmp_path / "in" / str(number), 2, hu=volume(2, (0,)), **said, **SPACED)
+    damaged = tmp_path / "in" / "3" / "1.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:-500])
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--no-seg", *CREATED]) == 8
+    pages = [path.read_text() for path in sorted((tmp_path / "out").glob("report_*.html"))]
+    assert ["Series 3<" in page for page in pages] == [False, True]
