@@ -7,10 +7,11 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from mar_pipeline import __version__
 from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.parser import CommandParser
 from simulation.errors import InputError, UsageError
 
 logger = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def main(arguments: list[str] | None = None) -> int:
         return _complain(message + remedy, FAILURE)
     except KeyboardInterrupt:
         return _complain(
-            "interrupted; mar simulate and mar train go on where they stopped, other commands start anew", INTERRUPTED
+            "interrupted; mar simulate, mar train and mar dicom go on with the same command, others start anew",
+            INTERRUPTED,
         )
 
 
@@ -57,16 +59,9 @@ def _complain(message: str, exit_code: int) -> int:
     return exit_code
 
 
-class _Parser(argparse.ArgumentParser):
-    """Complains with `UsageError`."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message} ({self.prog} --help tells more)")
-
-
 def _dispatch(arguments: list[str]) -> int:
     commands = "\n".join(f"  {name:<10} {line}" for name, (line, _) in COMMANDS.items())
-    parser = _Parser(
+    parser = CommandParser(
         prog="mar",
         usage="mar [-h] [--version] COMMAND ...",
         description=f"CT metal artifact reduction: simulate pairs, train on them, score.\n\ncommands:\n{commands}",
@@ -162,7 +157,7 @@ def _equivariance(arguments: list[str]) -> int:
 
 
 def _export(arguments: list[str]) -> int:
-    parser = _Parser(prog="mar export", description="Weights, model card, hashes and ONNX of a trained network.")
+    parser = CommandParser(prog="mar export", description="Weights, model card, hashes and ONNX of a trained network.")
     parser.add_argument("run", metavar="RUN", help="run folder, or weights file of mar train or mar export")
     parser.add_argument("out", metavar="OUT", help="folder to write")
     parser.add_argument(
@@ -179,7 +174,7 @@ def _export(arguments: list[str]) -> int:
 
 
 def _verify(arguments: list[str]) -> int:
-    parser = _Parser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
+    parser = CommandParser(prog="mar verify", description="Checks a data set for missing, damaged and altered files.")
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
     folder = parser.parse_args(arguments).folder
 
@@ -203,20 +198,20 @@ def _dicom(arguments: list[str]) -> int:
             f"mar dicom: needs {error.name}; install the extra: pip install 'mar-pipeline[clinic]'"
         ) from error
 
-    return dicom(_Parser(prog="mar dicom", allow_abbrev=False), arguments)
+    return dicom(CommandParser(prog="mar dicom", allow_abbrev=False), arguments)
 
 
 def _submit(arguments: list[str]) -> int:
     from mar_pipeline.submit import as_text, submit
 
-    parser = _Parser(
+    parser = CommandParser(
         prog="mar submit", description="Runs a command as a job of a cluster, by submitit.", allow_abbrev=False
     )
     return _tell(as_text(submit(parser, arguments)), [])
 
 
 def _info(arguments: list[str]) -> int:
-    parser = _Parser(prog="mar info", description="Versions, machine, GPU, and the names that commands accept.")
+    parser = CommandParser(prog="mar info", description="Versions, machine, GPU, and the names that commands accept.")
     parser.add_argument("--json", action="store_true", help="for programs")
     as_json = parser.parse_args(arguments).json
 

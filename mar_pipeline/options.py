@@ -56,6 +56,7 @@ def read_settings(
     """
     from jsonargparse import ActionConfigFile, ArgumentError, ArgumentParser
 
+    _refuse_repeated_options(command, arguments)
     for file in _settings_files(arguments):
         _refuse_repeated_keys(file)
     leaves = _leaves(settings_class, sections=sections)
@@ -162,6 +163,23 @@ def _content(file: str) -> dict[str, Any]:
     except _UNREADABLE:
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _refuse_repeated_options(command: str, arguments: list[str]) -> None:
+    """Of two values the last would win without a word; files of settings go on top of each other, as they stand.
+
+    `--key+` appends to a list.
+    """
+    seen: set[str] = set()
+    for argument in itertools.takewhile(lambda word: word != "--", arguments):
+        option = argument.partition("=")[0].replace("_", "-")
+        if not option.startswith("--") or option.endswith("+") or option == "--settings":
+            continue
+        if option in seen:
+            raise UsageError(
+                f"{option}: is given twice; leave one of them out (mar {command} --help lists the options)"
+            )
+        seen.add(option)
 
 
 def _refuse_repeated_keys(file: str) -> None:

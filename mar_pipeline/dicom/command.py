@@ -6,12 +6,13 @@ import logging
 import os
 import sys
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from mar_pipeline.dicom.errors import OutputError
 from mar_pipeline.dicom.measures.regions import parse_spheres
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
-from mar_pipeline.dicom.pacs.send import send
+from mar_pipeline.dicom.pacs.send import check_server, send
 from mar_pipeline.dicom.parallel import sigterm_as_interrupt
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.limits import Limits
@@ -69,7 +70,9 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     address = _address(options) if options.send else None
     try:
         with sigterm_as_interrupt():
-            outcome = run(settings)
+            outcome = run(
+                settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None
+            )
     except InputError as error:
         if type(error) in (InputError, UsageError):
             raise
@@ -245,8 +248,10 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
     if outcome.found.skipped:
         lines.append(f"left out: {len(outcome.found.skipped)} other files; mar dicom IN --list says why")
     if settings.out is not None:
-        page = f", look at {settings.out / 'report.html'}" if settings.html else ""
-        lines.append(f"{settings.out}: written{page}")
+        reports = list(outcome.summary.get("reports", {}))
+        pages = f"{settings.out / reports[0]}" if reports else ""
+        pages += f" to {reports[-1]}, one a patient" if len(reports) > 1 else ""
+        lines.append(f"{settings.out}: written{f', look at {pages}' if pages else ''}")
     return "\n".join(lines) + "\n"
 
 

@@ -172,7 +172,8 @@ def _derivation(
     made = (method.label, __version__, configuration, method.weights_sha256)
     uid = series_uid(work.series.series_uid, [file.sop_uid for file in work.series.slices], *made, digest.hexdigest())
     number = series_number(looks[0].series_number, taken_numbers)
-    return Derivation(*made, uid, number, created, work.settings.keep_private)
+    told = work.settings.metal_threshold, work.settings.given_options
+    return Derivation(*made, uid, number, created, work.settings.keep_private, *told)
 
 
 def _remarks(looks: Sequence[Look], with_metal: Sequence[int]) -> list[str]:

@@ -1,10 +1,8 @@
 """`mar dicom`: series in, derived series out, with a page to look at and a word about everything else."""
 
 import logging
-import shutil
 import traceback
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -13,13 +11,14 @@ from typing import Any
 from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
 from mar_pipeline.dicom.parallel import check_stopped
-from mar_pipeline.dicom.process import SeriesResult, process, series_name, write_segmentation
+from mar_pipeline.dicom.process import SeriesResult, process, write_segmentation
 from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet, read_header, reading
 from mar_pipeline.dicom.reading.image_header import text
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery, Series
+from mar_pipeline.dicom.resume import Journal, run_key, source_sha256
 from mar_pipeline.dicom.review.measures import write_csv
 from mar_pipeline.dicom.review.nifti import write_nifti
 from mar_pipeline.dicom.review.report import write_report
@@ -33,7 +32,7 @@ from simulation.files import write_json
 
 logger = logging.getLogger(__name__)
 
-SUMMARY, REPORT, MEASURES, WAITING = "summary.json", "report.html", "measures.csv", ".waiting"
+SUMMARY, REPORT, REPORTS, MEASURES = "summary.json", "report.html", "report_{:03}.html", "measures.csv"
 
 
 @dataclass(frozen=True)
@@ -53,11 +52,12 @@ class DicomRun:
     summary: dict[str, Any]
 
 
-def run(settings: DicomSettings) -> DicomRun:
+def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> DicomRun:
     """Corrects the series of a folder.
 
     Args:
         settings: `out` None looks and writes nothing.
+        before: is called first of all, and raises what ends the run before anything is done.
 
     Raises:
         UsageError: unknown method or series.
@@ -70,23 +70,28 @@ def run(settings: DicomSettings) -> DicomRun:
     logger.warning("%s", STATEMENT)
     if settings.out is not None:
         check_target(settings.out)
+    if before is not None:
+        before()
     method = method_of(settings)
+    for remark in method.remarks:
+        logger.warning("warning: %s", remark)
     found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
     chosen = choose(found, settings.series)
     beside = [(one.path, one.name) for one in found.skipped if one.path is not None]
     taken = series_numbers(found, settings.limits)
     if settings.out is None:
-        return _finish(found, *_process_all(chosen, taken, beside, settings, method, None), settings, method)
-    with staged(settings.out) as staging:
-        outcome = _finish(found, *_process_all(chosen, taken, beside, settings, method, staging), settings, method)
-        write_json(staging / SUMMARY, outcome.summary)
+        return _finish(found, *_process_all(chosen, taken, beside, settings, method, Journal(None)), settings, method)
+    with staged(settings.out, run_key(settings, method, found, chosen, taken)) as staging:
+        journal = Journal(staging)
+        journal.tidy()
+        outcome = _finish(found, *_process_all(chosen, taken, beside, settings, method, journal), settings, method)
         if settings.nifti:
             write_nifti(staging, outcome.results)
         if settings.csv:
             write_csv(staging / MEASURES, outcome.results)
         if settings.html:
-            write_report(staging / REPORT, found, outcome.results, outcome.failures, settings, method)
-        shutil.rmtree(staging / WAITING)
+            outcome.summary["reports"] = _write_reports(staging, outcome, settings, method)
+        write_json(staging / SUMMARY, outcome.summary)
         _make_private(staging)
         check_stopped()
     return outcome
@@ -124,21 +129,17 @@ def _process_all(
     beside: Sequence[tuple[InputFile, str]],
     settings: DicomSettings,
     method: Method,
-    staging: Path | None,
+    journal: Journal,
 ) -> tuple[list[SeriesResult], list[tuple[Series, InputError]]]:
     """Works through the series; one that fails leaves nothing behind, and the others go on."""
+    taken = set(taken)
     created = settings.created or datetime.now()
     results: list[SeriesResult] = []
     failures: list[tuple[Series, InputError]] = []
     for series in chosen:
         logger.info("series %d: %d slices of %d x %d", series.number, len(series.slices), *series.shape)
         try:
-            if series.error is not None:
-                raise series.error
-            with working_folders(staging, series) as (folder, waiting):
-                result = process(Work.of(series, settings, waiting, beside), method, folder, created, taken)
-                if folder is not None and settings.seg and result.derivation is not None:
-                    write_segmentation(result, folder, taken, settings.metal_threshold)
+            result = _process_one(series, taken, beside, created, settings, method, journal)
         except OSError:
             raise  # no space left, most likely: it will be so for all
         except Exception as error:  # whatever it is, other series go on
@@ -152,6 +153,30 @@ def _process_all(
     return results, failures
 
 
+def _process_one(
+    series: Series,
+    taken: set[int],
+    beside: Sequence[tuple[InputFile, str]],
+    created: datetime,
+    settings: DicomSettings,
+    method: Method,
+    journal: Journal,
+) -> SeriesResult:
+    """A series from its files to its place in the staging folder, unless an interrupted run has put it there."""
+    if series.error is not None:
+        raise series.error
+    source = source_sha256(series) if settings.out is not None else ""
+    finished = journal.restored(Work.of(series, settings, Path(), beside), source)
+    if finished is not None:
+        return finished
+    with journal.attempt(series) as attempt:
+        result = process(Work.of(series, settings, attempt.waiting, beside), method, attempt.folder, created, taken)
+        if attempt.folder is not None and settings.seg and result.derivation is not None:
+            write_segmentation(result, attempt.folder, taken, settings.metal_threshold)
+        check_stopped()
+        return journal.keep(result, attempt, source)
+
+
 def _unexpected(error: Exception) -> InputError:
     """An error that nobody foresaw, without its text, which may quote a header."""
     logger.debug("unexpected", exc_info=error)
@@ -159,25 +184,6 @@ def _unexpected(error: Exception) -> InputError:
     return InputError(
         f"unexpected {type(error).__name__} in {Path(last.filename).name}, line {last.lineno}; please report it"
     )
-
-
-@contextmanager
-def working_folders(staging: Path | None, series: Series) -> Iterator[tuple[Path | None, Path]]:
-    """Where the derived images go and where corrected pixels wait; both vanish if the series fails."""
-    if staging is None:
-        yield None, Path()
-        return
-    folder, waiting = staging / series_name(series), staging / WAITING / series_name(series)
-    folder.mkdir(mode=0o700)
-    waiting.mkdir(parents=True)
-    try:
-        yield folder, waiting
-    except BaseException:
-        shutil.rmtree(folder)
-        shutil.rmtree(waiting)
-        raise
-    if not any(folder.iterdir()):
-        folder.rmdir()  # no metal
 
 
 def _finish(
@@ -201,6 +207,23 @@ def _finish(
         )
     reasons = tuple((series, str(error)) for series, error in failures)
     return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
+
+
+def _write_reports(staging: Path, outcome: DicomRun, settings: DicomSettings, method: Method) -> dict[str, list[int]]:
+    """Writes one page for each patient: report.html, or report_001.html, ... of several; name -> numbers of series."""
+    series = sorted(
+        [*(result.work.series for result in outcome.results), *(failed for failed, _ in outcome.failures)],
+        key=lambda one: one.number,
+    )
+    patients = list(dict.fromkeys(one.patient_key for one in series))
+    reports = {}
+    for number, patient in enumerate(patients, 1):
+        name = REPORT if len(patients) == 1 else REPORTS.format(number)
+        results = [result for result in outcome.results if result.work.series.patient_key == patient]
+        failures = [failed for failed in outcome.failures if failed[0].patient_key == patient]
+        write_report(staging / name, outcome.found, results, failures, settings, method)
+        reports[name] = [one.number for one in series if one.patient_key == patient]
+    return reports
 
 
 def series_numbers(found: Discovery, limits: Limits) -> set[int]:

@@ -1,6 +1,7 @@
 """What `mar dicom` is asked to do."""
 
-from dataclasses import asdict, dataclass, field
+import re
+from dataclasses import asdict, dataclass, field, fields
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -93,3 +94,28 @@ class DicomSettings:
             *("repair_uids", "assume_hu", "keep_private"),
         )
         return {name: asdict(self)[name] for name in names}
+
+    @property
+    def given_options(self) -> tuple[str, ...]:
+        """What of the configuration differs from the defaults, as on the command line; the method excepted.
+
+        Hashes are cut and paths left out: these words go into headers.
+
+        >>> DicomSettings(Path("in"), metal_threshold=3000).given_options
+        ('--metal-threshold 3000',)
+        """
+        defaults = {one.name: one.default for one in fields(self)}
+        given = {name: value for name, value in self.configuration.items() if value != defaults.get(name)}
+        given.pop("method", None)
+        return tuple(_as_option(name, value) for name, value in given.items())
+
+
+def _as_option(name: str, value: Any) -> str:
+    option = name.replace("_", "-")
+    if isinstance(value, bool):
+        return f"--{option}" if value else f"--no-{option}"
+    if isinstance(value, int | float):
+        return f"--{option} {value:g}"
+    if isinstance(value, str) and re.fullmatch(r"[0-9a-z]{1,64}", value):
+        return f"--{option} {value[:12]}"
+    return f"--{option}"

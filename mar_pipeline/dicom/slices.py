@@ -149,11 +149,12 @@ def write_slice(work: Work, derivation: Derivation, folder: Path, number: int) -
     """
     header, pixels = work.read(number)
     name, path = work.series.slices[number].name, folder / image_name(number)
+    stored = work.stored(number, pixels)
     try:
-        write_dataset(derived_slice(header, pixels, work.stored(number, pixels), derivation), path)
+        write_dataset(derived_slice(header, pixels, stored, derivation), path)
     except RefusedInput as error:
         raise RefusedInput(f"{name}: {error}") from error
-    if wrong := check_derived(path, header, derivation):
+    if wrong := check_derived(path, header, derivation, not np.array_equal(stored, pixels.stored)):
         raise RefusedInput(f"{name}: the derived image is not as it was meant: {'; '.join(wrong)}")
     return left_out(header, derivation.keep_private)
 

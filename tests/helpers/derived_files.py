@@ -1,6 +1,7 @@
 """Derived CT images and what the validators of dicom3tools say of files."""
 
 import dataclasses
+import re
 import subprocess
 from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
@@ -17,6 +18,7 @@ from mar_pipeline.dicom.reading.pixels import SlicePixels
 from mar_pipeline.dicom.writing.derivation import Derivation
 from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
 
+TOO_YOUNG = re.compile(r"\(0018,939[012]\)> - Attribute with an even group number is not a recognized standard")
 WEIGHTS = "fedcba9876543210" * 4
 DERIVATION = Derivation(
     method="NMAR",
@@ -64,11 +66,14 @@ def derive_file(
 
 
 def errors_of(validator: str, path: Path) -> list[str]:
-    """The lines of dciodvfy's report that name an error."""
+    """The lines of dciodvfy's report that name an error.
+
+    Attributes of DICOM 2026b are an error to a validator of 2022 by their numbers alone; those three are no error here.
+    """
     report = subprocess.run([validator, "-new", path], capture_output=True, text=True, timeout=60, check=False)
     lines = (report.stdout + report.stderr).splitlines()
     assert any(line in ("CTImage", "Segmentation") for line in lines), "the validator did not recognise the object"
-    return sorted(line for line in lines if line.startswith("Error"))
+    return sorted(line for line in lines if line.startswith("Error") and not TOO_YOUNG.search(line))
 
 
 def complaints_about(validator: str, paths: Sequence[Path]) -> list[str]:

@@ -141,10 +141,21 @@ def test_options_become_settings():
     )
 
 
-def test_options_win_over_the_file_and_later_over_earlier(in_file):
+def test_options_win_over_the_file(in_file):
     file = in_file("out: there\nmasks_per_slice: 5\nmethods: [li, nmar]\nseed: 3\ndry_run: true\n")
-    settings = read(file, "--seed", "4", "--seed", "5")
+    settings = read(file, "--seed", "5")
     assert settings == Settings(Path("there"), masks_per_slice=5, methods=("li", "nmar"), seed=5, dry_run=True)
+
+
+def test_an_option_given_twice_is_refused_and_files_go_on_top_of_each_other(in_file):
+    with pytest.raises(UsageError, match=r"^--seed: is given twice"):
+        read("--out=x", "--seed", "4", "--seed=5")
+    with pytest.raises(UsageError, match=r"^--masks-per-slice: is given twice"):
+        read("--out=x", "--masks-per-slice=1", "--masks_per_slice=2")
+    first = in_file("out: there\nseed: 3\n")
+    second = first.replace("--settings=", "").replace("settings.yaml", "more.yaml")
+    Path(second).write_text("seed: 4\n")
+    assert read(first, f"--settings={second}").seed == 4
 
 
 def test_print_config_round_trip(capsys, in_file):

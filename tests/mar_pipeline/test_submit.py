@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mar_pipeline.cli import _Parser
+from mar_pipeline.parser import CommandParser
 from mar_pipeline.submit import Command, as_text, submit
 from simulation.errors import UsageError
 
@@ -15,7 +15,7 @@ DIGITS = ("--task=classification", "--network.name=cnn", "--run=a")
 @pytest.fixture
 def submitted(tmp_path):
     def submitted(*words):
-        parser = _Parser(prog="mar submit", allow_abbrev=False)
+        parser = CommandParser(prog="mar submit", allow_abbrev=False)
         return submit(parser, ["--cluster=local", f"--folder={tmp_path / 'jobs'}", *words])
 
     return submitted

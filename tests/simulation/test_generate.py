@@ -19,6 +19,7 @@ import nibabel
 import numpy as np
 import PIL.Image
 import pytest
+from command_lines import replaced
 from small_scanner import PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
@@ -70,7 +71,7 @@ def masks(tmp_path_factory):
 
 def request(source, masks, out, *more):
     options = ["--source", source, "--masks", masks, "--compression", 0, "--device", "cpu", "--out", out]
-    return ["simulate", *options, *more]
+    return ["simulate", *replaced(options, more)]
 
 
 def contents(root):
@@ -302,7 +303,7 @@ def test_a_rerun_with_other_settings_is_refused(straight, source, masks, mar, sm
     before, times = contents(straight), stamps(straight)
     options, words = CHANGES[name]
     for more in ([], ["--dry-run"]):
-        code, out, err = mar(*request(source, masks, straight), *options, *more)
+        code, out, err = mar(*request(source, masks, straight, *options, *more))
         assert (code, out) == (2, "")
         assert err.startswith("mar: error: ")
         assert err.count("\n") == 1

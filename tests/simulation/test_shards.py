@@ -12,6 +12,7 @@ from dataclasses import replace
 import h5py
 import numpy as np
 import pytest
+from command_lines import replaced
 from small_scanner import NAME, PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
@@ -60,7 +61,7 @@ def masks(tmp_path_factory):
 
 def request(source, masks, out, *more):
     options = ["--source", source, "--masks", masks, "--device", "cpu", "--compression", 0, "--out", out]
-    return ["simulate", *options, *more]
+    return ["simulate", *replaced(options, more)]
 
 
 def shards(*more, store="both"):
@@ -233,7 +234,7 @@ def test_a_dry_run_tells_what_it_would_take(source, masks, tmp_path, mar):
 
 
 def convert(source, out, *more):
-    return ["simulate", "--convert", source, "--out", out, "--compression", 0, *more]
+    return ["simulate", *replaced(["--convert", source, "--out", out, "--compression", 0], more)]
 
 
 @pytest.mark.parametrize("store", ["images", "both", "sinograms"])

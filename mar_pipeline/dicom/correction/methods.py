@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection
+from mar_pipeline.dicom.correction.suitability import unsuitable
 from mar_pipeline.dicom.correction.virtual_scan import virtual_scan
 from mar_pipeline.dicom.settings import DicomSettings
 from simulation.errors import UsageError
@@ -24,6 +25,7 @@ class Method:
         make: (rows and columns, spacing in mm, whether a slice is cut off) -> what corrects slices of that kind, and
             what the user should know of all of them.
         forks: whether slices may be corrected in forked processes; networks use threads.
+        remarks: what speaks against the method; every corrected series is given them as warnings.
     """
 
     label: str
@@ -31,6 +33,7 @@ class Method:
     weights_sha256: str | None
     make: Callable[[tuple[int, int], tuple[float, float], bool], tuple[ProjectionCorrection, tuple[str, ...]]]
     forks: bool
+    remarks: tuple[str, ...] = ()
 
 
 def method_of(settings: DicomSettings) -> Method:
@@ -72,6 +75,7 @@ def _network_method(settings: DicomSettings) -> Method:
             "path of a run folder or weights file"
         )
     trained = load_trained(settings.method, torch_device(settings.device))
+    remarks = unsuitable(trained.preset, trained.metadata)
     label = re.sub(r"[^A-Za-z0-9_.+-]+", "_", trained.label).strip("_")[:32] or trained.name
 
     def make(
@@ -81,7 +85,7 @@ def _network_method(settings: DicomSettings) -> Method:
         side, pixel_mm = geometry.image_shape[0], geometry.pixel_mm
         fill = network_fill(trained, side, pixel_mm, settings.device, settings.precision, settings.workers)
         projector = Projector(geometry, "cpu", settings.workers)
-        return ProjectionCorrection(fill, grid, projector, settings.max_trace), fill.remarks
+        return ProjectionCorrection(fill, grid, projector, settings.max_trace), (*remarks, *fill.remarks)
 
     facts = {"name": label, "network": trained.name, "preset": trained.preset, "parameters": trained.parameters}
-    return Method(label, facts, sha256_of(trained.source), make, forks=False)
+    return Method(label, facts, sha256_of(trained.source), make, False, remarks)

@@ -3,21 +3,22 @@
 import logging
 import ssl
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydicom import dcmread
 from pydicom.errors import InvalidDicomError
 from pydicom.filereader import read_file_meta_info
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, CTImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pynetdicom import AE, build_context
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from pynetdicom.status import STORAGE_SERVICE_CLASS_STATUS, code_to_category
 
-from mar_pipeline.dicom.pacs.association import associate, check_ae_title, check_port, echo, own_words
+from mar_pipeline.dicom.pacs.association import SendError, associate, check_ae_title, check_port, echo, own_words
 from simulation.errors import InputError
 
 MAX_CONTEXTS = 128
@@ -91,15 +92,63 @@ def send(
     called_aet, calling_aet = check_ae_title(called_aet, "called"), check_ae_title(calling_aet, "calling")
     check_port(port)
     files, failed = _list_files(folder)
+    contexts = _contexts({file.context for file in files})
+    with _asked(host, port, called_aet, calling_aet, contexts, timeout_s, tls) as association:
+        return _store_all(association, files, failed)
+
+
+def check_server(
+    host: str,
+    port: int,
+    called_aet: str,
+    calling_aet: str = "MAR",
+    *,
+    timeout_s: float = 30.0,
+    tls: ssl.SSLContext | None = None,
+) -> None:
+    """Asks a server by C-ECHO whether it is there and takes CT images, before anything is made that it is to store.
+
+    Args:
+        host: name or address of the server, as all that follows see `send`.
+        port: see there.
+        called_aet: see there.
+        calling_aet: see there.
+        timeout_s: see there.
+        tls: see there.
+
+    Raises:
+        UsageError: an AE title or port that cannot be.
+        SendError: no connection, no association, a C-ECHO that fails, or a server that takes no CT images.
+
+    >>> check_server("127.0.0.1", 4242, "PACS")  # doctest: +SKIP
+    """
+    called_aet, calling_aet = check_ae_title(called_aet, "called"), check_ae_title(calling_aet, "calling")
+    contexts = _contexts({(CTImageStorage, ExplicitVRLittleEndian)})
+    with _asked(host, port, called_aet, calling_aet, contexts, timeout_s, tls) as association:
+        if all(context.abstract_syntax != CTImageStorage for context in association.accepted_contexts):
+            raise SendError(f"{called_aet} at {host}:{port}: takes no CT images; is it a storage server?")
+
+
+@contextmanager
+def _asked(
+    host: str,
+    port: int,
+    called_aet: str,
+    calling_aet: str,
+    contexts: list[PresentationContext],
+    timeout_s: float,
+    tls: ssl.SSLContext | None,
+) -> Iterator[Association]:
+    """An association on which a C-ECHO was answered; it is released afterwards."""
     ae = AE(ae_title=calling_aet)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
     ae.network_timeout = None  # an answer that does not come is noticed by the one above
     where = f"{called_aet} at {host}:{port}"
     with own_words():
-        association = associate(ae, host, port, called_aet, _contexts(files), where, tls)
+        association = associate(ae, host, port, called_aet, contexts, where, tls)
         try:
             echo(association, where)
-            return _store_all(association, files, failed)
+            yield association
         finally:
             if association.is_established:
                 association.release()
@@ -125,10 +174,9 @@ def _list_files(folder: Path) -> tuple[list[_File], list[tuple[str, str]]]:
     return files, failed
 
 
-def _contexts(files: Sequence[_File]) -> list[PresentationContext]:
+def _contexts(kinds: Set[Context]) -> list[PresentationContext]:
     """One context for each kind of file, so that the server answers for each; Implicit VR stands by for Explicit."""
-    kinds = {file.context for file in files}
-    kinds |= {(sop, str(ImplicitVRLittleEndian)) for sop, syntax in kinds if syntax == ExplicitVRLittleEndian}
+    kinds = kinds | {(sop, str(ImplicitVRLittleEndian)) for sop, syntax in kinds if syntax == ExplicitVRLittleEndian}
     if len(kinds) >= MAX_CONTEXTS:
         raise InputError(
             f"got files that need {len(kinds)} presentation contexts; expected at most {MAX_CONTEXTS - 1}; "

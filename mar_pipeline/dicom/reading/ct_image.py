@@ -1,5 +1,6 @@
 """One CT image as its header tells: what the listing keeps of a file until its series is put together."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
@@ -19,6 +20,7 @@ from mar_pipeline.dicom.reading.image_header import (
     Geometry,
     PixelFormat,
     geometry,
+    metal_reduced,
     pixel_format,
     rescale,
     text,
@@ -33,6 +35,14 @@ Refusal = RefusedInput | LimitHit
 
 
 PATIENT = ("PatientName", "PatientID")
+
+
+def _patient(values: Sequence[str]) -> str:
+    return sha256_of_text("\n".join(values))
+
+
+NOBODY = _patient([""] * len(PATIENT))
+"""Hash of a header that names no patient."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def ct_image(path: InputFile, name: str, header: Header, meta: FileMetaDataset, 
         uids={keyword: uid(dataset, keyword) for keyword in IDENTIFIERS},
         meta_uid=uid(meta, "MediaStorageSOPInstanceUID"),
         series_number=text(dataset, "SeriesNumber"),
-        patient=sha256_of_text("\n".join(text(dataset, keyword) for keyword in PATIENT)),
+        patient=_patient([text(dataset, keyword) for keyword in PATIENT]),
         instance_number=number,
         transfer_syntax=transfer_syntax,
         geometry=placed,
@@ -141,6 +151,8 @@ def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
             remarks.append(f"{keyword} says {found.group()}: the scanner may have corrected metal artifacts already")
     if text(header.dataset, "RescaleType").upper() == UNSPECIFIED:
         remarks.append("its RescaleType is unspecified (US): its values are taken for HU, as --assume-hu asks")
+    if metal_reduced(header.dataset):
+        remarks.append("MetalArtifactReductionApplied says YES: the scanner may have corrected metal artifacts already")
     if transfer_syntax in LOSSY or text(header.dataset, "LossyImageCompression") == "01":
         remarks.append("its images were compressed with loss")
     return tuple(remarks)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import derived_uid
-from mar_pipeline.dicom.reading.ct_image import CTImage, Refusal
+from mar_pipeline.dicom.reading.ct_image import NOBODY, CTImage, Refusal
 from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
 from mar_pipeline.dicom.reading.image_header import IDENTIFIERS, LackingError
 from mar_pipeline.dicom.reading.limits import MIB, Limits
@@ -102,6 +102,7 @@ def _series(
         refusal=_some(list(dict.fromkeys(map(str, refusals))), "; ") if refusals else None,
         limit_hit=bool(refusals) and all(isinstance(refusal, LimitHit) for refusal in refusals),
         assumed_hu=any(image.assumed_hu for image in images),
+        patient="" if images[0].patient == NOBODY else images[0].patient,
     )
 
 

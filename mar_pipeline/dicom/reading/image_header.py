@@ -28,6 +28,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
+from mar_pipeline.dicom import dictionary as _dictionary  # noqa: F401  (keywords of LISTING are of it)
 from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading.limits import Limits
@@ -54,6 +55,7 @@ LISTING = (
     *("SamplesPerPixel", "PhotometricInterpretation", "NumberOfFrames", "Rows", "Columns"),
     *("BitsAllocated", "BitsStored", "HighBit", "PixelRepresentation"),
     *("RescaleSlope", "RescaleIntercept", "RescaleType", "LossyImageCompression", "PatientName", "PatientID"),
+    *("MetalArtifactReductionSequence", "MetalArtifactReductionApplied"),
 )
 """What `discover` reads of a header; of the patient no more than a hash is kept."""
 UNSPECIFIED = "US"
@@ -126,6 +128,23 @@ def same_spacing(one: Sequence[float], other: Sequence[float]) -> bool:
 
 class LackingError(RefusedInput):
     """A CT image without one of the attributes that make it a slice in HU."""
+
+
+def metal_reduced(dataset: Dataset) -> bool:
+    """Whether the header says, in DICOM's own words of 2026, that metal artifacts were reduced.
+
+    Args:
+        dataset: with MetalArtifactReductionSequence, if the image has it.
+    """
+    try:
+        items = list(dataset.get("MetalArtifactReductionSequence") or [])
+    except Exception:  # malformed; then it says nothing
+        items = []
+    return any(
+        text(item, "MetalArtifactReductionApplied").upper() == "YES"
+        for item in (dataset, *items)
+        if isinstance(item, Dataset)
+    )
 
 
 def text(dataset: Dataset, keyword: str) -> str:

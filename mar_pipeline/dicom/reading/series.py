@@ -47,6 +47,7 @@ class Series:
         refusal: why the series must not be processed, None if it may.
         limit_hit: whether the refusal is a limit, which an option can raise.
         assumed_hu: whether images do not say their unit, and are taken to be in HU.
+        patient: hash of the patient's name and ID, which is never told; blank where the headers name none.
     """
 
     number: int
@@ -62,6 +63,12 @@ class Series:
     refusal: str | None
     limit_hit: bool = False
     assumed_hu: bool = False
+    patient: str = ""
+
+    @property
+    def patient_key(self) -> tuple[str, ...]:
+        """The same for series of one patient; series that name nobody belong together by their study alone."""
+        return (self.patient,) if self.patient else ("", self.study_uid)
 
     @property
     def error(self) -> RefusedInput | LimitHit | None:

@@ -1,6 +1,7 @@
 """The own checks of a derived CT image, on the file as it was written: validators pass an image that is mislabelled."""
 
 import copy
+import re
 import stat
 from collections.abc import Iterator
 from datetime import datetime
@@ -21,7 +22,7 @@ from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import pixel_format
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.writing.derivation import Derivation, instance_uid
-from mar_pipeline.dicom.writing.derive import left_out, transfer_syntax_of, was_lossy
+from mar_pipeline.dicom.writing.derive import ALGORITHMS, left_out, transfer_syntax_of, was_lossy
 from mar_pipeline.dicom.writing.headers import (
     WORDS,
     carried,
@@ -38,12 +39,15 @@ from mar_pipeline.dicom.writing.tags import (
     IMAGE_TYPE,
     LOSSY_SYNTAXES,
     MAR_CODE,
+    NETWORK_FAMILY,
     OF_THE_SCANNER,
     PROCESSING_EQUIPMENT,
     SOURCE_IMAGE,
     TYPE_2,
 )
 
+ENDING = re.compile(r"(.*?) ?\bMAR-(\S+)(?: (\S+)HU)?(?: cfg([0-9a-f]{4}))? \(RESEARCH\)")
+"""SeriesDescription: the source's, the method, a threshold that was given, a mark of other options."""
 RESEARCH_USE = "research use only; review with the original"
 WRITTEN = (
     *("SOPInstanceUID", "SeriesInstanceUID", "SeriesNumber", "SeriesDescription", "ImageType", "ContentQualification"),
@@ -52,13 +56,14 @@ WRITTEN = (
     *("SourceImageSequence", "ReferencedSeriesSequence", "ContributingEquipmentSequence"),
     *("Manufacturer", "ManufacturerModelName", "SoftwareVersions", "PixelData"),
     *("LossyImageCompression", "LossyImageCompressionMethod", "LossyImageCompressionRatio"),
+    "MetalArtifactReductionSequence",
 )
 """What a derived image says for itself; all else is the source's or nothing."""
 Rules = Iterator[tuple[str, bool]]
 """(what is wrong if it does not hold, whether it holds)."""
 
 
-def check_derived(path: Path, source: Dataset, derivation: Derivation) -> list[str]:
+def check_derived(path: Path, source: Dataset, derivation: Derivation, changed: bool = True) -> list[str]:
     """Reads a derived image back and holds every line of the table of its header against the source.
 
     The pixels are those that were meant if SOPInstanceUID follows from them.
@@ -67,6 +72,7 @@ def check_derived(path: Path, source: Dataset, derivation: Derivation) -> list[s
         path: the file.
         source: header of the source slice, as `derived_slice` had it; is left as it is.
         derivation: as `derived_slice` had it.
+        changed: whether its pixels are others than the source's.
 
     Returns:
         What is wrong, in words without values; nothing if all is well.
@@ -79,6 +85,7 @@ def check_derived(path: Path, source: Dataset, derivation: Derivation) -> list[s
             return ["the file cannot be read back"]
         source = copy.deepcopy(source)
         wrong = [what for rule in rules for what, holds in _guarded(rule(derived, source, derivation)) if not holds]
+        wrong += [what for what, holds in _guarded(_of_reduction(derived, source, derivation, changed)) if not holds]
         if stat.S_IMODE(path.stat().st_mode) != 0o600:
             wrong.append("others than the owner may open the file")
         wrong += _differences(derived, source, derivation)
@@ -120,9 +127,19 @@ def _of_series(derived: FileDataset, source: Dataset, derivation: Derivation) ->
     yield "SeriesNumber is not that of the derivation", derived.SeriesNumber == derivation.series_number
     yield "ImageType is not DERIVED SECONDARY AXIAL", tuple(derived.ImageType) == IMAGE_TYPE
     yield "ContentQualification is not RESEARCH", derived.ContentQualification == "RESEARCH"
-    said, suffix, original = derived.SeriesDescription, f"MAR-{derivation.method} (RESEARCH)", _description(source)
-    start = said.removesuffix(suffix).strip()
-    yield "SeriesDescription does not end in what the image is", said.endswith(suffix)
+    said, original = derived.SeriesDescription, _description(source)
+    ending = ENDING.fullmatch(said)
+    yield "SeriesDescription does not end in what the image is", ending is not None
+    start, method, threshold_hu, mark = (part or "" for part in ending.groups()) if ending else ("", "", "", "")
+    named = derivation.method == method or (len(method) > 8 and derivation.method.startswith(method))
+    yield "SeriesDescription does not name the method", named
+    others = [option for option in derivation.options if not option.startswith("--metal-threshold ")]
+    expected = "" if len(others) == len(derivation.options) else f"{derivation.threshold_hu or 0:g}"
+    yield "SeriesDescription does not tell a threshold that was given", threshold_hu == expected
+    yield (
+        "SeriesDescription does not mark other options than the defaults",
+        mark == (derivation.configuration_sha256[:4] if others else ""),
+    )
     yield "SeriesDescription is longer than 64 characters", len(said) <= 64
     yield (
         "SeriesDescription does not begin like the source's",
@@ -152,6 +169,8 @@ def _of_derivation(derived: FileDataset, source: Dataset, derivation: Derivation
         ("the version", derivation.version),
         ("the weights", weights),
         ("what it may be used for", RESEARCH_USE),
+        ("the threshold", "found for" if derivation.threshold_hu is None else f"{derivation.threshold_hu:g} HU"),
+        *(("each option", option) for option in derivation.options),
     ):
         yield f"DerivationDescription does not name {what}", text in said
     yield "DerivationDescription is longer than 1024 characters", len(said) <= 1024
@@ -232,6 +251,31 @@ def _of_loss(derived: FileDataset, source: Dataset, derivation: Derivation) -> R
         else:
             kept = text_of(derived, keyword) == (value if lossy else "")
         yield f"{keyword} is not the source's", kept
+
+
+def _of_reduction(derived: FileDataset, source: Dataset, derivation: Derivation, changed: bool) -> Rules:
+    sequence = "MetalArtifactReductionSequence"
+    before = [item for item in items_of(source, sequence) if text_of(item, "MetalArtifactReductionApplied") == "YES"]
+    if before and not changed:
+        yield f"{sequence} differs from the source's", _same(derived, source, Tag(sequence), derivation.keep_private)
+        return
+    (item,) = items_of(derived, sequence)
+    applied = "YES" if changed else "NO"
+    yield f"MetalArtifactReductionApplied is not {applied}", item.MetalArtifactReductionApplied == applied
+    algorithms = items_of(item, ALGORITHMS)
+    if not changed:
+        yield "an algorithm is named that did not work", not algorithms
+        return
+    *others, ours = algorithms
+    scanners = [one for each in before for one in items_of(each, ALGORITHMS)]
+    kept = len(others) == len(scanners) and all(map(_same_item, others, scanners, [True] * len(others)))
+    yield f"{ALGORITHMS} lost what the source has", kept
+    said = ours.AlgorithmName, ours.AlgorithmVersion, ours.AlgorithmParameters
+    made = derivation.method, derivation.version, derivation.parameters
+    yield "the last algorithm is not this program's", said == made
+    families = items_of(ours, "AlgorithmFamilyCodeSequence")
+    family = NETWORK_FAMILY if derivation.weights_sha256 else MAR_CODE
+    yield "the algorithm's family is not the method's", [_is_code(code, family) for code in families] == [True]
 
 
 def _is_code(item: Dataset, code: Code) -> bool:

@@ -13,6 +13,9 @@ from mar_pipeline.dicom.identifiers import MANUFACTURER, derived_uid
 
 STATEMENT = "Research software, not a medical device: research use only; review with the original series."
 MAX_SERIES_NUMBER = 2**31 - 1
+MAX_SUFFIX = 48
+"""Leaves the source's SeriesDescription a quarter of its 64 characters."""
+THRESHOLD_OPTION = "--metal-threshold"
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Derivation:
         series_number: of the derived series, from `series_number`.
         created: when; a naive one is this computer's local time.
         keep_private: whether private attributes come along.
+        threshold_hu: HU from which on a voxel is metal; None was found for each series.
+        options: those that differ from the defaults, as on the command line: ``--metal-threshold 3000``.
     """
 
     method: str
@@ -38,6 +43,8 @@ class Derivation:
     series_number: int
     created: datetime
     keep_private: bool = False
+    threshold_hu: float | None = None
+    options: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         for what, value, pattern in (
@@ -48,6 +55,9 @@ class Derivation:
         ):
             if not re.fullmatch(pattern, value):
                 raise ValueError(f"{what}: got {value!r}; expected {pattern}")
+        for option in self.options:
+            if not re.fullmatch(r"--[a-z0-9-]+( [!-\[\]-~]{1,64})?", option):
+                raise ValueError(f"options: got {option!r}; expected an option and its value in printable ASCII")
         if len(self.series_uid) > 64 or not re.fullmatch(RE_VALID_UID, self.series_uid):
             raise ValueError("series_uid: expected a UID")
         if not 0 <= self.series_number <= MAX_SERIES_NUMBER:
@@ -55,16 +65,36 @@ class Derivation:
 
     @property
     def suffix(self) -> str:
-        """What the SeriesDescription ends in."""
-        return f"MAR-{self.method} (RESEARCH)"
+        """What the SeriesDescription ends in: the method, a threshold and a mark of any other options, 48 characters.
+
+        Series of other options can so be told apart in a list of an archive. A long name of a method gives way.
+        """
+        mark = ""
+        if self.own_threshold:
+            mark += f" {self.threshold_hu:g}HU"
+        if len(self.options) > self.own_threshold:
+            mark += f" cfg{self.configuration_sha256[:4]}"
+        ending = f"{mark} (RESEARCH)"
+        return f"MAR-{self.method}"[: MAX_SUFFIX - len(ending)] + ending
+
+    @property
+    def own_threshold(self) -> bool:
+        """Whether the threshold was given and is not the default."""
+        return self.threshold_hu is not None and any(one.split()[0] == THRESHOLD_OPTION for one in self.options)
+
+    @property
+    def parameters(self) -> str:
+        """Threshold and options in plain words."""
+        metal = "found for the series" if self.threshold_hu is None else f"{self.threshold_hu:g} HU"
+        return f"metal threshold {metal}; options: {', '.join(self.options) or 'defaults'}"
 
     @property
     def description(self) -> str:
-        """DerivationDescription: method, version, short hashes and what the image may be used for."""
+        """DerivationDescription: method, version, settings, short hashes and what the image may be used for."""
         weights = f"weights {self.weights_sha256[:12]}" if self.weights_sha256 else "no network"
         return (
             f"Metal artifact reduction by {self.method}, {MANUFACTURER} {self.version}, {weights}, "
-            f"configuration {self.configuration_sha256[:12]}. {STATEMENT}"
+            f"{self.parameters}, configuration {self.configuration_sha256[:12]}. {STATEMENT}"
         )
 
     def created_at(self, offset: str | None) -> datetime:

@@ -31,6 +31,7 @@ from mar_pipeline.dicom.writing.tags import (
     LOSSY_COMPRESSION,
     LOSSY_SYNTAXES,
     MAR_CODE,
+    NETWORK_FAMILY,
     OF_THE_SCANNER,
     PROCESSING_EQUIPMENT,
     SOURCE_IMAGE,
@@ -39,6 +40,7 @@ from mar_pipeline.dicom.writing.tags import (
 from simulation.files import whole_file
 
 MAX_DESCRIPTION = 64
+ALGORITHMS = "MetalArtifactReductionAlgorithmIdentificationSequence"
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _DROPPED_TAGS = frozenset(Tag(keyword) for keyword in DROPPED)
 
@@ -76,6 +78,7 @@ def derived_slice(source: Dataset, pixels: SlicePixels, stored: np.ndarray, deri
         _refer_to_source(dataset)
         _name_equipment(dataset, derivation)
         _describe(dataset, derivation)
+        _say_whether_reduced(dataset, not np.array_equal(stored, pixels.stored), derivation)
         _identify(dataset, stored, derivation)
         for keyword in TYPE_2:
             if keyword not in dataset:
@@ -206,6 +209,37 @@ def _describe(dataset: FileDataset, derivation: Derivation) -> None:
     dataset.SeriesNumber = derivation.series_number
     encoding = convert_encodings(dataset.original_character_set)
     dataset.SeriesDescription = series_description(text_of(dataset, "SeriesDescription"), derivation.suffix, encoding)
+
+
+def _say_whether_reduced(dataset: Dataset, changed: bool, derivation: Derivation) -> None:
+    """DICOM's own words for it; what the scanner says of a reduction of its own stays said.
+
+    One item: YES with all algorithms in the order in which they worked, or NO.
+    """
+    before = [item for item in items_of(dataset, "MetalArtifactReductionSequence") if reduction_applied(item)]
+    if before and not changed:
+        return
+    item = Dataset()
+    item.MetalArtifactReductionApplied = "YES" if changed else "NO"
+    if changed:
+        scanners = [one for each in before for one in items_of(each, ALGORITHMS)]
+        setattr(item, ALGORITHMS, [*scanners, _algorithm(derivation)])
+    dataset.MetalArtifactReductionSequence = [item]
+
+
+def reduction_applied(item: Dataset) -> bool:
+    """Whether an item of MetalArtifactReductionSequence says YES."""
+    return text_of(item, "MetalArtifactReductionApplied").strip().upper() == "YES"
+
+
+def _algorithm(derivation: Derivation) -> Dataset:
+    """This program's method by the Algorithm Identification macro (PS3.3 10.16)."""
+    item = Dataset()
+    item.AlgorithmFamilyCodeSequence = [code_item(NETWORK_FAMILY if derivation.weights_sha256 else MAR_CODE)]
+    item.AlgorithmName, item.AlgorithmVersion = derivation.method, derivation.version
+    item.AlgorithmParameters = derivation.parameters
+    item.AlgorithmSource = MANUFACTURER
+    return item
 
 
 def series_description(source: str, suffix: str, encodings: list[str]) -> str:

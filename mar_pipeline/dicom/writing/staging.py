@@ -1,55 +1,63 @@
 """An output folder that is whole or absent: everything is written beside it and renamed once."""
 
 import fcntl
-import glob
 import logging
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TextIO
 
 from mar_pipeline.dicom.errors import OutputError
 
 logger = logging.getLogger(__name__)
 
-LOCK = ".lock"
+LOCK, JOURNAL, KEY = ".lock", ".journal", "key"
 
 
 @contextmanager
-def staged(out: Path) -> Iterator[Path]:
-    """A hidden folder beside `out`, mode 0700, that takes its place once the block is through.
+def staged(out: Path, key: str) -> Iterator[Path]:
+    """Give a hidden folder beside `out`, mode 0700, that takes its place once the block is through.
 
-    What a killed run left there is removed first; that of a run that still works is left alone.
+    A run that was killed, interrupted or found no space leaves the folder if its journal holds records (.json); a run
+    with the same key finds them. What runs with other keys left is removed. Hidden entries do not come along.
 
     Args:
         out: is absent or an empty folder.
+        key: of all that decides what is written.
 
     Raises:
-        OutputError: the target holds something or cannot be written.
+        OutputError: the target holds something, cannot be written, or another run is writing it.
     """
     out = out.absolute()
     check_target(out)
-    beginning = f".{out.name}.partial-"
+    staging = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(out.parent, beginning)
-        staging = Path(tempfile.mkdtemp(prefix=beginning, dir=out.parent))
+        lock = _locked(staging, out)
+        _take_over(staging, key)
     except OSError as error:
         raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
-    lock = (staging / LOCK).open("w")
-    fcntl.lockf(lock, fcntl.LOCK_EX)  # of this process alone: one that it forks may outlive it for a moment
+    keep, done = False, False
     try:
         yield staging
         check_target(out)
-        (staging / LOCK).unlink()
+        for path in sorted(staging.glob(".*")):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
         os.replace(staging, out)  # an empty folder gives way
+        done = True
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); nothing was left there") from error
+        keep = _has_records(staging)
+        left = "what is finished waits for the same command" if keep else "nothing was left there"
+        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); {left}") from error
+    except KeyboardInterrupt:
+        keep = _has_records(staging)
+        raise
     finally:
+        if not (keep or done):
+            shutil.rmtree(staging, ignore_errors=True)
         lock.close()
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def check_target(out: Path) -> None:
@@ -64,12 +72,46 @@ def check_target(out: Path) -> None:
         raise OutputError(f"{out}: is not empty; nothing is ever overwritten, so choose another folder")
 
 
-def _remove_abandoned(parent: Path, beginning: str) -> None:
-    for folder in parent.glob(f"{glob.escape(beginning)}*"):
+def _locked(staging: Path, out: Path) -> TextIO:
+    """The staging folder's lock, which is of this process alone: one that it forks may outlive it for a moment."""
+    while True:
+        staging.mkdir(mode=0o700, exist_ok=True)
+        found = staging.lstat()
+        if staging.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
+            raise OutputError(
+                f"{out}: its hidden folder {staging.name} is not this user's alone; choose another folder"
+            )
+        lock = (staging / LOCK).open("a")
         try:
-            with (folder / LOCK).open("r+") as lock:
-                fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                logger.info("removing what a run left that was killed")
-                shutil.rmtree(folder, ignore_errors=True)
-        except (BlockingIOError, FileNotFoundError):
-            continue  # a run that is at work, or has just begun
+            fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except (BlockingIOError, PermissionError):
+            lock.close()
+            raise OutputError(f"{out}: another run is writing it; wait for its end or choose another folder") from None
+        try:
+            if os.path.samestat(os.fstat(lock.fileno()), (staging / LOCK).stat()):
+                return lock
+        except FileNotFoundError:
+            pass  # a run has ended since the file was opened
+        lock.close()
+
+
+def _take_over(staging: Path, key: str) -> None:
+    """Leaves what a run with the same key finished; nothing of any other."""
+    place = staging / JOURNAL / KEY
+    if place.is_file() and place.read_text() == key:
+        if _has_records(staging):
+            logger.warning("going on with a run that was interrupted: what it finished is taken over")
+        return
+    if _has_records(staging):
+        logger.warning("removing what an interrupted run with other settings or another input has finished")
+    for path in staging.iterdir():
+        if path.is_dir():
+            shutil.rmtree(path)
+        elif path.name != LOCK:
+            path.unlink()
+    place.parent.mkdir()
+    place.write_text(key)
+
+
+def _has_records(staging: Path) -> bool:
+    return any((staging / JOURNAL).glob("*.json"))

@@ -1,7 +1,10 @@
 """What is dropped, added and moved in a derived header, and the codes it uses: data, no logic."""
 
+from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code
 from pydicom.tag import Tag
+
+from mar_pipeline.dicom import dictionary as _dictionary  # noqa: F401  (keywords below are of it)
 
 IMAGE_TYPE = ("DERIVED", "SECONDARY", "AXIAL")
 CODING_SCHEME = "99MARPIPELINE"
@@ -9,6 +12,8 @@ MAR_CODE = Code("MAR", CODING_SCHEME, "Metal artifact reduction")
 SOURCE_IMAGE = Code("121322", "DCM", "Source image for image processing operation")
 ACQUISITION_EQUIPMENT = Code("109101", "DCM", "Acquisition Equipment")
 PROCESSING_EQUIPMENT = Code("109102", "DCM", "Processing Equipment")
+NETWORK_FAMILY = Code(codes.DCM.ArtificialIntelligence.value, "DCM", "Artificial Intelligence")
+"""Family of networks' algorithms; the standard has none for interpolation in the projections, which gets `MAR_CODE`."""
 LOSSY_COMPRESSION = Code("113040", "DCM", "Lossy Compression")
 
 STALE = (

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from derived_files import TOO_YOUNG
 from metal_slices import discs, with_metal
 from pydicom import dcmread
 from pydicom.dataset import FileDataset
@@ -88,7 +89,8 @@ def test_checkers_find_nothing_that_the_source_has_not(with_hip: Path, corrected
         found = set()
         for file in files:
             ended = subprocess.run([*program, str(file)], capture_output=True, text=True)
-            found |= {line for line in (ended.stdout + ended.stderr).splitlines() if line.startswith("Error")}
+            lines = (ended.stdout + ended.stderr).splitlines()
+            found |= {line for line in lines if line.startswith("Error") and not TOO_YOUNG.search(line)}
         return found
 
     sources, derived = sorted(with_hip.iterdir()), sorted(corrected("nmar").glob("*.dcm"))

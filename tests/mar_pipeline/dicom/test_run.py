@@ -264,11 +264,11 @@ def test_killed_in_the_middle_it_leaves_nothing_and_the_next_run_cleans_up(
     command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(out), "--workers", workers]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*.partial-*/.waiting/*/*.npy")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting/*.npy")) and time.monotonic() < deadline:
         time.sleep(0.01)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not out.exists() and list(tmp_path.glob(".out*.partial-*"))
+    assert not out.exists() and list(tmp_path.glob(".out*.partial"))
     assert main(["dicom", str(source), str(out), *CREATED]) == 0
     assert [path.name for path in tmp_path.iterdir()] == ["out [1]"]
     left = Path("/proc").glob("[0-9]*/cmdline")
@@ -327,6 +327,27 @@ def test_a_network_of_both_domains(source: Path, tmp_path: Path) -> None:
         for number, image in enumerate(images(tmp_path / "out"))
     ]
     assert changed[0] == changed[3] == 0 and changed[1] > 0.1
+
+
+def test_a_network_that_no_clinical_scanner_taught_is_warned_of(source: Path, tmp_path: Path, capsys) -> None:
+    """In the log, the summary and the report, also of weights that say nothing of themselves."""
+    arguments = {"width": 4}
+    state = plain(build_network("unet", arguments)).state_dict()
+    known = {"network": "unet", "arguments": json.dumps(arguments)}
+    expected = {
+        "none": ({"preset": "clinical", "psnr": "40"}, []),
+        "other": ({"preset": "syndeeplesion", "psnr": "40"}, ["the preset syndeeplesion"]),
+        "silent": ({}, ["do not say on which scanner's", "record no validation"]),
+    }
+    for name, (metadata, words) in expected.items():
+        save_weights(tmp_path / f"{name}.safetensors", state, known | metadata)
+        out = tmp_path / name
+        assert main(["dicom", str(source), str(out), "--method", f"{out}.safetensors", "--no-seg", *CREATED]) == 0
+        (series,) = json.loads((out / "summary.json").read_text())["series"]
+        said, page = capsys.readouterr().err, (out / "report.html").read_text()
+        assert [any(word in warning for warning in series["warnings"]) for word in words] == [True] * len(words)
+        assert all(word in said for word in words) and said.count("warning: ") == len(words)
+        assert page.count("compare with NMAR") == (name != "none")
 
 
 def test_the_series_number_is_free_among_all_that_is_there(tmp_path: Path) -> None:
@@ -388,7 +409,7 @@ def test_stopped_by_a_signal_it_cleans_up(source: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "mar_pipeline", "dicom", str(source), str(tmp_path / "out"), "--workers", "2"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while not list(tmp_path.glob(".out*.partial-*/.waiting")) and time.monotonic() < deadline:
+    while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
     assert process.wait(30) == 130
@@ -405,8 +426,57 @@ def test_options_of_networks_are_refused_where_there_is_none(source: Path, tmp_p
     assert "of networks" in capsys.readouterr().err
 
 
+def test_slices_say_whether_metal_artifacts_were_reduced(result: Path) -> None:
+    said = [image.MetalArtifactReductionSequence[0].MetalArtifactReductionApplied for image in images(result)]
+    assert said == ["NO", "YES", "YES", "NO"]
+
+
+def test_a_run_with_another_threshold_can_be_told_apart(source: Path, result: Path, tmp_path: Path) -> None:
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-threshold", "2600", "--no-seg", *CREATED]) == 0
+    ours, first = images(tmp_path / "out")[0], images(result)[0]
+    assert first.SeriesDescription == "Hip 5.0 soft MAR-NMAR (RESEARCH)"
+    assert ours.SeriesDescription == "Hip 5.0 soft MAR-NMAR 2600HU (RESEARCH)"
+    assert "options: --metal-threshold 2600" in ours.DerivationDescription
+    assert "options: defaults" in first.DerivationDescription
+
+
 def test_other_options_give_other_identifiers(source: Path, result: Path, tmp_path: Path) -> None:
     assert main(["dicom", str(source), str(tmp_path / "out"), "--keep-private", *CREATED]) == 0
     assert {image.SOPInstanceUID for image in images(tmp_path / "out")}.isdisjoint(
         {image.SOPInstanceUID for image in images(result)}
     )
+
+
+def test_each_patient_has_a_report_of_their_own(tmp_path: Path, capsys) -> None:
+    """Two series of one patient, one of another, and two of different studies that name nobody."""
+    names = [
+        ("A^A", "1", "2.25.1"),
+        ("B^B", "2", "2.25.2"),
+        ("A^A", "1", "2.25.3"),
+        ("", "", "2.25.4"),
+        ("", "", "2.25.5"),
+    ]
+    for number, (name, patient, study) in enumerate(names, 1):
+        said = {"PatientName": name, "PatientID": patient, "StudyInstanceUID": study, "SeriesInstanceUID": f"{study}.9"}
+        write_series(tmp_path / "in" / str(number), 1, hu=volume(1, (0,)), **said, **SPACED)
+    out = tmp_path / "out"
+    assert main(["dicom", str(tmp_path / "in"), str(out), "--no-seg", *CREATED]) == 0
+    reports = json.loads((out / "summary.json").read_text())["reports"]
+    expected = {"report_001.html": [1, 3], "report_002.html": [2], "report_003.html": [4], "report_004.html": [5]}
+    assert reports == expected and {path.name for path in out.glob("*.html")} == set(expected)
+    for name, series in expected.items():
+        page = (out / name).read_text()
+        assert [number for number in range(1, 6) if f"Series {number}<" in page] == series
+        assert "A^A" not in page and "B^B" not in page
+    assert "report_001.html to report_004.html, one a patient" in capsys.readouterr().out
+
+
+def test_a_failed_series_is_told_in_its_own_patients_report(tmp_path: Path) -> None:
+    for number, patient in enumerate(("1", "2", "2"), 1):
+        said = {"PatientID": patient, "StudyInstanceUID": f"2.25.{patient}", "SeriesInstanceUID": f"2.25.9{number}"}
+        write_series(tmp_path / "in" / str(number), 2, hu=volume(2, (0,)), **said, **SPACED)
+    damaged = tmp_path / "in" / "3" / "1.dcm"
+    damaged.write_bytes(damaged.read_bytes()[:-500])
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--no-seg", *CREATED]) == 8
+    pages = [path.read_text() for path in sorted((tmp_path / "out").glob("report_*.html"))]
+    assert ["Series 3<" in page for page in pages] == [False, True]

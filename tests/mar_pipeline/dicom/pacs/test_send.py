@@ -18,8 +18,9 @@ from pynetdicom import AE, evt
 from pynetdicom.dsutils import split_dataset
 from pynetdicom.sop_class import Verification
 
+from mar_pipeline.cli import main
 from mar_pipeline.dicom.pacs.association import SendError, check_ae_title, parse_address
-from mar_pipeline.dicom.pacs.send import send
+from mar_pipeline.dicom.pacs.send import check_server, send
 from simulation.errors import InputError, UsageError
 
 pytestmark = pytest.mark.filterwarnings("ignore:unclosed <s:ResourceWarning")  # pynetdicom forgets sockets that failed
@@ -334,6 +335,41 @@ def test_addresses():
 def test_impossible_addresses(text):
     with pytest.raises(UsageError, match=r"server|port"):
         parse_address(text)
+
+
+# --- before the work ---
+
+
+def test_a_server_that_stores_is_asked_by_echo_alone():
+    with serving() as server:
+        check_server(HOST, server.port, PACS)
+    assert server.asked == ["echo"] and server.titles == [("MAR", PACS)]
+
+
+def test_a_server_without_echo_that_stores_will_do():
+    with serving(verification=False) as server:
+        check_server(HOST, server.port, PACS)
+    assert server.asked == []
+
+
+def test_what_cannot_store_is_told_before_the_work(closed_port):
+    with pytest.raises(SendError, match="connection refused"):
+        check_server(HOST, closed_port, PACS)
+    with serving(Server(echo=0x0122)) as server, pytest.raises(SendError, match="C-ECHO failed with status 0x0122"):
+        check_server(HOST, server.port, PACS)
+    with serving(own_title=True) as server, pytest.raises(SendError, match="AE titles"):
+        check_server(HOST, server.port, "OTHER")
+    with serving(syntaxes=[RLELossless]) as server, pytest.raises(SendError, match="takes no CT images"):
+        check_server(HOST, server.port, PACS)
+
+
+def test_the_program_asks_the_server_before_it_reads_anything(tmp_path, closed_port, capsys, monkeypatch):
+    write_series(tmp_path / "in", 1)
+    read = []
+    monkeypatch.setattr("mar_pipeline.dicom.run.discover", lambda *arguments: read.append(arguments))
+    assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--send", f"{HOST}:{closed_port}"]) == 8
+    assert "connection refused" in capsys.readouterr().err.splitlines()[-1]
+    assert not read and [path.name for path in tmp_path.iterdir()] == ["in"]
 
 
 # --- TLS ---

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from derived_files import DERIVATION, derivation, derive_file, source_of
+from derived_files import DERIVATION, corrected, derivation, derive_file, source_of
 from dicom_files import SECRETS, ct_dataset, fake_uid, save
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import UID, ImplicitVRLittleEndian
 
 from mar_pipeline.dicom.writing.check import check_derived
+from mar_pipeline.dicom.writing.derive import ALGORITHMS, derived_slice, write_dataset
 
 Change = Callable[[FileDataset], Any]
 EARLIER = Dataset()
@@ -23,6 +24,12 @@ SCOUTS = Dataset()
 SCOUTS.SeriesInstanceUID = fake_uid("scouts")
 CODE = Dataset()
 CODE.CodeValue, CODE.CodingSchemeDesignator, CODE.CodeMeaning = "1", "99FAKE", "fake"
+SCANNERS_OWN = Dataset()
+SCANNERS_OWN.AlgorithmFamilyCodeSequence = [CODE]
+SCANNERS_OWN.AlgorithmName, SCANNERS_OWN.AlgorithmVersion = "Fake Reduction", "3"
+REDUCED = Dataset()
+REDUCED.MetalArtifactReductionApplied = "YES"
+REDUCED.MetalArtifactReductionAlgorithmIdentificationSequence = [SCANNERS_OWN]
 SOURCE: dict[str, Any] = {
     "TimezoneOffsetFromUTC": "+0200",
     "PixelPaddingValue": 0,
@@ -35,6 +42,7 @@ SOURCE: dict[str, Any] = {
     "LossyImageCompressionRatio": "8",
     "CTDIvol": 12.5,
     "AccessionNumber": None,
+    "MetalArtifactReductionSequence": [REDUCED],
 }
 
 
@@ -218,6 +226,24 @@ BROKEN: dict[str, tuple[Change, str]] = {
         "the acquisition equipment lost StationName",
     ),
     "program": (within("ContributingEquipmentSequence/2", "SoftwareVersions", "0"), "the processing equipment is not"),
+    "not reduced": (within("MetalArtifactReductionSequence/0", "MetalArtifactReductionApplied", "NO"), "is not YES"),
+    "reduction lost": (drop("MetalArtifactReductionSequence"), "ValueError after"),
+    "algorithm lost": (within("MetalArtifactReductionSequence/0", ALGORITHMS, []), "ValueError after"),
+    **{
+        f"algorithm's {keyword}": (
+            within(f"MetalArtifactReductionSequence/0/{ALGORITHMS}/-1", keyword, "other"),
+            "the last algorithm is not this program's",
+        )
+        for keyword in ("AlgorithmName", "AlgorithmVersion", "AlgorithmParameters")
+    },
+    "algorithm's family": (
+        within(f"MetalArtifactReductionSequence/0/{ALGORITHMS}/-1", "AlgorithmFamilyCodeSequence", []),
+        "the algorithm's family",
+    ),
+    "scanner's algorithm lost": (
+        lambda dataset: getattr(dataset.MetalArtifactReductionSequence[0], ALGORITHMS).pop(0),
+        "lost what the source has",
+    ),
     "not lossy": (put("LossyImageCompression", "00"), "LossyImageCompression does not tell"),
     "lossy ratio": (put("LossyImageCompressionRatio", "9"), "LossyImageCompressionRatio is not"),
     "lossy method": (put("LossyImageCompressionMethod", "ISO_15444_1"), "LossyImageCompressionMethod is not"),
@@ -288,6 +314,9 @@ def test_sees_what_is_wrong_with_the_file(
         {"version": "9"},
         {"configuration_sha256": "0" * 64},
         {"weights_sha256": "0" * 64},
+        {"threshold_hu": 2000.0},
+        {"options": ("--keep-private",)},
+        {"threshold_hu": 2000.0, "options": ("--metal-threshold 2000",)},
     ],
 )
 def test_sees_an_image_of_another_derivation(other: dict[str, Any], source: Path, tmp_path: Path) -> None:
@@ -309,3 +338,14 @@ def test_leaves_the_source_as_it_is(source: Path, tmp_path: Path) -> None:
     before = {tag: header.get_item(tag) for tag in header.keys()}  # noqa: SIM118
     check_derived(path, header, DERIVATION)
     assert {tag: header.get_item(tag) for tag in header.keys()} == before  # noqa: SIM118
+
+
+def test_sees_a_slice_that_says_to_be_changed_and_is_not_or_the_other_way_round(tmp_path: Path) -> None:
+    source = save(ct_dataset(), tmp_path / "source.dcm")
+    header, pixels = source_of(source)
+    for changed in (False, True):
+        stored = corrected(pixels) if changed else pixels.stored
+        write_dataset(derived_slice(header, pixels, stored, DERIVATION), tmp_path / f"{changed}.dcm")
+        assert check_derived(tmp_path / f"{changed}.dcm", header, DERIVATION, changed) == []
+        wrong = check_derived(tmp_path / f"{changed}.dcm", header, DERIVATION, not changed)
+        assert any(what.startswith("MetalArtifactReductionApplied is not") for what in wrong), wrong

@@ -123,6 +123,57 @@ def test_says_what_it_is() -> None:
     assert [scheme.CodingSchemeDesignator for scheme in made.CodingSchemeIdentificationSequence] == ["99MARPIPELINE"]
 
 
+def test_a_changed_slice_says_which_algorithm_worked_on_it() -> None:
+    for made, family in ((derivation(weights_sha256=None), ("MAR", "99MARPIPELINE")), (DERIVATION, ("123110", "DCM"))):
+        (item,) = derived(made)[1].MetalArtifactReductionSequence
+        (algorithm,) = item.MetalArtifactReductionAlgorithmIdentificationSequence
+        assert item.MetalArtifactReductionApplied == "YES"
+        assert (algorithm.AlgorithmName, algorithm.AlgorithmVersion) == ("NMAR", "1.2.3")
+        assert algorithm.AlgorithmParameters == made.parameters
+        assert [code(one) for one in algorithm.AlgorithmFamilyCodeSequence] == [family]
+
+
+def test_a_copied_slice_says_that_nothing_was_applied() -> None:
+    source = ct_dataset()
+    _, pixels = source_of_memory(source)
+    (item,) = derived_slice(source, pixels, pixels.stored, DERIVATION).MetalArtifactReductionSequence
+    assert list(item.keys()) == [0x00189391] and item.MetalArtifactReductionApplied == "NO"
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
+def test_a_reduction_by_the_scanner_stays_said(syntax: str, tmp_path: Path) -> None:
+    own, said = Dataset(), Dataset()
+    own.AlgorithmName = "Fake Reduction"
+    said.MetalArtifactReductionApplied = "YES"
+    said.MetalArtifactReductionAlgorithmIdentificationSequence = [own]
+    source = save(ct_dataset(MetalArtifactReductionSequence=[said]), tmp_path / "source.dcm", syntax)
+    header, pixels = source_of(source)
+    for stored, names in ((pixels.stored, ["Fake Reduction"]), (corrected(pixels), ["Fake Reduction", "NMAR"])):
+        (item,) = derived_slice(header, pixels, stored, DERIVATION).MetalArtifactReductionSequence
+        assert item.MetalArtifactReductionApplied == "YES"
+        algorithms = item.MetalArtifactReductionAlgorithmIdentificationSequence
+        assert [algorithm.AlgorithmName for algorithm in algorithms] == names
+
+
+def test_series_of_other_settings_can_be_told_apart_in_a_list() -> None:
+    given = {
+        "Hip 5.0 soft MAR-NMAR (RESEARCH)": derivation(threshold_hu=2500.0),
+        "Hip 5.0 soft MAR-NMAR 3000HU (RESEARCH)": derivation(threshold_hu=3000.0, options=("--metal-threshold 3000",)),
+        "Hip 5.0 soft MAR-NMAR cfg0123 (RESEARCH)": derivation(threshold_hu=2500.0, options=("--keep-private",)),
+        "Hip 5.0 soft MAR-NMAR 3000HU cfg0123 (RESEARCH)": derivation(
+            threshold_hu=3000.0, options=("--metal-threshold 3000", "--min-metal-mm2 20")
+        ),
+    }
+    assert [derived(made)[1].SeriesDescription for made in given.values()] == list(given)
+
+
+def test_the_derivation_names_threshold_and_options_in_plain_words() -> None:
+    options = ("--metal-threshold 3000", "--min-metal-mm2 20")
+    said = derived(derivation(threshold_hu=3000.0, options=options))[1].DerivationDescription
+    assert "metal threshold 3000 HU; options: --metal-threshold 3000, --min-metal-mm2 20" in said
+    assert "metal threshold found for the series; options: defaults" in derived()[1].DerivationDescription
+
+
 def test_refers_to_its_source() -> None:
     source, made = derived()
     (image,) = made.SourceImageSequence
@@ -463,6 +514,8 @@ def test_series_number_is_1000_higher_and_free(source: int | None, taken: tuple[
         {"series_uid": "../../tmp"},
         {"series_number": -1},
         {"series_number": 2**31},
+        {"options": ("--metal-mask /home/x",) * 2 + ("two words and more",)},
+        {"options": ("--series Doe^John\\x",)},
     ],
 )
 def test_derivation_refuses_what_no_header_can_say(wrong: dict[str, Any]) -> None:
@@ -471,7 +524,8 @@ def test_derivation_refuses_what_no_header_can_say(wrong: dict[str, Any]) -> Non
 
 
 def test_the_longest_derivation_fits(tmp_path: Path) -> None:
-    made = derivation(method="m" * 32, version="v" * 32)
+    options = ("--metal-threshold 29999.9", *(f"--{'o' * 30}-{n} {'v' * 12}" for n in range(10)))
+    made = derivation(method="m" * 32, version="v" * 32, threshold_hu=29999.9, options=options)
     read = dcmread(derive_file(save(ct_dataset(), tmp_path / "source.dcm"), tmp_path / "derived.dcm", made))
     assert len(read.SeriesDescription) <= 64
     assert read.SeriesDescription.startswith("Hip 5.0 soft MAR-mmm")
