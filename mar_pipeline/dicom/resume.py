@@ -76,7 +76,7 @@ def source_sha256(series: Series) -> str:
     for file in series.slices:
         with reading(file.name):
             with file.path.open("rb") as opened:
-                hashes.append(hashlib.file_digest(opened, "sha256").hexdigest())
+                hashes.append(hashlib.sha256(opened.read()).hexdigest())
     return sha256_of_text("".join(hashes))
 
 

@@ -27,6 +27,8 @@ _FINE_MM, _WINDOW_MM, _RIM_MM = 5.0, 15.0, 5.0
 """Streaks are finer than the first, the regression is over the second, and the blurred rim of metal does not count."""
 _MOST_HU, _NOTHING_HU2 = 150.0, 1e-3
 _COARSE = 4
+_SOFT_MM = 20.0, 60.0
+"""Distance from metal at which soft tissue begins to decide alone, and does so."""
 _PRIOR_SMOOTHING_MM = 1.2
 """Of the image that NMAR's prior is cut from: what is left of streaks there is noise to it."""
 
@@ -152,10 +154,11 @@ def added(
     """
     away_mm = ndimage.distance_transform_edt(~metal, spacing_mm)
     seen = field_of_view & (away_mm > _RIM_MM)
-    # Anatomy that the correction removes is in the image as well; where all is soft tissue there is none to remove.
-    weight = np.minimum(
-        *(_evidence(hu, difference, where, spacing_mm) for where in (seen, seen & soft_tissue(hu, spacing_mm)))
-    )
+    weight = _evidence(hu, difference, seen, spacing_mm)
+    # Anatomy that the correction removes is in the image as well. So soft tissue alone must say the same, but not near
+    # the metal, where streaks leave little of it.
+    in_soft = np.minimum(weight, _evidence(hu, difference, seen & soft_tissue(hu, spacing_mm), spacing_mm))
+    weight += np.clip((away_mm - _SOFT_MM[0]) / (_SOFT_MM[1] - _SOFT_MM[0]), 0, 1) * (in_soft - weight)
     weighted = weight * difference
     local = np.sqrt(ndimage.gaussian_filter(np.where(metal, 0, weighted) ** 2, np.divide(_GATE_MM, spacing_mm)))
     gate = np.clip((local - _GATE_HU[0]) / (_GATE_HU[1] - _GATE_HU[0]), 0, 1)
