@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from mar_pipeline.dicom.errors import OutputError
+from mar_pipeline.dicom.errors import NoMetal, OutputError
 from mar_pipeline.dicom.measures.regions import parse_spheres
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
 from mar_pipeline.dicom.pacs.send import check_server, send
@@ -17,6 +17,7 @@ from mar_pipeline.dicom.parallel import sigterm_as_interrupt
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery
+from mar_pipeline.dicom.review.summary import verdict
 from mar_pipeline.dicom.run import DicomRun, run
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
@@ -76,7 +77,8 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     except InputError as error:
         if type(error) in (InputError, UsageError):
             raise
-        _write_json(options.json, {"statement": STATEMENT, "exit_code": error.exit_code})
+        known = error.summary if isinstance(error, NoMetal) else {}
+        _write_json(options.json, {"statement": STATEMENT, **known, "exit_code": error.exit_code})
         raise
     _write_json(options.json, outcome.summary)
     if options.json != "-":
@@ -101,6 +103,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
     add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel may be metal (2500)")
     add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal (4)")
+    add("--metal-mask", type=Path, metavar="FILE", help="your own mask: NIfTI, DICOM SEG or RTSTRUCT, or a folder")
     add("--all-candidates", action=switch, default=False, help="take all above the threshold for metal")
     add("--strict-harm", action=switch, default=False, help="refuse a series in which a correction is judged harmful")
     add(
@@ -236,14 +239,17 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
     lines = []
     for result in outcome.results:
         metal, count = len(result.metal_slices), len(result.slices)
-        kept = sum(report.decision == "original kept" for report in result.slices)
-        done = (
-            "would be corrected"
-            if settings.out is None
-            else f"corrected by {outcome.summary['configuration']['method']}"
-        )
-        what = f"{metal - kept} of {count} slices {done}" if metal else f"{count} slices, no metal: nothing to correct"
-        lines.append(f"series {result.work.series.number}: {what}{f', {kept} originals kept' if kept else ''}")
+        counts = verdict(result.slices)
+        if not metal:
+            what = f"{count} slices, no metal: nothing to correct"
+        elif settings.out is None:
+            what = f"{metal} of {count} slices would be corrected"
+        else:
+            by = f"corrected by {outcome.summary['configuration']['method']}"
+            what = f"{counts['corrected'] + counts['weakened']} of {count} slices {by}"
+            what += f", {counts['weakened']} of them weakened" if counts["weakened"] else ""
+            what += f", {counts['original_kept']} with metal kept as the original" if counts["original_kept"] else ""
+        lines.append(f"series {result.work.series.number}: {what}")
         lines += [f"  warning: {warning}" for warning in result.warnings]
     if outcome.found.skipped:
         lines.append(f"left out: {len(outcome.found.skipped)} other files; mar dicom IN --list says why")

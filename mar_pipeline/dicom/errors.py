@@ -1,5 +1,7 @@
 """Why a run over DICOM ends, each with the exit code that the program answers."""
 
+from typing import Any
+
 from simulation.errors import InputError
 
 
@@ -10,9 +12,18 @@ class NoEligibleCT(InputError):
 
 
 class NoMetal(InputError):
-    """No metal in any series that was asked for."""
+    """No metal in any series that was asked for.
+
+    Args:
+        message: why.
+        summary: what summary.json would say of the candidates that were left alone.
+    """
 
     exit_code = 4
+
+    def __init__(self, message: str, summary: dict[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.summary = summary or {}
 
 
 class RefusedInput(InputError):

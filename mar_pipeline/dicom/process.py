@@ -126,14 +126,19 @@ def series_name(series: Series) -> str:
 
 
 def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> Metal:
+    """What is metal: what the user gives, or what the evidence says.
+
+    Raises:
+        RefusedInput: the user's mask meets no slice.
+    """
+    given = [one.given for one in looks if one.given is not None]
+    if given:
+        if not any(mask.unpack().any() for mask in given):
+            raise RefusedInput(f"--metal-mask: holds no voxel of series {work.series.number}; give a mask of this scan")
+        return Metal(tuple(given), tuple(given), ())
     settings = work.settings
-    return decide(
-        [one.metal for one in looks],
-        positions_mm,
-        settings.metal_threshold,
-        settings.min_metal_mm2,
-        settings.all_candidates,
-    )
+    found = [one.metal for one in looks]
+    return decide(found, positions_mm, settings.metal_threshold, settings.min_metal_mm2, settings.all_candidates)
 
 
 def _check_harm(work: Work, reports: Collection[SliceReport]) -> None:

@@ -74,9 +74,8 @@ def source_sha256(series: Series) -> str:
     """
     hashes = []
     for file in series.slices:
-        with reading(file.name):
-            with file.path.open("rb") as opened:
-                hashes.append(hashlib.sha256(opened.read()).hexdigest())
+        with reading(file.name), file.path.open("rb") as opened:
+            hashes.append(hashlib.sha256(opened.read()).hexdigest())
     return sha256_of_text("".join(hashes))
 
 

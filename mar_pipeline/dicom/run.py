@@ -2,6 +2,7 @@
 
 import logging
 import traceback
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -201,12 +202,22 @@ def _finish(
             more = f" (and {len(failures) - 1} more series)" if len(failures) > 1 else ""
             remedy = "; the --max options raise the limits" if limits else ""
             raise type(error)(f"series {series.number}: {error}{more}{remedy}")
-        raise NoMetal(
-            f"no metal in {len(results)} series: nothing is above {settings.metal_threshold:g} HU on at least "
-            f"{settings.min_metal_mm2:g} mm2 of a slice; --metal-threshold and --min-metal-mm2 change that"
-        )
+        raise NoMetal(_no_metal(results, settings), summary_of(found, results, (), settings, method))
     reasons = tuple((series, str(error)) for series, error in failures)
     return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
+
+
+def _no_metal(results: Sequence[SeriesResult], settings: DicomSettings) -> str:
+    """What was found above the threshold, and why none of it is metal."""
+    where = f"no metal in {len(results)} series"
+    left = Counter(one.reason.split(" (")[0] for result in results for one in result.metal.components)
+    if not left:
+        return f"{where}: nothing is above {settings.metal_threshold:g} HU; --metal-threshold changes that"
+    why = "; ".join(f"{count} {reason}" for reason, count in left.most_common())
+    return (
+        f"{where}: pieces above {settings.metal_threshold:g} HU are left alone ({why}); --all-candidates, --metal-mask or "
+        "another --metal-threshold override that"
+    )
 
 
 def _write_reports(staging: Path, outcome: DicomRun, settings: DicomSettings, method: Method) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 from mar_pipeline.dicom.measures.regions import Sphere
 from mar_pipeline.dicom.reading.limits import Limits
 from simulation.errors import UsageError
+from simulation.files import sha256_of, sha256_of_text
 
 LEAST_THRESHOLD_HU, MOST_THRESHOLD_HU = 1500.0, 30000.0
 
@@ -89,11 +90,12 @@ class DicomSettings:
     def configuration(self) -> dict[str, Any]:
         """What decides the derived images, and is hashed into their UIDs."""
         names = (
-            *("method", "metal_threshold", "min_metal_mm2", "all_candidates", "strict_harm", "max_trace"),
+            *("method", "metal_threshold", "min_metal_mm2", "all_candidates", "max_trace"),
             *("slice_fallback", "precision"),
             *("repair_uids", "assume_hu", "keep_private"),
         )
-        return {name: asdict(self)[name] for name in names}
+        mask = None if self.metal_mask is None else _content_sha256(self.metal_mask)
+        return {name: asdict(self)[name] for name in names} | {"metal_mask": mask}
 
     @property
     def given_options(self) -> tuple[str, ...]:
@@ -108,6 +110,12 @@ class DicomSettings:
         given = {name: value for name, value in self.configuration.items() if value != defaults.get(name)}
         given.pop("method", None)
         return tuple(_as_option(name, value) for name, value in given.items())
+
+
+def _content_sha256(path: Path) -> str:
+    """Hash of a file, or of all files of a folder; of a name where there is none, which is refused later."""
+    files = sorted(one for one in path.rglob("*") if one.is_file()) if path.is_dir() else [path]
+    return sha256_of_text("".join(sha256_of(one) if one.is_file() else "" for one in files))
 
 
 def _as_option(name: str, value: Any) -> str:

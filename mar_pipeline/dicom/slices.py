@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
+from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
 from mar_pipeline.dicom.errors import RefusedInput
+from mar_pipeline.dicom.given_mask import given_in, read_given_mask
 from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
 from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
 from mar_pipeline.dicom.measures.structures import read_structures
@@ -22,6 +24,7 @@ from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.check import check_derived
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256
 from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dataset
+from mar_pipeline.judge.tissue import CLIP_HU
 from mar_pipeline.judge.verdict import Judgement
 
 
@@ -36,6 +39,7 @@ class Look:
         pixels_sha256: of the stored values.
         series_number: of its header, None if it has none.
         figures: of the ROIs that it meets, in the original.
+        given: the user's metal; None where that is decided by evidence.
     """
 
     metal: Candidates
@@ -44,6 +48,7 @@ class Look:
     pixels_sha256: str
     series_number: int | None
     figures: SliceFigures | None = None
+    given: PackedMask | None = None
 
 
 @dataclass(frozen=True)
@@ -85,12 +90,14 @@ class Work:
         settings: of the run.
         staging: folder for the corrected pixels until they are written.
         rois: regions to measure: those of the settings, and those that lie beside the series.
+        given: regions that the user says are metal; None where that is decided by evidence.
     """
 
     series: Series
     settings: DicomSettings
     staging: Path
     rois: tuple[Region, ...] = ()
+    given: tuple[Region, ...] | None = None
 
     @classmethod
     def of(
@@ -103,10 +110,15 @@ class Work:
             settings: of the run.
             staging: see the class.
             beside: path and name for messages of files that are no CT images.
+
+        Raises:
+            RefusedInput: the user's metal mask cannot be used.
         """
         found = read_structures(series, beside, settings.limits)
         told = replace(series, warnings=(*series.warnings, *found.warnings))
-        return cls(told, settings, staging, (*settings.rois, *found.regions))
+        mask = settings.metal_mask
+        given = None if mask is None else read_given_mask(mask, series, settings.limits)
+        return cls(told, settings, staging, (*settings.rois, *found.regions), given)
 
     def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
@@ -127,17 +139,19 @@ class Work:
 
 
 def look(work: Work, number: int) -> Look:
-    """Reads a slice and keeps what `Look` says."""
+    """Read a slice and keep what `Look` says."""
     header, pixels = work.read(number)
     hu, spacing_mm = pixels.hu, work.series.spacing_mm
     inside = inside_of(work.series, header, pixels)
+    images = measured(work, number, header, pixels, pixels.stored, inside)
     return Look(
         find_candidates(hu, inside, spacing_mm, work.settings.metal_threshold, pixels.brightest_hu),
         is_truncated(hu, inside, spacing_mm),
-        float(hu.max()) in (pixels.brightest_hu, 3071),
+        float(hu.max()) in (pixels.brightest_hu, CLIP_HU),
         pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
-        unchanged_figures(measured(work, number, header, pixels, pixels.stored, inside), work.rois),
+        unchanged_figures(images, work.rois),
+        None if work.given is None else PackedMask.of(given_in(work.given, images.plane) & inside),
     )
 
 

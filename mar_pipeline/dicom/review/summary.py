@@ -109,6 +109,9 @@ def _of_slice(report: SliceReport, result: SeriesResult) -> dict[str, Any]:
         facts["trace_share"] = round(report.trace_share, 4)
         facts |= {f"changed_by_more_than_{hu}_hu": round(share, 4) for hu, share in report.changed.items()}
         facts["clipped_voxels"] = report.clipped_voxels
+    if report.judgement is not None:
+        terms = {name: round(value, 3) for name, value in report.judgement.terms.items()}
+        facts["judgement"] = {"score": round(report.judgement.score, 3), "helps": report.judgement.helps, **terms}
     if report.figures is not None:
         facts["measures"] = slice_facts(report.figures, result.work.series.gap_mm, region_labels(result))
     return facts | ({"reason": report.reason} if report.reason else {})
