@@ -215,8 +215,8 @@ def _no_metal(results: Sequence[SeriesResult], settings: DicomSettings) -> str:
         return f"{where}: nothing is above {settings.metal_threshold:g} HU; --metal-threshold changes that"
     why = "; ".join(f"{count} {reason}" for reason, count in left.most_common())
     return (
-        f"{where}: pieces above {settings.metal_threshold:g} HU are left alone ({why}); --all-candidates, --metal-mask or "
-        "another --metal-threshold override that"
+        f"{where}: pieces above {settings.metal_threshold:g} HU are left alone ({why}); --all-candidates, "
+        "--metal-mask or another --metal-threshold override that"
     )
 
 
