@@ -6,7 +6,6 @@ from pathlib import Path
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from scipy import ndimage
 
 from mar_pipeline.dicom.errors import RefusedInput
@@ -122,7 +121,7 @@ def _volume(path: Path) -> Volume:
         image = nibabel.Nifti1Image.from_filename(path)
         values = np.asarray(image.dataobj)
         to_voxels = np.linalg.inv(image.affine) @ _TO_RAS
-    except (ImageFileError, OSError, EOFError, ValueError, np.linalg.LinAlgError) as error:
+    except _DAMAGED as error:
         raise RefusedInput(f"{NAME}: is damaged or no NIfTI volume; {_EXPECTED}") from error
     if values.ndim != 3:
         raise RefusedInput(f"{NAME}: got {values.ndim} dimensions; expected a volume of 3")

@@ -62,7 +62,17 @@ def test_blank_uids_are_refused_and_repaired_on_request(shared_data: Path, tmp_p
     assert main(["dicom", folder, str(out)]) == 5
     assert "blank" in capsys.readouterr().err and not out.exists()
     assert main(["dicom", folder, str(out), "--repair-uids", "--dry-run"]) == 4
-    repaired = ["dicom", folder, str(out), "--repair-uids", "--metal-threshold", "1500", "--min-metal-mm2", "1"]
+    repaired = [
+        "dicom",
+        folder,
+        str(out),
+        "--repair-uids",
+        "--metal-threshold",
+        "1500",
+        "--min-metal-mm2",
+        "1",
+        "--all-candidates",
+    ]
     assert main([*repaired, "--no-html"]) == 0
     assert len(list((out / "series_001").glob("IM*.dcm"))) == 20
 

@@ -290,7 +290,7 @@ def test_memory_does_not_grow_with_the_series(tmp_path: Path) -> None:
     """300 slices of 128 x 128 are 10 MB as they are stored and 20 MB as float32."""
     hu = np.full((128, 128), -1000, np.float32)
     hu[40:90, 40:90] = 40
-    hu[60:64, 60:64] = 3000
+    hu[60:64, 60:64] = 9000
     peaks = []
     for count in (20, 300):
         write_series(tmp_path / str(count), count, hu=hu, **SPACED)

@@ -191,7 +191,7 @@ def test_decisions_about_pieces_and_slices_are_told_with_their_reasons(source: P
     )
     decided = replace(looked.slices[1], decision="original kept", reason="no streaks found")
     slices = (looked.slices[0], decided, replace(looked.slices[2], decision="weakened"), looked.slices[3])
-    result = replace(looked, components=pieces, slices=slices)
+    result = replace(looked, metal=replace(looked.metal, components=pieces), slices=slices)
     assert verdict(result.slices) == {"corrected": 0, "weakened": 1, "original_kept": 1}
     method = method_of(settings)
     told = summary_of_run(outcome.found, [result], (), settings, method)["series"][0]["metal_components"]

@@ -1,0 +1,101 @@
+"""The user's own metal mask: NIfTI, SEG, and a folder of images say the same; what does not fit is refused."""
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from pydicom import dcmread
+
+from mar_pipeline.cli import main
+from mar_pipeline.dicom.example import write_example
+
+SIDE = 128
+OPTIONS = ("--no-html", "--created", "2026-01-02T03:04:05", "--workers", "1")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("example") / "in"
+    write_example(folder, slices=3, with_metal=(1,), size=SIDE)
+    return folder
+
+
+def metal_images(source: Path) -> list[np.ndarray]:
+    images = [dcmread(path) for path in sorted(source.iterdir())]
+    return [image.pixel_array + float(image.RescaleIntercept) > 3500 for image in images]
+
+
+def pixels(out: Path) -> list[bytes]:
+    return [dcmread(path).PixelData for path in sorted((out / "series_001").glob("IM*.dcm"))]
+
+
+@pytest.fixture(scope="module")
+def nifti(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    first = dcmread(sorted(source.iterdir())[0])
+    spacing, gap = float(first.PixelSpacing[0]), 3.0
+    x, y, z = map(float, first.ImagePositionPatient)
+    affine = np.diag([-spacing, -spacing, gap, 1.0])
+    affine[:3, 3] = -x, -y, z
+    volume = np.stack([mask.T for mask in metal_images(source)], axis=-1).astype(np.uint8)
+    path = tmp_path_factory.mktemp("masks") / "metal.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(volume, affine), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def by_nifti(source: Path, nifti: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("made") / "out"
+    assert main(["dicom", str(source), str(out), "--metal-mask", str(nifti), *OPTIONS]) == 0
+    return out
+
+
+def test_a_nifti_mask_lies_where_the_metal_lies(source: Path, by_nifti: Path) -> None:
+    summary = json.loads((by_nifti / "summary.json").read_text())
+    spacing = summary["series"][0]["spacing_mm"][0]
+    areas = [one["metal_mm2"] for one in summary["series"][0]["per_slice"]]
+    expected = [mask.sum() * spacing**2 for mask in metal_images(source)]
+    assert areas == pytest.approx(expected, abs=0.01) and areas[1] > 0
+    before = [dcmread(path).PixelData for path in sorted(source.iterdir())]
+    assert [a == b for a, b in zip(before, pixels(by_nifti), strict=True)] == [True, False, True]
+
+
+def test_a_segmentation_of_the_series_says_the_same(source: Path, by_nifti: Path, tmp_path: Path) -> None:
+    """The SEG that a run writes refers to the source's images."""
+    segmentation = by_nifti / "series_001" / "metal_seg.dcm"
+    image = dcmread(segmentation)
+    derived = {dcmread(path).SOPInstanceUID for path in by_nifti.rglob("IM*.dcm")}
+    referred = {one.ReferencedSOPInstanceUID for one in image.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
+    assert referred <= derived
+    code = main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(segmentation), *OPTIONS])
+    assert code == 5 and not (tmp_path / "out").exists()  # it is of the derived series, not of this one
+
+
+def test_a_folder_of_images_says_the_same(source: Path, by_nifti: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for path, mask in zip(sorted(source.iterdir()), metal_images(source), strict=True):
+        image = dcmread(path)
+        image.PixelData = mask.astype("<i2").tobytes()
+        image.save_as(folder / path.name)
+    out = tmp_path / "out"
+    assert main(["dicom", str(source), str(out), "--metal-mask", str(folder), *OPTIONS]) == 0
+    assert pixels(out) == pixels(by_nifti)
+
+
+def test_masks_that_do_not_fit_are_refused(source: Path, nifti: Path, tmp_path: Path, capsys) -> None:
+    elsewhere = nibabel.load(nifti)
+    affine = elsewhere.affine.copy()
+    affine[2, 3] += 1000
+    nibabel.save(nibabel.Nifti1Image(np.asarray(elsewhere.dataobj), affine), tmp_path / "far.nii.gz")
+    (tmp_path / "broken.nii").write_bytes(b"no volume")
+    for mask, words in (
+        (tmp_path / "far.nii.gz", "holds no voxel"),
+        (tmp_path / "broken.nii", "damaged or no NIfTI"),
+        (tmp_path / "none.nii", "no such file"),
+        (next(source.iterdir()), "no region"),
+    ):
+        assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(mask), *OPTIONS]) == 5
+        assert words in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
