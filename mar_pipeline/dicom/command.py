@@ -66,6 +66,8 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         if options.json != "-":
             sys.stdout.write(_as_text(found))
         return 0
+    if options.metal_mask and options.all_candidates:
+        raise UsageError("--metal-mask, --all-candidates: one says what is metal; leave the other out")
     if settings.out is None and not options.dry_run:
         raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
     address = _address(options) if options.send else None

@@ -1,17 +1,24 @@
 """The user's own metal mask in place of a decision: a NIfTI volume, a DICOM SEG or RTSTRUCT, or a series of images."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
+from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.regions import Plane, Region
 from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.discovery import discover
+from mar_pipeline.dicom.reading.files import quiet
+from mar_pipeline.dicom.reading.image_header import geometry, same_spacing
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
 from mar_pipeline.dicom.reading.series import Series
@@ -20,9 +27,8 @@ NAME = "--metal-mask"
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's axes point left and posterior, NIfTI's right and anterior."""
 _SAME_PLACE_MM = 0.05
-_EXPECTED = (
-    "expected a NIfTI volume, a DICOM SEG or RTSTRUCT of the series, or a folder with a series of the same slices"
-)
+_DAMAGED = (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, np.linalg.LinAlgError)
+_EXPECTED = "expected a NIfTI volume, a DICOM SEG or RTSTRUCT of the series, or a folder with images of the same slices"
 
 
 @dataclass(frozen=True)
@@ -51,7 +57,7 @@ class Volume:
             + along_row[:, None, None] * column * column_mm
         )
         voxels = np.einsum("ij,jrc->irc", self.to_voxels[:3, :3], places_mm) + self.to_voxels[:3, 3, None, None]
-        found = ndimage.map_coordinates(self.values.astype(np.uint8), voxels, order=0, cval=0) > 0
+        found = ndimage.map_coordinates(self.values.view(np.uint8), voxels, order=0, cval=0) > 0
         return found if found.any() else None
 
 
@@ -60,22 +66,29 @@ class Images:
     """A series of images that lie where the slices do; in them all but the stored value 0 is metal.
 
     Args:
-        masks: position of a slice along its normal, in mm -> Bool["rows columns"].
+        masks: place of the first voxel, in mm -> metal.
+        spacing_mm: distance of rows, and of columns.
     """
 
-    masks: Mapping[float, np.ndarray]
+    masks: Mapping[tuple[float, ...], PackedMask]
+    spacing_mm: tuple[float, float]
 
     name = NAME
     label = None
 
     def mask(self, plane: Plane) -> np.ndarray | None:
-        """Return the mask of the image at the slice's place, or None if there is none, or none with metal."""
-        along_row, along_column = np.array(plane.geometry.orientation).reshape(2, 3)
-        position_mm = float(np.dot(np.cross(along_row, along_column), plane.geometry.position_mm))
-        for place_mm, mask in self.masks.items():
-            if abs(place_mm - position_mm) <= _SAME_PLACE_MM and mask.shape == plane.shape:
+        """Return the mask of the image at the slice's place, or None if it holds no metal.
+
+        Raises:
+            RefusedInput: there is no image at that place, or its pixels differ.
+        """
+        for place_mm, packed in self.masks.items():
+            if np.allclose(place_mm, plane.geometry.position_mm, rtol=0, atol=_SAME_PLACE_MM):
+                if packed.shape != plane.shape or not same_spacing(self.spacing_mm, plane.geometry.spacing_mm):
+                    break
+                mask = packed.unpack()
                 return mask if mask.any() else None
-        return None
+        raise RefusedInput(f"{NAME}: no image lies where a slice lies, pixel on pixel; expected one for every slice")
 
 
 def read_given_mask(path: Path, series: Series, limits: Limits) -> tuple[Region, ...]:
@@ -97,12 +110,14 @@ def read_given_mask(path: Path, series: Series, limits: Limits) -> tuple[Region,
     if not path.is_file():
         raise RefusedInput(f"{NAME}: no such file or folder; {_EXPECTED}")
     if path.name.endswith((".nii", ".nii.gz")):
-        return (_volume(path),)
+        return (_volume(path, limits),)
     found = read_structures(series, [(path, NAME)], limits)
     if found.warnings:
         raise RefusedInput(f"{'; '.join(found.warnings)}; {_EXPECTED}")
-    if not found.regions:
-        raise RefusedInput(f"{NAME}: holds no region of series {series.number}; {_EXPECTED}")
+    if len(found.regions) != 1:
+        raise RefusedInput(
+            f"{NAME}: holds {len(found.regions)} regions of series {series.number}; expected a file with one, the metal"
+        )
     return found.regions
 
 
@@ -116,16 +131,30 @@ def given_in(regions: Sequence[Region], plane: Plane) -> np.ndarray:
     return union
 
 
-def _volume(path: Path) -> Volume:
-    try:
+def _volume(path: Path, limits: Limits) -> Volume:
+    with _whole(path):
         image = nibabel.Nifti1Image.from_filename(path)
-        values = np.asarray(image.dataobj)
+        shape, codes = image.shape, (int(image.header["sform_code"]), int(image.header["qform_code"]))
         to_voxels = np.linalg.inv(image.affine) @ _TO_RAS
+    if len(shape) != 3 or max(shape) > limits.max_side:
+        raise RefusedInput(f"{NAME}: got a volume of {shape}; expected 3 dimensions of at most {limits.max_side}")
+    if not any(codes):
+        raise RefusedInput(f"{NAME}: does not say where it lies (no sform or qform); expected the scan's affine")
+    with _whole(path):
+        values = np.asanyarray(image.dataobj)
+    metal = values == 1
+    if not (metal | (values == 0)).all():
+        raise RefusedInput(f"{NAME}: got values other than 0 and 1; expected a mask")
+    return Volume(metal, to_voxels)
+
+
+@contextmanager
+def _whole(path: Path) -> Iterator[None]:
+    """Whatever nibabel raises of a file that is no whole NIfTI volume, as a refusal."""
+    try:
+        yield
     except _DAMAGED as error:
         raise RefusedInput(f"{NAME}: is damaged or no NIfTI volume; {_EXPECTED}") from error
-    if values.ndim != 3:
-        raise RefusedInput(f"{NAME}: got {values.ndim} dimensions; expected a volume of 3")
-    return Volume(values != 0, to_voxels)
 
 
 def _images(path: Path, series: Series, limits: Limits) -> Images:
@@ -136,5 +165,11 @@ def _images(path: Path, series: Series, limits: Limits) -> Images:
             + (f" of {found[0].shape[0]} x {found[0].shape[1]}" if len(found) == 1 else "")
             + f"; expected one, of {series.shape[0]} x {series.shape[1]} as series {series.number}"
         )
-    masks = {file.position_mm: read_slice(file, found[0], limits)[1].stored != 0 for file in found[0].slices}
-    return Images(masks)
+    masks = {}
+    for number, file in enumerate(found[0].slices, 1):
+        named = replace(file, name=f"{NAME}, image {number}")  # file names may name a patient
+        header, pixels = read_slice(named, found[0], limits)
+        with quiet():
+            place_mm = tuple(geometry(header, named.name).position_mm)
+        masks[place_mm] = PackedMask.of(pixels.stored != 0)
+    return Images(masks, found[0].spacing_mm)

@@ -19,7 +19,7 @@ from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, ser
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look, write_slice
-from mar_pipeline.dicom.trials import finish_slice, settled, try_slice
+from mar_pipeline.dicom.trials import Trial, finish_slice, steadied, try_slice
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, series_number, series_uid
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
 from simulation.files import sha256_of_text
@@ -96,10 +96,10 @@ def process(
         one = partial(try_slice, work, correction, metal, truncated)
         correcting = workers if method.forks else 1  # a process that has used PyTorch's threads must not fork
         trials = list(each(one, with_metal, correcting, "correct"))
-        finish = partial(finish_slice, work, metal, areas, settled(trials, positions_mm))
+        _check_harm(work, trials)
+        finish = partial(finish_slice, work, metal, areas, steadied(trials, positions_mm))
         for report in each(finish, trials, correcting, "decide"):
             reports[report.number] = report
-        _check_harm(work, reports.values())
         derivation = _derivation(work, method, looks, created, taken_numbers)
         malformed = each(partial(write_slice, work, derivation, folder), numbers, correcting, "write")
         warnings += _remarks_after(reports.values(), sorted({name for names in malformed for name in names}))
@@ -141,18 +141,19 @@ def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> 
     return decide(found, positions_mm, settings.metal_threshold, settings.min_metal_mm2, settings.all_candidates)
 
 
-def _check_harm(work: Work, reports: Collection[SliceReport]) -> None:
+def _check_harm(work: Work, trials: Sequence[Trial]) -> None:
     """Refuse a series in which a correction was judged harmful, if that is what was asked for.
 
     Raises:
         RefusedInput: it names the first such slice.
     """
-    refused = [report for report in reports if report.decision == "original kept" and report.judgement is not None]
+    refused = [trial for trial in trials if trial.refused]
     if work.settings.strict_harm and refused:
-        name = work.series.slices[refused[0].number].name
+        name, judgement = work.series.slices[refused[0].number].name, refused[0].judgement
+        why = f" ({judgement.reason})" if judgement and not refused[0].fewer else ""
         raise RefusedInput(
-            f"{name}: the correction was judged harmful ({refused[0].reason}), as in {len(refused)} slices; without "
-            "--strict-harm such slices keep the original"
+            f"{name}: the correction was judged not to help{why}, as in {len(refused)} slices; without "
+            "--strict-harm such slices get a weaker correction or keep the original"
         )
 
 

@@ -57,6 +57,7 @@ def run_key(
     parts = {
         "version": __version__,
         "settings": kept,
+        "configuration": settings.configuration,
         "method": (method.label, method.weights_sha256),
         "series": listed,
         "skipped": [(one.name, one.reason) for one in found.skipped],

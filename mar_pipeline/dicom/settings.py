@@ -98,6 +98,14 @@ class DicomSettings:
         return {name: asdict(self)[name] for name in names} | {"metal_mask": mask}
 
     @property
+    def metal_source(self) -> str:
+        """Where the metal comes from, in words."""
+        if self.metal_mask is not None:
+            return "given by the user"
+        what = "everything" if self.all_candidates else "by evidence, of what is"
+        return f"{what} above {self.metal_threshold:g} HU, pieces of at least {self.min_metal_mm2:g} mm2"
+
+    @property
     def given_options(self) -> tuple[str, ...]:
         """What of the configuration differs from the defaults, as on the command line; the method excepted.
 

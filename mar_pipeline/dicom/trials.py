@@ -10,7 +10,7 @@ from mar_pipeline.dicom.correction.projection import ProjectionCorrection
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.figures import slice_figures
 from mar_pipeline.dicom.slices import SliceReport, Work, inside_of, measured
-from mar_pipeline.judge.verdict import Judgement, judge
+from mar_pipeline.judge.verdict import Judge, Judgement
 
 CHANGES_HU = (5, 20)
 WEAK = 0.5
@@ -28,6 +28,8 @@ class Trial:
         strength: share of the correction that its judgement accepts: 1, 0.5, or 0 for the original.
         judgement: of the correction at that strength; at full strength if nothing was accepted; None if the slice
             could not be corrected.
+        most: the strength to which neighbours may lift it: its own where full strength is clearly harmful.
+        refused: whether all of the metal at full strength was judged not to help.
         trace_share: share of the projections behind metal.
         fewer: whether only the surest metal was corrected.
         reason: why the slice could not be corrected.
@@ -39,6 +41,8 @@ class Trial:
     trace_share: float | None = None
     fewer: bool = False
     reason: str | None = None
+    most: float = 1.0
+    refused: bool = False
 
 
 def try_slice(
@@ -58,28 +62,41 @@ def try_slice(
     if sure.any() and not np.array_equal(sure, everything):
         attempts.append((True, sure))
     best: Trial | None = None
+    impossible: RefusedInput | None = None
     for fewer, used in attempts:
         try:
             corrected = correction(hu, used, inside, truncated[number])
         except RefusedInput as error:
-            return best or _not_corrected(work, number, error)
+            impossible = impossible or error
+            continue
         result = np.where(everything, hu, corrected.hu)
-        strength, judgement = _accepted(hu, result, used, inside, work.series.spacing_mm)
+        judges = Judge(hu, used, work.series.spacing_mm, inside, pixels.brightest_hu, work.given is not None)
+        full = judges(result)
+        weak = None if full.helps else judges(hu + WEAK * (result - hu))
+        strength = 1.0 if full.helps else WEAK if weak and weak.helps else 0.0
         if best is None or strength > best.strength:
             np.save(work.result_path(number), result)
-            best = Trial(number, strength, judgement, corrected.trace_share, fewer)
+            best = Trial(
+                number,
+                strength,
+                weak if weak and strength else full,
+                corrected.trace_share,
+                fewer,
+                most=strength if full.harmful else 1.0,
+                refused=fewer or not full.helps,
+            )
         if strength == 1:
             break
     if best is None:
-        raise RuntimeError("a slice was tried without any attempt")
+        return _not_corrected(work, number, impossible or RefusedInput("it holds no metal that could be corrected"))
     return best
 
 
-def settled(trials: Sequence[Trial], positions_mm: Sequence[float]) -> dict[int, float]:
+def steadied(trials: Sequence[Trial], positions_mm: Sequence[float]) -> dict[int, float]:
     """Return the strength of every slice, so that none flickers between its neighbours.
 
-    A slice whose neighbours before and behind agree on more or less than its own strength goes along, but never where
-    its own correction was judged clearly harmful.
+    A slice whose neighbours before and behind agree on more or less than its own strength goes along, but never to a
+    strength at which its own correction was judged clearly harmful.
 
     Args:
         trials: of the slices with metal, in order.
@@ -97,8 +114,7 @@ def settled(trials: Sequence[Trial], positions_mm: Sequence[float]) -> dict[int,
             if other in known and abs(positions_mm[other] - positions_mm[number]) <= FARTHEST_MM
         ]
         strength = float(np.median([trial.strength, *beside])) if len(beside) == 2 else trial.strength
-        harmful = trial.judgement is None or trial.judgement.harmful
-        strengths[number] = min(strength, trial.strength) if harmful else strength
+        strengths[number] = min(strength, trial.most if trial.judgement else trial.strength)
     return strengths
 
 
@@ -117,6 +133,7 @@ def finish_slice(
         change = np.abs(stored - pixels.stored)[inside] * abs(pixels.slope)
         changed = {step: float((change > step).mean()) for step in CHANGES_HU}
         decision = "weakened" if strength < 1 or trial.fewer else "corrected"
+    work.result_path(number).unlink(missing_ok=True)
     return SliceReport(
         number=number,
         position_mm=work.series.slices[number].position_mm,
@@ -131,17 +148,6 @@ def finish_slice(
             measured(work, number, header, pixels, stored, inside, mask), work.rois, work.settings.metal_threshold
         ),
     )
-
-
-def _accepted(
-    hu: np.ndarray, result: np.ndarray, metal: np.ndarray, inside: np.ndarray, spacing_mm: tuple[float, float]
-) -> tuple[float, Judgement]:
-    """The largest strength at which a correction is judged to help, and that judgement; 0 and that of 1 if none is."""
-    full = judge(hu, result, metal, spacing_mm, inside)
-    if full.helps:
-        return 1.0, full
-    weak = judge(hu, hu + WEAK * (result - hu), metal, spacing_mm, inside)
-    return (WEAK, weak) if weak.helps else (0.0, full)
 
 
 def _not_corrected(work: Work, number: int, error: RefusedInput) -> Trial:

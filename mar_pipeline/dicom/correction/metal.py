@@ -15,10 +15,10 @@ from scipy import ndimage
 from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, Part
 
-CERTAIN = 1.88
-"""A core above the threshold times this, 4700 HU, is metal: that of enamel stays below 4350 HU with sharp kernels."""
-FLOOR_HU = 550.0
-"""A component whose peak is less than this above the threshold, below 3050 HU, may be bone, enamel or contrast."""
+CERTAIN_HU = 4700.0
+"""A core above this is metal: that of enamel stays below 4350 HU with sharp kernels."""
+FLOOR_HU = 3050.0
+"""A component whose peak is below this may be bone, enamel or contrast, whatever threshold proposed it."""
 PLATEAU_MM2, PLATEAU_SHARE, LARGE_PLATEAU_MM2 = 8.0, 0.6, 100.0
 """Bone and enamel that reach the end of the scanner's range do so with their peaks; metal is cut off on a plateau. One
 that is no larger than a tooth must have streaks around it, or at least as much coherence as noise can have."""
@@ -26,6 +26,7 @@ STREAKS, NO_STREAKS, SPREAD = 1.1, 0.9, 0.5
 """Mean radial coherence from which streaks leave a component: without any it is 0.9, and that of one slice may be
 0.5 higher by chance, the mean of n slices as much less as n observations are."""
 INSIDE = 0.5
+_BESIDE = "touches metal of the next slice, but is no brighter than bone, enamel or contrast, and no streaks leave it"
 FARTHEST_MM = 10.0
 """Slices farther apart than this tell nothing of each other."""
 
@@ -92,13 +93,17 @@ def decide(
     components = []
     for places in _connected(found, positions_mm):
         parts = {place: found[place[0]].parts[place[1]] for place in places}
-        kept, certain, reason = _judged(list(parts.values()), threshold_hu, least_mm2, all_candidates)
-        components.append(_component(parts, kept, reason))
-        for (number, _), part in parts.items() if kept else ():
-            if all_candidates or _belongs(part, threshold_hu):
-                everything[number] = everything[number].union(part.mask)
-                if certain:
-                    sure[number] = sure[number].union(part.mask)
+        kept, certain, reason = _judged(list(parts.values()), least_mm2, threshold_hu, all_candidates)
+        metal = {place: part for place, part in parts.items() if kept and (all_candidates or _belongs(part))}
+        beside = {place: part for place, part in parts.items() if place not in metal}
+        if metal:
+            components.append(_component(metal, True, reason))
+        if beside:
+            components.append(_component(beside, False, reason if not kept else _BESIDE))
+        for (number, _), part in metal.items():
+            everything[number] = everything[number].union(part.mask)
+            if certain:
+                sure[number] = sure[number].union(part.mask)
     masks, certain_masks = (tuple(_continued(packed, found, positions_mm)) for packed in (everything, sure))
     return Metal(masks, certain_masks, tuple(components))
 
@@ -121,7 +126,7 @@ def _connected(found: Sequence[Candidates], positions_mm: Sequence[float]) -> li
 
 
 def _judged(
-    parts: Sequence[Part], threshold_hu: float, least_mm2: float, all_candidates: bool
+    parts: Sequence[Part], least_mm2: float, threshold_hu: float, all_candidates: bool
 ) -> tuple[bool, bool, str]:
     """Whether a component is metal, whether that is certain by its brightness alone, and why."""
     area_mm2, peak_hu = max(part.area_mm2 for part in parts), max(part.peak_hu for part in parts)
@@ -133,14 +138,14 @@ def _judged(
     if not within:
         return False, False, "outside the body"
     core_hu = max(part.core_hu for part in within)
-    if core_hu >= CERTAIN * threshold_hu:
+    if core_hu >= max(CERTAIN_HU, threshold_hu):
         return True, True, f"far above bone and enamel ({core_hu:.0f} HU without noise and overshoot)"
     seen = [part.streaks for part in within if part.streaks is not None]
     mean, least = float(np.mean(seen or [0])), max(STREAKS, NO_STREAKS + SPREAD / np.sqrt(max(len(seen), 1)))
     plateau_mm2 = max(part.saturated_mm2 if part.saturated_share >= PLATEAU_SHARE else 0 for part in within)
     if plateau_mm2 >= LARGE_PLATEAU_MM2 or (plateau_mm2 >= PLATEAU_MM2 and (mean > 1 or not seen)):
         return True, True, f"the scanner's range cuts a plateau out of it ({plateau_mm2:.0f} mm2)"
-    if peak_hu < threshold_hu + FLOOR_HU:
+    if peak_hu < FLOOR_HU:
         return False, False, "no brighter than dense bone, enamel or contrast can be"
     if not seen:
         return False, False, "no brighter than enamel can be, and too little soft tissue around it to show streaks"
@@ -153,9 +158,9 @@ def _judged(
     return True, False, f"streaks leave it (coherence {mean:.2f}, from {least:.2f} on)"
 
 
-def _belongs(part: Part, threshold_hu: float) -> bool:
+def _belongs(part: Part) -> bool:
     """Whether a part of a metal component is metal itself, not bone or enamel that touches it."""
-    return part.inside >= INSIDE and part.peak_hu >= threshold_hu + FLOOR_HU
+    return part.inside >= INSIDE and (part.peak_hu >= FLOOR_HU or (part.streaks or 0) >= NO_STREAKS + SPREAD)
 
 
 def _component(parts: dict[Place, Part], kept: bool, reason: str) -> Component:

@@ -6,13 +6,15 @@ from scipy import ndimage
 BODY_HU = -500.0
 _THIN_MM = 2.0
 """Parts thinner than twice this, such as the table's shells, sheets and wires, do not connect to the body."""
+_SMALLEST = 0.05
 RINGS_MM = ((0, 10), (10, 20), (20, 40), (40, 80))
 RING_NAMES = tuple(f"ring {low}-{high} mm" for low, high in RINGS_MM)
 
 
 def find_body(hu: np.ndarray, inside: np.ndarray, metal: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
-    """Return the patient: the largest part above -500 HU or of metal in the field of view, with its holes filled.
+    """Return the patient: large parts above -500 HU or of metal in the field of view, with their holes filled.
 
+    Parts are large if they have at least a twentieth of the largest one: arms and both legs belong to the patient.
     Thin parts that stand apart, such as a table, are cut off. Lungs and gas that the body encloses belong to it.
 
     Args:
@@ -36,8 +38,10 @@ def find_body(hu: np.ndarray, inside: np.ndarray, metal: np.ndarray, spacing_mm:
     labels, count = ndimage.label(core)
     if not count:
         return np.zeros_like(solid)
-    largest = labels == 1 + np.argmax(np.bincount(labels.ravel())[1:])
-    near = ndimage.distance_transform_edt(~largest, sampling=spacing_mm) <= 2 * _THIN_MM
+    sizes = np.bincount(labels.ravel())
+    sizes[0] = 0
+    large = (sizes >= _SMALLEST * sizes.max())[labels] & core
+    near = ndimage.distance_transform_edt(~large, sampling=spacing_mm) <= 2 * _THIN_MM
     return ndimage.binary_fill_holes(near & solid)
 
 

@@ -46,7 +46,7 @@ def write_report(
     facts = {
         "Method": method.label,
         "Version": f"mar-pipeline {__version__}",
-        "Metal": f"from {settings.metal_threshold:g} HU, at least {settings.min_metal_mm2:g} mm2 in a slice",
+        "Metal": settings.metal_source,
     }
     if method.weights_sha256:
         facts["Weights (SHA-256)"] = method.weights_sha256

@@ -89,13 +89,29 @@ def test_masks_that_do_not_fit_are_refused(source: Path, nifti: Path, tmp_path: 
     affine = elsewhere.affine.copy()
     affine[2, 3] += 1000
     nibabel.save(nibabel.Nifti1Image(np.asarray(elsewhere.dataobj), affine), tmp_path / "far.nii.gz")
+    values = np.asarray(elsewhere.dataobj)
+    nibabel.save(nibabel.Nifti1Image(values * 3, elsewhere.affine), tmp_path / "labels.nii.gz")
+    nibabel.save(nibabel.Nifti1Image(values, None), tmp_path / "nowhere.nii.gz")
     (tmp_path / "broken.nii").write_bytes(b"no volume")
     for mask, words in (
         (tmp_path / "far.nii.gz", "holds no voxel"),
         (tmp_path / "broken.nii", "damaged or no NIfTI"),
         (tmp_path / "none.nii", "no such file"),
-        (next(source.iterdir()), "no region"),
+        (tmp_path / "labels.nii.gz", "other than 0 and 1"),
+        (tmp_path / "nowhere.nii.gz", "where it lies"),
+        (next(source.iterdir()), "0 regions"),
     ):
         assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(mask), *OPTIONS]) == 5
         assert words in capsys.readouterr().err
         assert not (tmp_path / "out").exists()
+
+
+def test_images_that_lie_elsewhere_are_refused(source: Path, tmp_path: Path, capsys) -> None:
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        image = dcmread(path)
+        image.ImagePositionPatient = [image.ImagePositionPatient[0] + 7, *image.ImagePositionPatient[1:]]
+        image.save_as(folder / path.name)
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(folder), *OPTIONS]) == 5
+    assert "no image lies where a slice lies" in capsys.readouterr().err

@@ -1,17 +1,19 @@
 """Decisions along a series: no slice flickers between its neighbours, and no harm is done for their sake."""
 
+from dataclasses import replace
+
 import pytest
 
-from mar_pipeline.dicom.trials import Trial, settled
-from mar_pipeline.judge.verdict import HARMFUL, Judgement
+from mar_pipeline.dicom.trials import Trial, steadied
+from mar_pipeline.judge.verdict import Judgement
 
 
 def trials(*strengths: float, score: float = -0.5) -> list[Trial]:
-    return [Trial(n, s, Judgement(1.0 if s else score, {}, "")) for n, s in enumerate(strengths)]
+    return [Trial(n, s, Judgement(1.0 if s else score, {}, {}, (), "")) for n, s in enumerate(strengths)]
 
 
 def strengths(made: list[Trial], gap_mm: float = 2.0) -> list[float]:
-    decided = settled(made, [gap_mm * n for n in range(len(made))])
+    decided = steadied(made, [gap_mm * n for n in range(len(made))])
     return [decided[trial.number] for trial in made]
 
 
@@ -30,8 +32,11 @@ def test_a_slice_goes_along_where_both_neighbours_agree(tried, decided: list[flo
     assert strengths(trials(*tried)) == decided
 
 
-def test_what_is_clearly_harmful_stays_the_original() -> None:
-    assert strengths(trials(1, 0, 1, score=HARMFUL - 0.1)) == [1, 0, 1]
+@pytest.mark.parametrize("own", [0, 0.5])
+def test_what_is_clearly_harmful_at_full_strength_is_not_lifted(own: float) -> None:
+    made = trials(1, own, 1)
+    made[1] = replace(made[1], most=own)
+    assert strengths(made) == [1, own, 1]
 
 
 def test_slices_far_apart_decide_alone() -> None:
@@ -39,5 +44,5 @@ def test_slices_far_apart_decide_alone() -> None:
 
 
 def test_a_slice_that_could_not_be_corrected_stays_the_original() -> None:
-    made = [*trials(1), Trial(1, 0.0, reason="metal hides too much"), Trial(2, 1.0, Judgement(1, {}, ""))]
+    made = [*trials(1), Trial(1, 0.0, reason="metal hides too much"), Trial(2, 1.0, Judgement(1, {}, {}, (), ""))]
     assert strengths(made) == [1, 0, 1]

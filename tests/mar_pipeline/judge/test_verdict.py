@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import ndimage
 
-from mar_pipeline.judge.verdict import WEIGHTS, judge
+from mar_pipeline.judge.verdict import WEIGHTS, Judge, judge
 
 SIDE, MM = 200, (1.0, 1.0)
 ROW, COLUMN = np.indices((SIDE, SIDE)) - SIDE // 2
@@ -36,11 +37,35 @@ def test_streaks_that_are_brought_are_harm() -> None:
     assert not verdict.helps and verdict.harmful
 
 
-def test_the_same_change_around_bone_is_not_accepted() -> None:
+def test_bone_is_not_corrected_even_where_streaks_go() -> None:
     bone = with_metal(anatomy(), 2700)
     assert not judge(bone, bone + 0.5 * STREAKS, METAL, MM).helps
-    filled = np.where(bone < -500, np.where(AWAY < 90, 40, bone), bone)
-    assert not judge(bone, filled, METAL, MM).helps
+
+
+@pytest.mark.parametrize("harm", ["cavity", "shading", "blur"])
+def test_anatomy_must_stay_however_well_the_streaks_go(harm: str) -> None:
+    """Each error is larger than what the removed streaks win."""
+    truth = with_metal(anatomy())
+    seen, result = truth + STREAKS, truth + 0.4 * STREAKS
+    assert judge(seen, result, METAL, MM).helps
+    if harm == "cavity":
+        result = np.where(np.hypot(ROW - 30, COLUMN + 30) < 13, 40, result)
+    elif harm == "shading":
+        result = result + 150 * np.sin(ROW / 25) * (AWAY < 90) * ~METAL
+    else:
+        result = np.where(METAL, seen, ndimage.gaussian_filter(seen, 1.5))
+    verdict = judge(seen, result, METAL, MM)
+    error, before = (float(np.sqrt(np.mean((hu - truth)[~METAL] ** 2))) for hu in (result, seen))
+    assert error > before
+    assert verdict.vetoes and not verdict.helps and verdict.harmful
+
+
+def test_metal_that_is_known_is_judged_by_the_change_alone() -> None:
+    weak = with_metal(anatomy(), 2400)
+    seen, result = weak + STREAKS, weak + 0.3 * STREAKS
+    assert Judge(seen, METAL, MM, is_metal=True)(result).score > Judge(seen, METAL, MM)(result).score
+    assert Judge(seen, METAL, MM, is_metal=True)(result).helps
+    assert not Judge(weak, METAL, MM, is_metal=True)(weak + STREAKS).helps
 
 
 def test_metal_outside_the_body_does_not_count() -> None:

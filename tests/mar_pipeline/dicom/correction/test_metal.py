@@ -106,6 +106,12 @@ def test_metal_grows_into_its_blurred_rim_and_not_into_the_bone_beside_it() -> N
     assert areas(metal_of(body(bone, (BLOCK, 9000))))[0] <= disc(MIDDLE, 7).sum()
 
 
+def test_what_bone_can_be_does_not_depend_on_the_threshold() -> None:
+    hu = body((BLOCK, 2900))
+    found = [find_candidates(hu, np.ones(hu.shape, bool), (MM, MM), 1500)]
+    assert areas(decide(found, [0.0], 1500, 4.0)) == [0]
+
+
 def test_the_least_area_is_in_square_millimetres() -> None:
     hu = body((BLOCK, 9000))
     assert areas(metal_of(hu, least_mm2=float(BLOCK.sum()))) == [BLOCK.sum()]
@@ -121,7 +127,10 @@ def test_what_is_known_of_one_slice_counts_for_the_next_but_not_across_a_gap() -
     assert (component.first_slice, component.last_slice) == (0, 2)
 
 
-def test_bone_that_touches_metal_of_the_next_slice_stays_bone() -> None:
+def test_bone_that_touches_metal_of_the_next_slice_stays_bone_and_is_told() -> None:
+    metal = metal_of(body((BLOCK, 9000)), body((BLOCK, 2950)))
+    assert [(one.kept, one.first_slice, one.last_slice) for one in metal.components] == [(True, 0, 0), (False, 1, 1)]
+    assert "touches metal" in metal.components[1].reason
     assert areas(metal_of(body((BLOCK, 9000)), body((disc(MIDDLE, 12), 2700))))[1] <= BLOCK.sum()
 
 
