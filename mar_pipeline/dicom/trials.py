@@ -32,7 +32,7 @@ class Trial:
         refused: whether all of the metal at full strength was judged not to help.
         trace_share: share of the projections behind metal.
         fewer: whether only the surest metal was corrected.
-        reason: why the slice could not be corrected.
+        reason: why the slice could not be corrected, or what speaks against all of the correction.
     """
 
     number: int
@@ -84,6 +84,7 @@ def try_slice(
                 fewer,
                 most=strength if full.harmful else 1.0,
                 refused=fewer or not full.helps,
+                reason=None if full.helps else full.reason,
             )
         if strength == 1:
             break
@@ -159,10 +160,6 @@ def _not_corrected(work: Work, number: int, error: RefusedInput) -> Trial:
 
 def _why(trial: Trial, strength: float) -> str | None:
     """Why a slice is not corrected with all its metal at full strength."""
-    if trial.reason:
-        return trial.reason
     if strength != trial.strength:
         return _AS_NEIGHBOURS
-    if trial.fewer:
-        return _FEWER
-    return trial.judgement.reason if trial.judgement and strength < 1 else None
+    return trial.reason or (_FEWER if trial.fewer else None)

@@ -21,7 +21,7 @@ from simulation.units import MU_WATER_PER_CM, mu_to_hu
 HU_PER_MU = 1000 / MU_WATER_PER_CM
 _COVERED = 0.25
 """Share of metal from which a pixel of the grid is metal."""
-_GATE_HU, _GATE_MM = (20.0, 80.0), 4.0
+_GATE_HU, _GATE_MM = (10.0, 40.0), 4.0
 """Local size of the difference at which what projecting loses begins to be left out, and is left out altogether."""
 _FINE_MM, _WINDOW_MM, _RIM_MM = 5.0, 15.0, 5.0
 """Streaks are finer than the first, the regression is over the second, and the blurred rim of metal does not count."""
