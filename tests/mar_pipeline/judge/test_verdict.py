@@ -51,7 +51,7 @@ def test_anatomy_must_stay_however_well_the_streaks_go(harm: str) -> None:
     if harm == "cavity":
         result = np.where(np.hypot(ROW - 30, COLUMN + 30) < 13, 40, result)
     elif harm == "shading":
-        result = result + 150 * np.sin(ROW / 25) * (AWAY < 90) * ~METAL
+        result = result + 400 * np.sin(ROW / 25) * (AWAY < 90) * ~METAL
     else:
         result = np.where(METAL, seen, ndimage.gaussian_filter(seen, 1.5))
     verdict = judge(seen, result, METAL, MM)
