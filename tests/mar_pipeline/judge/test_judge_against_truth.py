@@ -58,5 +58,5 @@ def test_the_judge_agrees_with_the_truth(shared_data: Path) -> None:
     accepted, change = np.array([verdict for verdict, _ in verdicts]), np.array([change for _, change in verdicts])
     assert len(verdicts) >= 600 and controls >= len(verdicts) / 4
     assert (accepted == (change < 0)).mean() >= 0.95
-    # The aim is 1 %. 3.5 % were measured: none of them controls, all of them metal whose correction harms elsewhere.
+    # The aim is 1 %. 3.1 % were measured, all of them metal whose streaks fall while the error elsewhere rises.
     assert (accepted & (change > 5)).sum() <= 0.04 * (change > 5).sum()

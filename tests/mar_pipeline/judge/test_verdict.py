@@ -68,12 +68,12 @@ def test_metal_that_is_known_is_judged_by_the_change_alone() -> None:
     assert not Judge(weak, METAL, MM, is_metal=True)(weak + STREAKS).helps
 
 
-def test_metal_outside_the_body_does_not_count() -> None:
+def test_metal_outside_the_body_is_refused_however_well_streaks_go() -> None:
     truth = anatomy()
-    outside = np.hypot(ROW - 95, COLUMN - 20) < 3
+    outside = np.hypot(ROW - 96, COLUMN - 20) < 3
     slice_hu = np.where(outside, 9000, truth)
-    inside_score = judge(with_metal(truth) + STREAKS, with_metal(truth), METAL, MM).score
-    assert judge(slice_hu + STREAKS, slice_hu, outside, MM).score < inside_score
+    verdict = judge(slice_hu + STREAKS, slice_hu, outside, MM)
+    assert not verdict.helps and verdict.reason == "what was taken for metal lies outside the body"
 
 
 def test_nothing_changed_is_neither() -> None:
