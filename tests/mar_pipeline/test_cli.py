@@ -228,7 +228,7 @@ def test_missing_option_is_named():
         (
             KeyboardInterrupt(),
             130,
-            "interrupted; mar simulate and mar train go on where they stopped, other commands start anew",
+            "interrupted; mar simulate, mar train and mar dicom go on with the same command, others start anew",
         ),
     ],
 )

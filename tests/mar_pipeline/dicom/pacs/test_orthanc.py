@@ -44,7 +44,7 @@ def round_trip(tool, tmp_path_factory):
 def derived_series(folder: Path, number: int, study_uid: str) -> None:
     """What `mar dicom` writes of three slices with a block of metal, the page included."""
     hu = np.random.default_rng(number).integers(-50, 50, (3, 32, 48))
-    hu[:, 12:18, 20:26] = 3000
+    hu[:, 12:18, 20:26] = 9000
     uids = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": fake_uid(study_uid, "series")}
     source = folder.with_name(f"{folder.name} source")
     write_series(source, 3, hu=hu, SeriesNumber=number, **uids)
