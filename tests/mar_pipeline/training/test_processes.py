@@ -22,8 +22,9 @@ HELPER = Path(__file__).resolve().parents[2] / "helpers" / "training_process.py"
 
 COMMON = (
     "--task=classification", "--data.train_images=36", "--data.val_images=155", "--device=cpu", "--precision=float32",
-    "--threads=1", "--epochs=2",
+    "--threads=1",
 )  # fmt: skip
+TWO = "--epochs=2"
 WITHOUT_NORMS = (
     "--network.name=monai.networks.nets.Classifier",
     "--network.arguments={in_shape: [1, 16, 16], classes: 10, channels: [4, 8], strides: [2, 2], norm: null}",
@@ -46,10 +47,10 @@ def folder(tmp_path_factory):
     """Runs of three processes: `shared`; `straight` of two epochs; `halves`, of one epoch and then one more."""
     root = tmp_path_factory.mktemp("runs")
     runs = [
-        [*COMMON, *WITHOUT_NORMS, "--data.batch_size=4", f"--run={root / 'shared'}"],
-        [*COMMON, *WITH_NORMS, f"--run={root / 'straight'}"],
+        [*COMMON, TWO, *WITHOUT_NORMS, "--data.batch_size=4", f"--run={root / 'shared'}"],
+        [*COMMON, TWO, *WITH_NORMS, f"--run={root / 'straight'}"],
         [*COMMON, *WITH_NORMS, f"--run={root / 'halves'}", "--epochs=1"],
-        [*COMMON, *WITH_NORMS, f"--run={root / 'halves'}"],
+        [*COMMON, TWO, *WITH_NORMS, f"--run={root / 'halves'}"],
     ]
     (root / "runs.json").write_text(json.dumps(runs))
     code, said = torchrun(WORLD, "runs", root / "runs.json")
@@ -70,7 +71,7 @@ def rows(run):
 def test_three_processes_learn_what_one_with_their_batch_learns(folder, tmp_path):
     """Weights, EMA, EQ-Reg, clipping, and means over all that is validated, of which the ranks have unequal parts."""
     alone = tmp_path / "alone"
-    train(read_train_settings([*COMMON, *WITHOUT_NORMS, "--data.batch_size=12", f"--run={alone}"]))
+    train(read_train_settings([*COMMON, TWO, *WITHOUT_NORMS, "--data.batch_size=12", f"--run={alone}"]))
     expected, found = last(alone), last(folder / "shared")
     for state in ("network", "ema"):
         assert expected[state].keys() == found[state].keys()
@@ -117,7 +118,7 @@ def test_another_number_of_processes_is_refused(folder, tmp_path):
 )
 def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, how, message):
     run = tmp_path / "run"
-    code, said = torchrun(2, "fails", how, *COMMON, *WITH_NORMS, f"--run={run}")
+    code, said = torchrun(2, "fails", how, *COMMON, TWO, *WITH_NORMS, f"--run={run}")
     assert code == 1, said  # torchrun's
     assert said.count(message) == said.count("mar: error:") == 1, said
     assert "[rank" not in said  # no process tells a traceback
@@ -127,7 +128,7 @@ def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, how, messag
 def test_a_signal_to_one_process_stops_all(tmp_path):
     """With that: each draws random numbers of its own, and takes its share of the cores."""
     run = tmp_path / "run"
-    settings = [word for word in (*COMMON, *WITH_NORMS) if "threads" not in word]
+    settings = [word for word in (*COMMON, TWO, *WITH_NORMS) if "threads" not in word]
     code, said = torchrun(2, "fails", "signalled", *settings, f"--run={run}")
     assert code == 1, said
     told = "mar: error: train: stopped by a signal to another process"  # by the leading one, which got none
