@@ -11,6 +11,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+from command_lines import replaced
 from PIL import Image
 from small_scanner import PROGRAM, body_hu, disc
 
@@ -84,7 +85,7 @@ def refusal(mar, masks, source, out):
 
     def run(*more, code, words=(), masks=masks, source=source, out=out):
         options = ["--source", source, "--masks", masks, *PLAIN, "--out", out]
-        got, said, err = mar("simulate", *options, *more)
+        got, said, err = mar("simulate", *replaced(options, more))
         check_line(err, "mar: error: ", words)
         assert (got, said) == (code, "")
         assert nothing_half_written(out)

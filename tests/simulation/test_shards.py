@@ -65,7 +65,7 @@ def request(source, masks, out, *more):
 
 
 def shards(*more, store="both"):
-    return ["--layout", "shards", "--slices-per-shard", 2, "--store", store, *more]
+    return replaced(["--layout", "shards", "--slices-per-shard", 2, "--store", store], more)
 
 
 def run(*arguments):
@@ -180,7 +180,7 @@ def test_a_rerun_makes_what_is_missing_only(made, source, masks, folder, mar):
     [
         (shards("--seed", 1), "seed was 0, is 1"),
         (shards(store="images"), "stored was 'both', is 'images'"),
-        ([*shards(), "--slices-per-shard", 3], "slices_per_shard was 2, is 3"),
+        (shards("--slices-per-shard", 3), "slices_per_shard was 2, is 3"),
         ([], "holds a train set of the layout shards, not community"),
     ],
 )
@@ -352,7 +352,7 @@ def test_a_set_that_grew_is_converted_anew(made, source, masks, tmp_path, mar):
 
 def test_a_part_of_slices_that_are_all_skipped_is_done(masks, tmp_path, mar):
     source = write_source(tmp_path / "source", ["clean", "metal"])
-    more = [*shards(), "--slices-per-shard", 1]
+    more = shards("--slices-per-shard", 1)
     for part in ("1/2", "0/2"):
         assert mar(*request(source, masks, tmp_path / "set", *more, "--shard", part))[0] == 0
     assert verify(tmp_path / "set").problems == ()
@@ -588,7 +588,7 @@ def long_source(tmp_path_factory):
     return write_source(tmp_path_factory.mktemp("long"), ["clean"] * 30)
 
 
-@pytest.mark.parametrize("layout", [[], [*shards(), "--slices-per-shard", 1]], ids=["community", "shards"])
+@pytest.mark.parametrize("layout", [[], shards("--slices-per-shard", 1)], ids=["community", "shards"])
 def test_a_writer_killed_at_random_leaves_nothing_half(long_source, masks, tmp_path, layout):
     straight, out = tmp_path / "straight", tmp_path / "set"
     run(*request(long_source, masks, straight, *layout))
