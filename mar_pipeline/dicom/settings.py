@@ -26,7 +26,7 @@ class DicomSettings:
         metal_threshold: HU from which on a voxel may be metal.
         min_metal_mm2: smallest largest area of a piece of metal.
         all_candidates: take all that is above the threshold for metal, whatever the evidence says.
-        metal_mask: the user's own mask in place of a decision; see `correction.given_mask`.
+        metal_mask: the user's own mask in place of a decision; see `dicom.given_mask`.
         strict_harm: refuse a series in which a correction is judged harmful.
         max_trace: share of the projections behind metal above which a slice is refused.
         seg: write a DICOM segmentation of the metal.
