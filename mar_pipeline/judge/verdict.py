@@ -14,13 +14,13 @@ energy         log(fine structure of soft tissue after / before): did the streak
 constant                                                                                               -10.9
 =============  ======================================================================================  ======
 
-The weights are a logistic regression on simulated slices with known truth, of patients that serve no test; above 0 the
-error outside metal is more likely to have fallen than to have risen.
+The weights are a logistic regression on 138 simulated slices with known truth, of seven patients that serve no test;
+above 0 the error outside metal is more likely to have fallen than to have risen.
 
 Whatever the score, anatomy farther than 10 mm from metal must stay. A correction is refused that changes air cavities
 or bone more than 15 times as much as soft tissue, or more than 0.7 of the body by more than 100 HU, that removes what
 the original does not show (agreement below 0.7), or whose metal lies outside the body (inside below 0.5). Among about
-550 simulated corrections that helped, around metal of all sizes, the largest were 10.6, 12.8 and 0.58.
+550 simulated corrections that helped, those of the test's patients among them, the largest were 10.6, 12.8 and 0.58.
 """
 
 import math

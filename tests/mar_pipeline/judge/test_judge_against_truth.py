@@ -45,18 +45,32 @@ def judged(known: KnownSlice, method: str) -> Iterator[tuple[bool, float]]:
     yield Judge(hu, metal, spacing_mm, inside)(result).helps, after - before
 
 
-@pytest.mark.slow
-@pytest.mark.shared_data
-def test_the_judge_agrees_with_the_truth(shared_data: Path) -> None:
-    verdicts, controls = [], 0
+@pytest.fixture(scope="module")
+def verdicts(shared_data: Path) -> tuple[np.ndarray, np.ndarray, int]:
+    """(whether each correction was accepted, how its RMSE changed, how many of them are controls)."""
+    found, controls = [], 0
     held_out = [one for one in anatomies(shared_data / "anatomy") if is_held_out(one[0])]
     for number, (_, name, hu, mm) in enumerate(held_out):
         for known in known_slices(name, hu, mm, 4, 2):
-            found = list(judged(known, "li" if number % 4 == 0 else "nmar"))
-            verdicts += found
-            controls += len(found) * (not known.metal.any())
-    accepted, change = np.array([verdict for verdict, _ in verdicts]), np.array([change for _, change in verdicts])
-    assert len(verdicts) >= 600 and controls >= len(verdicts) / 4
+            one = list(judged(known, "li" if number % 4 == 0 else "nmar"))
+            found += one
+            controls += len(one) * (not known.metal.any())
+    return np.array([accepted for accepted, _ in found]), np.array([change for _, change in found]), controls
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+def test_the_judge_agrees_with_the_truth(verdicts: tuple[np.ndarray, np.ndarray, int]) -> None:
+    accepted, change, controls = verdicts
+    assert len(accepted) >= 600 and controls >= len(accepted) / 3
     assert (accepted == (change < 0)).mean() >= 0.95
-    # The aim is 1 %. 3.1 % were measured, all of them metal whose streaks fall while the error elsewhere rises.
-    assert (accepted & (change > 5)).sum() <= 0.04 * (change > 5).sum()
+
+
+@pytest.mark.slow
+@pytest.mark.shared_data
+@pytest.mark.xfail(reason="3 % were measured: metal whose streaks fall while the error elsewhere rises", strict=True)
+def test_of_harmful_corrections_the_judge_passes_one_in_a_hundred(
+    verdicts: tuple[np.ndarray, np.ndarray, int],
+) -> None:
+    accepted, change, _ = verdicts
+    assert (accepted & (change > 5)).sum() <= 0.01 * (change > 5).sum()
