@@ -2,6 +2,7 @@
 
 import numpy as np
 from scipy import ndimage
+from skimage.transform import downscale_local_mean
 
 SOFT_HU = 250.0
 """Soft tissue lies within this of water, and so does its mean over some millimetres."""
@@ -11,6 +12,8 @@ _SOFT_MEAN_HU, _SOFT_MEAN_MM = 200.0, 1.5
 _CORE_MM = 0.7
 _AT_CEILING_HU = 25.0
 _TISSUE_HU, _SMOOTH_MM, _THIN_MM, _SMALLEST_BODY = -600.0, 3.0, 5.0, 0.05
+_COARSE_MM = 1.6
+"""A body needs no finer pixels."""
 
 
 def soft_tissue(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
@@ -34,16 +37,29 @@ def body_mask(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
     Returns:
         Bool["rows columns"]: regions at least a twentieth as large as the largest.
     """
-    steps = max(1, round(_THIN_MM / min(spacing_mm)))
+    step = max(1, round(_COARSE_MM / max(spacing_mm)))
+    coarse_mm = np.multiply(step, spacing_mm)
+    steps = max(1, round(_THIN_MM / coarse_mm.min()))
     # Smoothed and clipped at water, so that streaks neither tear the body nor make one of the air around it.
-    tissue = ndimage.gaussian_filter(np.clip(hu, -1000, 0), np.divide(_SMOOTH_MM, spacing_mm)) > _TISSUE_HU
+    coarse = downscale_local_mean(np.clip(hu, -1000, 0), step, cval=-1000)
+    tissue = ndimage.gaussian_filter(coarse, _SMOOTH_MM / coarse_mm) > _TISSUE_HU
     labels, count = ndimage.label(ndimage.binary_opening(tissue, iterations=steps))
     if not count:
         return np.zeros(hu.shape, bool)
     areas = np.bincount(labels.ravel())
     areas[0] = 0
     large = (areas >= _SMALLEST_BODY * areas.max())[labels] & (labels > 0)
-    return ndimage.binary_fill_holes(ndimage.binary_dilation(large, iterations=steps, mask=tissue))
+    body = ndimage.binary_fill_holes(ndimage.binary_dilation(large, iterations=steps, mask=tissue))
+    return body.repeat(step, 0).repeat(step, 1)[: hu.shape[0], : hu.shape[1]]
+
+
+def box_of(mask: np.ndarray, margin: int = 0) -> tuple[slice, slice]:
+    """Return the smallest box around a mask, which must not be empty, with a margin in pixels: rows and columns."""
+    rows, columns = (
+        slice(max(0, place.start - margin), place.stop + margin)
+        for place in ndimage.find_objects(mask.astype(np.uint8))[0]
+    )
+    return rows, columns
 
 
 def core_hu(hu: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:

@@ -30,7 +30,7 @@ import numpy as np
 from scipy import ndimage
 
 from mar_pipeline.judge.streaks import fine_structure, radial_coherence
-from mar_pipeline.judge.tissue import body_mask, core_hu, saturated, soft_tissue
+from mar_pipeline.judge.tissue import body_mask, box_of, core_hu, saturated, soft_tissue
 
 WEIGHTS = {
     "brightness": 5.6,
@@ -134,13 +134,17 @@ class Judge:
             raise ValueError(f"judge: got shapes {shapes}; expected one shape (rows, columns)")
         if not self._metal.any() or not np.isfinite(self._original).all():
             raise ValueError("judge: expected finite values and at least one voxel of metal")
-        body = body_mask(self._original, spacing_mm)
+        cut_off, body = saturated(self._original, brightest_hu), body_mask(self._original, spacing_mm)
+        self._shape, self._box = self._metal.shape, box_of(body | self._metal)  # nothing is asked of the air around them
+        self._original, self._metal, inside, cut_off, body = (
+            array[self._box] for array in (self._original, self._metal, inside, cut_off, body)
+        )
         away_mm = ndimage.distance_transform_edt(~self._metal, spacing_mm)
         self._where, self._near = inside & (away_mm > _RIM_MM), away_mm < _NEAR_MM
         self._far = body & inside & (away_mm > _FAR_MM)
         self._soft = soft_tissue(self._original, spacing_mm)
         self._before = _fine_within(self._original, self._where & self._soft, spacing_mm)
-        self._of_metal = _of_metal(self._original, self._metal, self._soft, body, spacing_mm, brightest_hu)
+        self._of_metal = _of_metal(self._original, self._metal, self._soft, body, cut_off, spacing_mm)
         if is_metal:
             self._of_metal |= {"brightness": 1.0, "inside": 1.0}
 
@@ -154,10 +158,9 @@ class Judge:
             ValueError: its shape differs, or a value is not finite.
         """
         result = np.asarray(result_hu, np.float32)
-        if result.shape != self._original.shape or not np.isfinite(result).all():
-            raise ValueError(
-                f"judge: got a result of shape {result.shape}; expected {self._original.shape}, all finite"
-            )
+        if result.shape != self._shape or not np.isfinite(result).all():
+            raise ValueError(f"judge: got a result of shape {result.shape}; expected {self._shape}, all finite")
+        result = result[self._box]
         if (self._metal | (self._original == result)).all():
             return Judgement(0.0, dict.fromkeys(WEIGHTS, 0.0), dict.fromkeys(MOST, 0.0), (), "nothing changed")
         terms = self._of_metal | self._of_change(result)
@@ -237,13 +240,13 @@ def _of_metal(
     metal: np.ndarray,
     soft: np.ndarray,
     body: np.ndarray,
+    cut_off: np.ndarray,
     spacing_mm: tuple[float, float],
-    brightest_hu: float,
 ) -> dict[str, float]:
     """Whether what was corrected is metal."""
     pixel_mm2 = spacing_mm[0] * spacing_mm[1]
     core = max(float(core_hu(hu, spacing_mm)[metal].max()), _LEAST_HU)
-    cut_off = saturated(hu, brightest_hu) & metal
+    cut_off = cut_off & metal
     strong = metal & (hu >= _LEAST_HU)
     plateau = cut_off.sum() / max(strong.sum(), 1) if cut_off.sum() * pixel_mm2 > _PLATEAU_MM2 else 0.0
     labels, _ = ndimage.label(metal, _EIGHT)

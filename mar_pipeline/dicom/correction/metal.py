@@ -14,6 +14,7 @@ from scipy import ndimage
 
 from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, Part
+from mar_pipeline.judge.tissue import box_of
 
 CERTAIN_HU = 4700.0
 """A core above this is metal: that of enamel stays below 4350 HU with sharp kernels."""
@@ -180,5 +181,8 @@ def _continued(
         for neighbour in (number - 1, number + 1):
             if 0 <= neighbour < len(masks) and abs(positions_mm[number] - positions_mm[neighbour]) <= FARTHEST_MM:
                 grown |= masks[neighbour].unpack() & found[number].weak.unpack()
-        continued.append(PackedMask.of(ndimage.binary_opening(grown) | mask.unpack() if grown.any() else grown))
+        if grown.any():
+            box = box_of(grown)
+            grown[box] = ndimage.binary_opening(np.pad(grown[box], 1))[1:-1, 1:-1] | mask.unpack()[box]
+        continued.append(PackedMask.of(grown))
     return continued

@@ -7,7 +7,7 @@ from scipy import ndimage
 
 from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.judge.streaks import fine_structure, radial_coherence
-from mar_pipeline.judge.tissue import body_mask, core_hu, saturated, soft_tissue
+from mar_pipeline.judge.tissue import body_mask, box_of, core_hu, saturated, soft_tissue
 
 RIM_HU = 500.0
 """Below the threshold, voxels belong to the metal that they touch: its blurred rim."""
@@ -79,10 +79,13 @@ def find_candidates(
     labels, count = ndimage.label(strong, _EIGHT)
     if not count:
         return Candidates((), PackedMask.of(weak))
-    core, cut_off = core_hu(hu, spacing_mm), saturated(hu, brightest_hu)
-    body = body_mask(hu, spacing_mm)
-    fine, soft = fine_structure(hu, spacing_mm), soft_tissue(hu, spacing_mm)
+    shape, body, cut_off = hu.shape, body_mask(hu, spacing_mm), saturated(hu, brightest_hu)
     steps = max(1, round(BLUR_MM / min(spacing_mm)))
+    box = box_of(body | strong, steps)
+    packed_weak = PackedMask.of(weak)
+    hu, labels, weak, body, cut_off = (array[box] for array in (hu, labels, weak, body, cut_off))
+    core = core_hu(hu, spacing_mm)
+    fine, soft = fine_structure(hu, spacing_mm), soft_tissue(hu, spacing_mm)
     pixel_mm2 = spacing_mm[0] * spacing_mm[1]
     areas = np.bincount(labels.ravel())[1:]
     seen = set(1 + np.argsort(-areas, kind="stable")[:MOST_SEEN])
@@ -90,12 +93,15 @@ def find_candidates(
     for number, (rows, columns) in enumerate(ndimage.find_objects(labels), start=1):
         region = labels == number
         near = (_widened(rows, steps), _widened(columns, steps))
-        mask = np.zeros(hu.shape, bool)
-        mask[near] = ndimage.binary_dilation(region[near], _EIGHT, steps, weak[near])
+        mask = np.zeros(shape, bool)
+        mask[box][near] = ndimage.binary_dilation(region[near], _EIGHT, steps, weak[near])
         parts.append(
             Part(
                 mask=PackedMask.of(mask),
-                centre=((rows.start + rows.stop) // 2, (columns.start + columns.stop) // 2),
+                centre=tuple(
+                    side.start + (place.start + place.stop) // 2
+                    for side, place in zip(box, (rows, columns), strict=True)
+                ),
                 area_mm2=float(mask.sum() * pixel_mm2),
                 peak_hu=float(hu[region].max()),
                 core_hu=float(core[region].max()),
@@ -105,7 +111,7 @@ def find_candidates(
                 inside=float(body[region].mean()),
             )
         )
-    return Candidates(tuple(sorted(parts, key=lambda part: -part.area_mm2)), PackedMask.of(weak))
+    return Candidates(tuple(sorted(parts, key=lambda part: -part.area_mm2)), packed_weak)
 
 
 def _widened(place: slice, steps: int) -> slice:

@@ -14,14 +14,20 @@ from skimage.transform import downscale_local_mean
 from mar_pipeline.dicom.correction.virtual_scan import Grid
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.judge.tissue import soft_tissue
-from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
+from simulation.correction import linear_interpolation, nmar, nmar_prior
 from simulation.projector import Projector
 from simulation.units import MU_WATER_PER_CM, mu_to_hu
 
 HU_PER_MU = 1000 / MU_WATER_PER_CM
 _COVERED = 0.25
 """Share of metal from which a pixel of the grid is metal."""
-_GATE_HU, _GATE_MM = (10.0, 40.0), 4.0
+_BESIDE_BINS = 6
+"""A ray counts as long a path through metal as the longest so many bins beside it: its edge is its shadow's as well."""
+_DEEP_CM = 1.2
+"""From this path on the trace is a bin wider on both sides: the edge of a deep shadow is blurred."""
+_FULL_SHARE, _FULL_CM = 0.2, 1.0
+"""Share of the slice's longest path through metal, at most 1 cm, from which a ray is replaced altogether."""
+_GATE_HU, _GATE_MM = (5.0, 20.0), 4.0
 """Local size of the difference at which what projecting loses begins to be left out, and is left out altogether."""
 _FINE_MM, _WINDOW_MM, _RIM_MM = 5.0, 15.0, 5.0
 """Streaks are finer than the first, the regression is over the second, and the blurred rim of metal does not count."""
@@ -99,9 +105,12 @@ class ProjectionCorrection:
         """
         mu = self.grid.mu_on_grid(hu, field_of_view, truncated)
         mask = self.grid.to_grid(metal.astype(np.float32)) > _COVERED
-        sinogram, trace = self.projector.forward(mu), metal_trace(self.projector, mask)
+        sinogram, path_cm = (self.projector.forward(image) for image in (mu, mask.astype(np.float32)))
+        beside_cm = ndimage.maximum_filter1d(path_cm, 2 * _BESIDE_BINS + 1, axis=-1)
+        trace = (path_cm > 0) | (ndimage.maximum_filter1d(path_cm, 3, axis=-1) > 0) & (beside_cm > _DEEP_CM)
         trace_share = checked_trace_share(trace, self.most_trace)
-        corrected = self.fill(mu, sinogram, trace, mask, self.projector)
+        filled = self.fill(mu, sinogram, trace, mask, self.projector)
+        corrected = sinogram + replaced_share(beside_cm) * (filled - sinogram)
         images = self.projector.fbp(np.stack((corrected - sinogram, sinogram)), "standard")
         difference, projected = (self.grid.from_grid(image) for image in images)
         difference *= HU_PER_MU
@@ -122,6 +131,22 @@ def checked_trace_share(trace: np.ndarray, most: float) -> float:
             f"{100 * most:.0f} %, and no view whole); raise --metal-threshold if bone or contrast was taken for metal"
         )
     return share
+
+
+def replaced_share(path_cm: np.ndarray) -> np.ndarray:
+    """How much of every ray a correction may replace: all of it where its path through metal is long.
+
+    A needle's shadow is wide from its side, where its thin metal spoils little and what is interpolated across would
+    spoil much: the chest's wall can vanish. There the measured values stay.
+
+    Args:
+        path_cm: Float["views bins"], length within metal of every ray or of the longest beside it.
+
+    Returns:
+        Float["views bins"], 0 .. 1.
+    """
+    full_cm = min(_FULL_CM, _FULL_SHARE * float(path_cm.max()))
+    return np.clip(path_cm / max(full_cm, 1e-6), 0, 1)
 
 
 def added(
