@@ -30,6 +30,8 @@ OFFSET = 32896
 """Stored value of 0 HU. The high byte then steps at -128 and 128 HU, away from the noise of air, fat and water, which
 would else flicker between two bytes and pack badly."""
 LOWEST_HU, HIGHEST_HU = -OFFSET, 65535 - OFFSET
+MOST_BYTES, STEPS_HU = 400_000, (1, 2, 4, 8, 16)
+"""A slice takes no more than this: noise packs badly, and where there is much of it, its last bits are left out."""
 CHANGED_HU = 20
 """A voxel changed by more counts for the bars above the slider."""
 SLICES = "<!-- slices -->"
@@ -42,7 +44,7 @@ class PageSlice:
     Args:
         label: such as "slice 12 of 40, -35.0 mm".
         load: answers original in HU, corrected in HU (float32, rows x columns) and the metal mask (bool); called once,
-            when the slice is written. Values are rounded to whole HU.
+            when the slice is written. Values are rounded to whole HU, or to 2, 4, 8 or 16 HU, and the page says so.
         spacing_mm: distance of rows, distance of columns.
         figures: names and values to show beside it.
         regions: name, and what was measured there before and after.
@@ -204,29 +206,43 @@ def _write_slice(file: TextIO, series: int, index: int, page_slice: PageSlice) -
     """Writes a slice as data blocks, which the browser neither runs nor shows: what is known of it and two images."""
     original, corrected, metal = page_slice.load()
     _check(page_slice, original, corrected, metal)
-    first = _stored(original)
-    second = _stored(corrected)
-    images = {
-        "original": np.concatenate([_byte_planes(first), metal.astype(bool).view(np.uint8)]),
-        "residual": _byte_planes(second - first + OFFSET),
-    }
+    changed = np.abs(_stored(corrected) - _stored(original)) > CHANGED_HU
+    for step_hu in STEPS_HU:
+        images = _images(original, corrected, metal, step_hu)
+        packed = {kind: _png(image) for kind, image in images.items()}
+        if sum(map(len, packed.values())) <= MOST_BYTES:
+            break
+    rounded = {} if step_hu == 1 else {"values shown in steps of": f"{step_hu} HU"}
     name = f"{series}-{index}"
     known = {
         "label": page_slice.label,
         "rows": original.shape[0],
         "columns": original.shape[1],
         "spacing": [float(spacing) for spacing in page_slice.spacing_mm],
-        "figures": [[name, value] for name, value in page_slice.figures.items()],
+        "figures": [[name, value] for name, value in {**page_slice.figures, **rounded}.items()],
         "regions": [list(region) for region in page_slice.regions],
         "metal": int(np.count_nonzero(metal)),
-        "changed": round(float(np.mean(np.abs(second - first) > CHANGED_HU)), 6),
+        "changed": round(float(changed.mean()), 6),
         "sums": [_sum(image) for image in images.values()],
     }
     file.write(
         f'<script type="application/json" class="slice" id="{name}" data-series="{series}">{_json(known)}</script>\n'
     )
-    for kind, image in images.items():
-        file.write(f'<script type="text/plain" id="{kind}-{name}">{_png(image)}</script>\n')
+    for kind, text in packed.items():
+        file.write(f'<script type="text/plain" id="{kind}-{name}">{text}</script>\n')
+
+
+def _images(original: np.ndarray, corrected: np.ndarray, metal: np.ndarray, step_hu: int) -> dict[str, np.ndarray]:
+    """The two images of a slice."""
+    first, second = _stored(original), _stored(corrected)
+    if step_hu > 1:  # the change is rounded, not the result: two roundings would differ by a step everywhere
+        change = step_hu * np.rint((second - first) / step_hu).astype(np.int32)
+        first = step_hu * np.rint(first / step_hu).astype(np.int32)
+        first, second = (np.clip(values, 0, 65535) for values in (first, first + change))
+    return {
+        "original": np.concatenate([_byte_planes(first), metal.astype(bool).view(np.uint8)]),
+        "residual": _byte_planes(second - first + OFFSET),
+    }
 
 
 def _check(page_slice: PageSlice, original: np.ndarray, corrected: np.ndarray, metal: np.ndarray) -> None:

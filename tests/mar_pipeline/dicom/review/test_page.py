@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from review_page import COLUMNS, ROWS, images, page_series, page_slice
 
-from mar_pipeline.dicom.review.page import write_page
+from mar_pipeline.dicom.review.page import MOST_BYTES, write_page
 
 
 def test_file_is_the_owners_alone_and_the_same_each_time(tmp_path):
@@ -46,15 +46,19 @@ def test_memory_does_not_grow_with_the_slices(tmp_path):
     assert peaks[1] < peaks[0] + 100_000  # one slice of the page is 120 kB, its images 1.3 MB
 
 
-def test_a_noisy_slice_of_512_squared_takes_half_a_megabyte(tmp_path):
+@pytest.mark.parametrize(("noise_hu", "step"), [(5, None), (100, "4 HU"), (400, "16 HU")])
+def test_a_slice_takes_less_than_its_share_and_says_what_that_costs(tmp_path, noise_hu: float, step: str | None):
     def load():
         rng = np.random.default_rng(0)
-        original = rng.normal(40, 20, (512, 512))
-        smooth = 60 * np.sin(np.linspace(0, 9, 512))
-        return original, original + smooth, original > 1000
+        original = rng.normal(40, noise_hu, (512, 512))
+        return original, original + 60 * np.sin(np.linspace(0, 9, 512)), original > 5000
 
+    write_page(tmp_path / "a.html", [page_series(slices=[])], [], {})
+    frame = (tmp_path / "a.html").stat().st_size
     write_page(tmp_path / "a.html", [page_series(slices=[page_slice(0, load)])], [], {})
-    assert (tmp_path / "a.html").stat().st_size < 500_000
+    text = (tmp_path / "a.html").read_text()
+    assert len(text) - frame < MOST_BYTES + 1500
+    assert (f'"values shown in steps of", "{step}"' in text) if step else ("in steps of" not in text)
 
 
 def wrong(original=None, corrected=None, metal=None):
