@@ -63,7 +63,7 @@ def test_anatomy_must_stay_however_well_the_streaks_go(harm: str) -> None:
 def test_metal_that_is_known_is_judged_by_the_change_alone() -> None:
     weak = with_metal(anatomy(), 2400)
     seen, result = weak + STREAKS, weak + 0.3 * STREAKS
-    assert Judge(seen, METAL, MM, is_metal=True)(result).score > Judge(seen, METAL, MM)(result).score
+    assert Judge(weak, METAL, MM, is_metal=True)(seen).score > Judge(weak, METAL, MM)(seen).score
     assert Judge(seen, METAL, MM, is_metal=True)(result).helps
     assert not Judge(weak, METAL, MM, is_metal=True)(weak + STREAKS).helps
 
