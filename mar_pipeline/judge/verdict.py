@@ -131,10 +131,9 @@ class Judge:
         if not self._metal.any() or not np.isfinite(self._original).all():
             raise ValueError("judge: expected finite values and at least one voxel of metal")
         cut_off, body = saturated(self._original, brightest_hu), body_mask(self._original, spacing_mm)
-        self._shape, self._box = self._metal.shape, box_of(body | self._metal)  # nothing is asked of the air around them
-        self._original, self._metal, inside, cut_off, body = (
-            array[self._box] for array in (self._original, self._metal, inside, cut_off, body)
-        )
+        self._shape, self._box = self._metal.shape, box_of(body | self._metal)  # the air around them tells nothing
+        self._original, self._metal = self._original[self._box], self._metal[self._box]
+        inside, cut_off, body = inside[self._box], cut_off[self._box], body[self._box]
         away_mm = ndimage.distance_transform_edt(~self._metal, spacing_mm)
         self._where, self._near = inside & (away_mm > _RIM_MM), away_mm < _NEAR_MM
         self._body, self._far = body, body & inside & (away_mm > _FAR_MM)
@@ -271,8 +270,10 @@ def _rms(values: np.ndarray, where: np.ndarray) -> float:
 
 def _distance_to_levels(soft_hu: np.ndarray) -> float:
     """How far soft tissue lies from the values that it can have, root mean square in HU."""
-    away_hu = np.min([np.abs(soft_hu - level) for level in (_FAT_HU, _MUSCLE_HU)], axis=0)
-    return max(_LEAST_AWAY_HU, float(np.sqrt(np.mean(np.minimum(away_hu, _MOST_AWAY_HU) ** 2)))) if away_hu.size else 1.0
+    if not soft_hu.size:
+        return _LEAST_AWAY_HU
+    away_hu = np.minimum(np.abs(soft_hu - _FAT_HU), np.abs(soft_hu - _MUSCLE_HU))
+    return max(_LEAST_AWAY_HU, float(np.sqrt(np.mean(np.minimum(away_hu, _MOST_AWAY_HU) ** 2))))
 
 
 def _fine_within(hu: np.ndarray, where: np.ndarray, spacing_mm: tuple[float, float]) -> np.ndarray:
