@@ -51,7 +51,7 @@ def verdicts(shared_data: Path) -> tuple[np.ndarray, np.ndarray, int]:
     found, controls = [], 0
     held_out = [one for one in anatomies(shared_data / "anatomy") if is_held_out(one[0])]
     for number, (_, name, hu, mm) in enumerate(held_out):
-        for known in known_slices(name, hu, mm, 4, 2):
+        for known in known_slices(name, hu, mm, 6, 4):
             one = list(judged(known, "li" if number % 4 == 0 else "nmar"))
             found += one
             controls += len(one) * (not known.metal.any())
