@@ -15,7 +15,7 @@ levels         log(distance of soft tissue from the HU of fat or muscle, after /
 constant                                                                                              -21.4
 =============  ======================================================================================  ======
 
-The weights are a logistic regression on 2,880 simulated corrections with known truth, full and half, of 48 patients
+The weights are a logistic regression on 2,900 simulated corrections with known truth, full and half, of 44 patients
 that serve no test; those that raise the error by more than 5 HU count five times. Above 0 the error outside metal is
 more likely to have fallen than to have risen. That more agreement than 1 says nothing more was chosen after a look at
 real fillings, wires and hips.
