@@ -108,13 +108,13 @@ def process(
     return SeriesResult(work, ordered, derivation, tuple(warnings), metal, seconds)
 
 
-def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collection[int], threshold_hu: float) -> int:
+def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collection[int]) -> int:
     """Writes the metal beside the derived images; number of frames."""
     if result.derivation is None:
         raise ValueError("nothing was written to which a segmentation could refer")
     images = [folder / image_name(number) for number in range(len(result.slices))]
     number = series_number(result.derivation.series_number, [*taken_numbers, result.derivation.series_number])
-    parameters = {"threshold": f"{threshold_hu:g} HU"}
+    parameters = {"metal": result.work.settings.metal_source}
     return metal_segmentation(
         folder / SEGMENTATION, images, lambda n: result.metal.masks[n].unpack(), result.derivation, number, parameters
     )
@@ -178,8 +178,9 @@ def _derivation(
     made = (method.label, __version__, configuration, method.weights_sha256)
     uid = series_uid(work.series.series_uid, [file.sop_uid for file in work.series.slices], *made, digest.hexdigest())
     number = series_number(looks[0].series_number, taken_numbers)
-    told = work.settings.metal_threshold, work.settings.given_options
-    return Derivation(*made, uid, number, created, work.settings.keep_private, *told)
+    threshold_hu = None if work.settings.metal_mask else work.settings.metal_threshold
+    options = work.settings.given_options
+    return Derivation(*made, uid, number, created, work.settings.keep_private, threshold_hu, options)
 
 
 def _remarks(looks: Sequence[Look], with_metal: Sequence[int]) -> list[str]:

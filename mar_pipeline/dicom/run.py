@@ -173,7 +173,7 @@ def _process_one(
     with journal.attempt(series) as attempt:
         result = process(Work.of(series, settings, attempt.waiting, beside), method, attempt.folder, created, taken)
         if attempt.folder is not None and settings.seg and result.derivation is not None:
-            write_segmentation(result, attempt.folder, taken, settings.metal_threshold)
+            write_segmentation(result, attempt.folder, taken)
         check_stopped()
         return journal.keep(result, attempt, source)
 

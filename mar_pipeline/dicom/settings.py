@@ -102,8 +102,8 @@ class DicomSettings:
         """Where the metal comes from, in words."""
         if self.metal_mask is not None:
             return "given by the user"
-        what = "everything" if self.all_candidates else "by evidence, of what is"
-        return f"{what} above {self.metal_threshold:g} HU, pieces of at least {self.min_metal_mm2:g} mm2"
+        what = "every candidate" if self.all_candidates else "found by evidence"
+        return f"{what} above {self.metal_threshold:g} HU, from {self.min_metal_mm2:g} mm2 on"
 
     @property
     def given_options(self) -> tuple[str, ...]:

@@ -93,8 +93,8 @@ def _verdict(result: SeriesResult, method: Method) -> str:
     """How the series was corrected, and how many of its slices were."""
     counts = verdict(result.slices)
     return (
-        f"{method.label}, metal from {result.work.settings.metal_threshold:g} HU: {counts['corrected']} slices "
-        f"corrected, {counts['weakened']} weakened, {counts['original_kept']} kept the original"
+        f"{method.label}, metal {result.work.settings.metal_source}: {counts['corrected']} slices corrected, "
+        f"{counts['weakened']} weakened, {counts['original_kept']} kept the original"
     )
 
 

@@ -31,7 +31,7 @@ class Derivation:
         series_number: of the derived series, from `series_number`.
         created: when; a naive one is this computer's local time.
         keep_private: whether private attributes come along.
-        threshold_hu: HU from which on a voxel is metal; None was found for each series.
+        threshold_hu: HU from which on a voxel may be metal; None where the user gave the metal.
         options: those that differ from the defaults, as on the command line: ``--metal-threshold 3000``.
     """
 
@@ -85,8 +85,8 @@ class Derivation:
     @property
     def parameters(self) -> str:
         """Threshold and options in plain words."""
-        metal = "found for the series" if self.threshold_hu is None else f"{self.threshold_hu:g} HU"
-        return f"metal threshold {metal}; options: {', '.join(self.options) or 'defaults'}"
+        metal = "given by the user" if self.threshold_hu is None else f"above {self.threshold_hu:g} HU"
+        return f"metal {metal}; options: {', '.join(self.options) or 'defaults'}"
 
     @property
     def description(self) -> str:

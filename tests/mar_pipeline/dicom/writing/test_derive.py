@@ -170,8 +170,8 @@ def test_series_of_other_settings_can_be_told_apart_in_a_list() -> None:
 def test_the_derivation_names_threshold_and_options_in_plain_words() -> None:
     options = ("--metal-threshold 3000", "--min-metal-mm2 20")
     said = derived(derivation(threshold_hu=3000.0, options=options))[1].DerivationDescription
-    assert "metal threshold 3000 HU; options: --metal-threshold 3000, --min-metal-mm2 20" in said
-    assert "metal threshold found for the series; options: defaults" in derived()[1].DerivationDescription
+    assert "metal above 3000 HU; options: --metal-threshold 3000, --min-metal-mm2 20" in said
+    assert "metal given by the user; options: defaults" in derived()[1].DerivationDescription
 
 
 def test_refers_to_its_source() -> None:
