@@ -104,7 +104,7 @@ def _tell(result: str, failed: list[str]) -> int:
 
 
 def _simulate(arguments: list[str]) -> int:
-    from simulation.generate import SimulateSettings, generate
+    from simulation.dataset.generate import SimulateSettings, generate
 
     report = generate(read_settings("simulate", SimulateSettings, arguments))
     return _tell(report["summary"], report["failed"])
@@ -178,7 +178,7 @@ def _verify(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
     folder = parser.parse_args(arguments).folder
 
-    from simulation.store import verify
+    from simulation.dataset.store import verify
 
     found = verify(folder)
     hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"

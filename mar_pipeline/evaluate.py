@@ -27,11 +27,11 @@ from mar_pipeline.evaluation.methods import LABELS, METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.score_tables import ScoreRow, size_group, to_text
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.metrics import score
+from simulation.dataset.layout import manifest_file, read_manifest
+from simulation.dataset.store import Pair
 from simulation.errors import InputError, UsageError
 from simulation.files import whole_file
-from simulation.layout import manifest_file, read_manifest
 from simulation.progress import with_progress
-from simulation.store import Pair
 
 logger = logging.getLogger(__name__)
 

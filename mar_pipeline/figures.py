@@ -14,7 +14,7 @@ from matplotlib.patches import Patch
 from matplotlib.patheffects import withStroke
 
 from simulation.errors import InputError
-from simulation.implant_anatomy import find_body
+from simulation.implants.anatomy import find_body
 from simulation.units import mu_to_hu
 
 SOFT_TISSUE_WINDOW_HU = (-175.0, 275.0)

@@ -7,9 +7,9 @@ from typing import Any
 
 from mar_pipeline import __version__
 from mar_pipeline.weights.shipped import SHIPPED
-from simulation.materials import METAL_CODES
-from simulation.projector_cpu import usable_cores
-from simulation.protocols import PROTOCOLS
+from simulation.physics.materials import METAL_CODES
+from simulation.physics.projector_cpu import usable_cores
+from simulation.physics.protocols import PROTOCOLS
 from simulation.provenance import library_versions
 
 
@@ -51,7 +51,7 @@ def _why_no_cuda() -> str | None:
     if not any(Path(device).exists() for device in ("/dev/nvidiactl", "/dev/dxg")):
         return "this machine has no NVIDIA device"
 
-    from simulation.projector import why_no_cuda
+    from simulation.physics.projector import why_no_cuda
 
     return why_no_cuda() or None
 

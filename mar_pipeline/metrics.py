@@ -13,8 +13,8 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
-from simulation.arrays import like, to_numpy
 from simulation.errors import InputError, UsageError
+from simulation.physics.arrays import like, to_numpy
 from simulation.units import MU_WATER_PER_CM, check_mu
 
 MU_RANGE_PER_CM = 0.5

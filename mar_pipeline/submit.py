@@ -138,8 +138,8 @@ def _check(words: list[str]) -> None:
 
         check_training(read_train_settings(options))
     elif name == "simulate":
-        from simulation.settings import SimulateSettings
-        from simulation.settings import check_settings as check_simulation
+        from simulation.dataset.settings import SimulateSettings
+        from simulation.dataset.settings import check_settings as check_simulation
 
         check_simulation(read_settings("simulate", SimulateSettings, options))
 

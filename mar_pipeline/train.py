@@ -27,7 +27,7 @@ from mar_pipeline.training.settings import TrainSettings, as_plain, check_settin
 from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError, StoppedError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 from simulation.provenance import library_versions
 
 logger = logging.getLogger(__name__)

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.cluster.vq import kmeans2
 
-from simulation.arrays import like, to_numpy
 from simulation.errors import InputError
-from simulation.projector import Projector, Weighting
+from simulation.physics.arrays import like, to_numpy
+from simulation.physics.projector import Projector, Weighting
 from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 _EPSILON = 1e-6

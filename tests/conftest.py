@@ -62,7 +62,7 @@ def small_scanner(monkeypatch: pytest.MonkeyPatch) -> None:
     """The preset syndeeplesion on the geometry of `small_scanner.SMALL`."""
     from small_scanner import NAME, SMALL
 
-    from simulation.protocols import PROTOCOLS
+    from simulation.physics.protocols import PROTOCOLS
 
     monkeypatch.setitem(PROTOCOLS, NAME, dataclasses.replace(PROTOCOLS[NAME], geometry=SMALL))
 

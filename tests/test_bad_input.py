@@ -15,7 +15,7 @@ from command_lines import replaced
 from PIL import Image
 from small_scanner import PROGRAM, body_hu, disc
 
-from simulation.store import verify
+from simulation.dataset.store import verify
 from simulation.units import hu_to_mu
 
 FAILURE, USAGE, SOME_FAILED = 1, 2, 3

@@ -16,8 +16,8 @@ from mar_pipeline.options import read_settings
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.train import train
 from mar_pipeline.training.settings import TrainSettings, as_plain, read_train_settings
-from simulation.generate import SimulateSettings
-from simulation.implants import KINDS
+from simulation.dataset.generate import SimulateSettings
+from simulation.implants.library import KINDS
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 SETTINGS = {
@@ -100,7 +100,7 @@ def test_simulation_would_start(path, tmp_path, monkeypatch):
     """With the phantom in place of the real data, as those who have none would try it."""
     import numpy as np
 
-    from simulation.generate import generate
+    from simulation.dataset.generate import generate
 
     settings = read_settings("simulate", SimulateSettings, [f"--settings={path}"])
     np.save(tmp_path / "masks.npy", np.ones((512, 512, settings.masks_per_slice), np.uint8))

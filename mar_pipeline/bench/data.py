@@ -12,7 +12,7 @@ from typing import Literal
 from mar_pipeline.bench.measure import say
 from mar_pipeline.data import IMAGE, DataSettings, make_loaders
 from mar_pipeline.data.batches import PairLoader
-from simulation.generate import SimulateSettings, generate
+from simulation.dataset.generate import SimulateSettings, generate
 
 _SLICES, _MASKS = 4, 10
 _ROUNDS = 3

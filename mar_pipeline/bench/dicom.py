@@ -13,8 +13,8 @@ from mar_pipeline.dicom.correction.virtual_scan import virtual_scan
 from mar_pipeline.dicom.example import write_example
 from mar_pipeline.dicom.run import run
 from mar_pipeline.dicom.settings import DicomSettings
-from simulation.projector_cpu import usable_cores
-from simulation.projector_cuda import astra_geometries
+from simulation.physics.projector_cpu import usable_cores
+from simulation.physics.projector_cuda import astra_geometries
 
 _SLICES = 12
 

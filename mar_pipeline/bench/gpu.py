@@ -22,9 +22,9 @@ from mar_pipeline.device import torch_device
 from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import inputs_of
-from simulation.implants import ImplantLibrary
-from simulation.projector import Device, Projector
-from simulation.protocols import PROTOCOLS
+from simulation.implants.library import ImplantLibrary
+from simulation.physics.projector import Device, Projector
+from simulation.physics.protocols import PROTOCOLS
 from simulation.sources import list_slices
 
 _PRESET, _NETWORK = "syndeeplesion", "dicdnet"

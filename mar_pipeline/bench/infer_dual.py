@@ -13,7 +13,7 @@ from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import inputs_of
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 
 _NETWORKS = ("indudonet_plus",)
 _ROUNDS = 2

@@ -12,7 +12,7 @@ from torch import Tensor
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.sample import IMAGES_ONLY, Layout, Sample, to_sample
 from simulation.phantoms import phantom
-from simulation.synthesize import Simulator
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu
 
 PUBLIC_SIZES = (254, 890, 451, 53, 112, 35, 881, 2061, 118, 124)

@@ -17,15 +17,15 @@ import numpy as np
 import scipy.fft
 
 from mar_pipeline.bench.measure import PUBLIC_SIZES, cpu_seconds, say, workload
-from simulation import physics
 from simulation.correction import linear_interpolation
-from simulation.geometry import FanBeam
-from simulation.materials import reference_mu_per_cm
-from simulation.projector_cuda import astra_geometries
-from simulation.protocols import PROTOCOLS
-from simulation.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
-from simulation.store import write_case
-from simulation.synthesize import Sample, Simulator
+from simulation.dataset.store import write_case
+from simulation.physics import detector
+from simulation.physics.geometry import FanBeam
+from simulation.physics.materials import reference_mu_per_cm
+from simulation.physics.projector_cuda import astra_geometries
+from simulation.physics.protocols import PROTOCOLS
+from simulation.physics.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
+from simulation.simulator import Sample, Simulator
 from simulation.units import MM_PER_CM
 
 _REFERENCE_MASKS = 2
@@ -78,7 +78,7 @@ def _reference_seconds(image_mu: np.ndarray, masks: list[np.ndarray]) -> float:
     chain = _AstraChain(protocol.geometry, _spectrum_of_101())
     tissue: list[np.ndarray] = []
     slice_cost = cpu_seconds(
-        lambda: tissue.extend(chain.project(part) for part in physics.split_tissue(image_mu, protocol))
+        lambda: tissue.extend(chain.project(part) for part in detector.split_tissue(image_mu, protocol))
     )
     used = masks[:_REFERENCE_MASKS]
     pairs_cost = sum(
@@ -112,14 +112,14 @@ class _AstraChain:
     def pair(self, tissue: list[np.ndarray], mask: np.ndarray, rng: np.random.Generator) -> None:
         metal = self.project(np.where(mask, reference_mu_per_cm("titanium"), 0).astype(np.float32))
         trace = metal > 0
-        metal = np.where(physics.trace_rim(trace), metal / self.protocol.edge_divisor, metal)
+        metal = np.where(detector.trace_rim(trace), metal / self.protocol.edge_divisor, metal)
         ratios = self.nodes.table(("water", "bone", "titanium"))
         transmitted = np.zeros_like(metal)
         for weight, (water, bone, titanium) in zip(self.nodes.weights, ratios.astype(np.float32), strict=True):
             transmitted += weight * np.exp(-water * tissue[0] - bone * tissue[1] - titanium * metal)
-        counts = physics.detect(physics.mean_counts(transmitted, self.protocol), self.protocol, rng)
+        counts = detector.detect(detector.mean_counts(transmitted, self.protocol), self.protocol, rng)
         correction = np.array(self.protocol.water_correction)
-        measured = physics.log_and_correct(counts, self.protocol, correction)
+        measured = detector.log_and_correct(counts, self.protocol, correction)
         for sinogram in (measured, linear_interpolation(measured, trace)):
             spectrum = scipy.fft.rfft(sinogram, 1296) * self.ramp
             filtered = scipy.fft.irfft(spectrum, 1296)[:, : self.geometry.bins]

@@ -14,7 +14,7 @@ from typing import Any
 from mar_pipeline.evaluation.methods import METHODS
 from mar_pipeline.training.settings import TrainSettings, check_settings, read_train_settings
 from simulation.errors import UsageError
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 from simulation.sources.slices import safe_name
 
 Arms = Mapping[str, Mapping[str, Any] | None]

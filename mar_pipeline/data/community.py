@@ -21,13 +21,13 @@ from mar_pipeline.data.pairs import (
 from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays
 from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
+from simulation.dataset.layout import manifest_file, read_manifest
+from simulation.dataset.store import read_h5
 from simulation.errors import InputError, UsageError
-from simulation.implants import resize_mask
-from simulation.layout import manifest_file, read_manifest
-from simulation.projector import Projector
-from simulation.protocols import protocol
-from simulation.store import read_h5
-from simulation.synthesize import Sample as Scan
+from simulation.implants.library import resize_mask
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import protocol
+from simulation.simulator import Sample as Scan
 from simulation.units import check_mu
 
 _CHECKED_AT_START = 100

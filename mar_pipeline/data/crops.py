@@ -113,7 +113,7 @@ def mirrored(sinograms: np.ndarray, up_down: bool, left_right: bool) -> np.ndarr
     """Sinograms of the mirrored image: views and bins in reverse order, for left-right half a turn on.
 
     Args:
-        sinograms: ["... views bins"] of a full scan, see `simulation.geometry.FanBeam`.
+        sinograms: ["... views bins"] of a full scan, see `simulation.physics.geometry.FanBeam`.
         up_down: the rows of the image are reversed.
         left_right: its columns are.
     """

@@ -25,10 +25,10 @@ from mar_pipeline.data.sample import (
 )
 from mar_pipeline.network_units import MAX_LINE_INTEGRAL, sinogram_to_network, to_network
 from simulation.correction import hardening_corrected, nmar, nmar_prior, reprojected
+from simulation.dataset.store import Pair
 from simulation.errors import InputError
-from simulation.projector import Projector, Weighting
-from simulation.store import Pair
-from simulation.synthesize import Sample
+from simulation.physics.projector import Projector, Weighting
+from simulation.simulator import Sample
 
 _SOURCES = {
     IMAGE: ("ma_CT",),

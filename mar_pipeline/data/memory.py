@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from mar_pipeline.data.sample import Layout, PairArrays
-from simulation.geometry import FanBeam
+from simulation.physics.geometry import FanBeam
 
 
 class SharedTable:

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from simulation.correction import why_other_mask as why_other_mask
+from simulation.dataset.layout import SPLITS, layout_of, listing_file, mask_file, split_folder
+from simulation.dataset.store import Pair, read_pair
 from simulation.errors import InputError
-from simulation.implants import open_stack, resize_mask
-from simulation.layout import SPLITS, layout_of, listing_file, mask_file, split_folder
-from simulation.projector import Projector
-from simulation.store import Pair, read_pair
+from simulation.implants.library import open_stack, resize_mask
+from simulation.physics.projector import Projector
 
 
 @dataclass(frozen=True)

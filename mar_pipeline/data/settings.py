@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from simulation.errors import UsageError
-from simulation.projector import why_no_cuda
-from simulation.protocols import protocol
+from simulation.physics.projector import why_no_cuda
+from simulation.physics.protocols import protocol
 
 
 @dataclass(frozen=True)

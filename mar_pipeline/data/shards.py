@@ -1,4 +1,4 @@
-"""Pairs of a set of shards, see `simulation.shards`: crops are read without the rest of their pair."""
+"""Pairs of a set of shards, see `simulation.dataset.shard_file`: crops are read without the rest of their pair."""
 
 from collections.abc import Container, Iterable
 from pathlib import Path
@@ -22,12 +22,12 @@ from mar_pipeline.data.sample import (
 from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.network_units import to_network
+from simulation.dataset.layout import read_manifest
+from simulation.dataset.shard_file import Shard, shard_file, shards_folder
+from simulation.dataset.shard_reading import scan_of
 from simulation.errors import InputError, UsageError
-from simulation.layout import read_manifest
-from simulation.projector import Projector
-from simulation.protocols import protocol
-from simulation.shard_reading import scan_of
-from simulation.shards import Shard, shard_file, shards_folder
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import protocol
 from simulation.units import check_mu
 
 _MOST_OPEN = 256

@@ -22,14 +22,14 @@ from mar_pipeline.data.sample import (
     to_sample,
 )
 from simulation.errors import InputError, UsageError
-from simulation.grid import to_grid
-from simulation.implant_anatomy import Anatomy
-from simulation.implants import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
-from simulation.materials import METAL_CODES
-from simulation.projector import Device
-from simulation.protocols import protocol
+from simulation.implants.anatomy import Anatomy
+from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
+from simulation.physics.grid import to_grid
+from simulation.physics.materials import METAL_CODES
+from simulation.physics.projector import Device
+from simulation.physics.protocols import protocol
+from simulation.simulator import Simulator
 from simulation.sources import SliceRef, screen
-from simulation.synthesize import Simulator
 
 logger = logging.getLogger(__name__)
 

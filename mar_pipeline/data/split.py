@@ -12,10 +12,10 @@ from mar_pipeline.data.selection import choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
+from simulation.dataset.layout import layout_of
 from simulation.errors import InputError, UsageError
-from simulation.implants import ImplantLibrary, MaskStack
-from simulation.layout import layout_of
-from simulation.protocols import protocol
+from simulation.implants.library import ImplantLibrary, MaskStack
+from simulation.physics.protocols import protocol
 from simulation.sources import list_slices
 
 

@@ -23,7 +23,7 @@ from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from simulation.errors import InputError, UsageError
 from simulation.files import write_json
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 
 logger = logging.getLogger(__name__)
 

@@ -14,10 +14,10 @@ from pydicom.uid import CTImageStorage
 
 from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.writing.derive import file_meta, write_dataset
-from simulation.implants import ImplantLibrary
+from simulation.implants.library import ImplantLibrary
 from simulation.phantoms import phantom
-from simulation.protocols import protocol
-from simulation.synthesize import Simulator
+from simulation.physics.protocols import protocol
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu, mu_to_hu
 
 _GAP_MM, _INTERCEPT = 3.0, -1024

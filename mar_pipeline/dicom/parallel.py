@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, TypeVar
 
+from simulation.dataset.workers import end_with
 from simulation.errors import InputError
 from simulation.progress import with_progress
-from simulation.workers import end_with
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

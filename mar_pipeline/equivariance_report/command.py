@@ -32,13 +32,13 @@ from mar_pipeline.networks.build import inputs_of, network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
 from mar_pipeline.weights.trained import Trained, load_trained
+from simulation.dataset.layout import read_manifest
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
-from simulation.implants import ImplantLibrary
-from simulation.layout import read_manifest
+from simulation.implants.library import ImplantLibrary
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import protocol
 from simulation.progress import with_progress
-from simulation.projector import Projector
-from simulation.protocols import protocol
 from simulation.provenance import library_versions
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from mar_pipeline.evaluation.methods import STORED, Candidate
 from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 
 Result = TypeVar("Result")
 

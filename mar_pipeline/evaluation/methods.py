@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from simulation.correction import nmar, nmar_prior
-from simulation.projector import Device, Projector, Weighting
-from simulation.protocols import protocol
-from simulation.store import Pair
+from simulation.dataset.store import Pair
+from simulation.physics.projector import Device, Projector, Weighting
+from simulation.physics.protocols import protocol
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Scanner:
     """What a method may know of the scan that made a pair.
 
     Args:
-        preset: key of `simulation.protocols.PROTOCOLS`.
+        preset: key of `simulation.physics.protocols.PROTOCOLS`.
         projector: of the preset's geometry.
         weighting: of the preset's filtered back projection.
     """

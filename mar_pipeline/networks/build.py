@@ -13,8 +13,8 @@ from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NETWORKS, NetworkOutput
 from mar_pipeline.networks.scan import Scan
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
-from simulation.protocols import protocol
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import protocol
 
 
 class ResidualNetwork(nn.Module):

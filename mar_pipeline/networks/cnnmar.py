@@ -14,7 +14,7 @@ from mar_pipeline.network_units import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU, to
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
 from mar_pipeline.networks.scan import Scan
 from simulation.correction import replace_trace, tissue_prior
-from simulation.projector import Projector, Weighting
+from simulation.physics.projector import Projector, Weighting
 
 
 class CNNMAR(nn.Module):

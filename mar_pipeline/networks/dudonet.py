@@ -11,7 +11,7 @@ from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks.blocks import NetworkOutput
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
-from simulation.projector import Projector, Weighting
+from simulation.physics.projector import Projector, Weighting
 
 _GUIDED_LEVELS = 2
 

@@ -35,7 +35,7 @@ from mar_pipeline.networks.blocks import (
 from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 Start = Literal["li", "nmar"]
 

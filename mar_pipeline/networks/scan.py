@@ -7,8 +7,8 @@ from torch import Tensor
 
 from mar_pipeline.network_units import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
 from simulation.errors import InputError
-from simulation.geometry import FanBeam
-from simulation.projector import Projector, Weighting
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector import Projector, Weighting
 from simulation.units import MM_PER_CM
 
 BENCHMARK = "syndeeplesion"

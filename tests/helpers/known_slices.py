@@ -13,11 +13,11 @@ from skimage import draw
 
 from mar_pipeline.dicom.correction.virtual_scan import virtual_scan
 from mar_pipeline.judge.tissue import body_mask
-from simulation import physics
 from simulation.errors import InputError
-from simulation.implants import ImplantLibrary
-from simulation.protocols import protocol
-from simulation.synthesize import Simulator
+from simulation.implants.library import ImplantLibrary
+from simulation.physics import detector
+from simulation.physics.protocols import protocol
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu, mu_to_hu
 
 
@@ -101,7 +101,7 @@ def artifact(
     rng = np.random.default_rng(seed)
 
     def image(counts: np.ndarray) -> np.ndarray:
-        lines = physics.log_and_correct(counts, scan, simulator.water_correction)
+        lines = detector.log_and_correct(counts, scan, simulator.water_correction)
         return mu_to_hu(simulator.projector.fbp(lines, scan.weighting))
 
     scatter = scan.scatter_corrected * scan.scatter_counts

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import numpy as np
 
-from simulation.protocols import protocol
-from simulation.synthesize import Simulator
+from simulation.physics.protocols import protocol
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu, mu_to_hu
 
 
@@ -24,7 +24,7 @@ def with_metal(hu: np.ndarray, metal: np.ndarray, spacing_mm: float, material: s
         hu: square slice in HU, air outside the body.
         metal: Bool["rows columns"].
         spacing_mm: side of a pixel.
-        material: a key of `simulation.materials.METALS`.
+        material: a key of `simulation.physics.materials.METALS`.
         seed: of the noise.
     """
     clinical = protocol("clinical")

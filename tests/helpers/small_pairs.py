@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 
 from simulation.correction import metal_trace
-from simulation.geometry import FanBeam
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import write_case
-from simulation.synthesize import Sample
+from simulation.dataset.store import write_case
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
+from simulation.simulator import Sample
 
 SIDE = 64
 MASK_PIXELS = (48, 4, 12)

@@ -5,7 +5,7 @@ Its views can be halved twice and still be shifted by a quarter turn.
 
 import numpy as np
 
-from simulation.geometry import FanBeam
+from simulation.physics.geometry import FanBeam
 
 SIZE = 64
 SMALL = FanBeam((SIZE, SIZE), 2.4, 400.0, 400.0, 64, 81, 434.4 / 81)
@@ -14,8 +14,8 @@ PROGRAM = f"""
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # whatever the test's own process does with Ctrl-C
 from dataclasses import replace
-from simulation import protocols
-from simulation.geometry import FanBeam
+from simulation.physics import protocols
+from simulation.physics.geometry import FanBeam
 protocols.PROTOCOLS["{NAME}"] = replace(protocols.PROTOCOLS["{NAME}"], geometry={SMALL!r})
 from mar_pipeline.cli import main
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout, to_sample
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import network_inputs
 from simulation.correction import linear_interpolation, metal_trace
-from simulation.geometry import FanBeam
-from simulation.projector import Precision, Projector
-from simulation.synthesize import Sample
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector import Precision, Projector
+from simulation.simulator import Sample
 from simulation.units import hu_to_mu
 
 EVERYTHING = Layout.of((*IMAGES, *SINOGRAMS))

@@ -6,8 +6,8 @@ import numpy as np
 import yaml
 from small_scanner import body_hu, disc
 
-from simulation.store import write_case
-from simulation.synthesize import Simulator
+from simulation.dataset.store import write_case
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu
 
 SLICES, MASKS = 3, 3

@@ -19,11 +19,11 @@ from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_tex
 from mar_pipeline.figures import case_figure
 from mar_pipeline.metrics import score
 from simulation.correction import nmar, nmar_prior
+from simulation.dataset.store import read_pair, write_case
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import read_pair, write_case
-from simulation.synthesize import Sample
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
+from simulation.simulator import Sample
 
 
 @pytest.fixture(scope="session")

@@ -16,8 +16,8 @@ from simulation.correction import (
     tissue_prior,
 )
 from simulation.errors import InputError
-from simulation.geometry import FanBeam
-from simulation.projector import Projector
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector import Projector
 from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 SCAN = FanBeam((96, 96), 1.0, 300.0, 300.0, views=120, bins=181, pitch_mm=1.6)

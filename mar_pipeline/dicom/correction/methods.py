@@ -11,7 +11,7 @@ from mar_pipeline.dicom.correction.virtual_scan import virtual_scan
 from mar_pipeline.dicom.settings import DicomSettings
 from simulation.errors import UsageError
 from simulation.files import sha256_of
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 
 @dataclass(frozen=True)

@@ -20,9 +20,9 @@ from mar_pipeline.networks.build import inputs_of, network_inputs, projector_of
 from mar_pipeline.weights.trained import Trained
 from simulation.correction import replace_trace
 from simulation.errors import InputError
-from simulation.projector import Projector, Weighting
-from simulation.protocols import protocol
-from simulation.synthesize import Sample
+from simulation.physics.projector import Projector, Weighting
+from simulation.physics.protocols import protocol
+from simulation.simulator import Sample
 
 BODY_PIXEL_MM = {"syndeeplesion": 0.8 * 512 / 416, "clinical": 500 / 512}
 """Size in the body of a pixel of the training data. SynDeepLesion stretches every DeepLesion slice of 512 pixels, most

@@ -15,7 +15,7 @@ from mar_pipeline.dicom.correction.virtual_scan import Grid
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.judge.tissue import soft_tissue
 from simulation.correction import linear_interpolation, nmar, nmar_prior
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 from simulation.units import MU_WATER_PER_CM, mu_to_hu
 
 HU_PER_MU = 1000 / MU_WATER_PER_CM

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from simulation.geometry import FanBeam
+from simulation.physics.geometry import FanBeam
 from simulation.units import hu_to_mu
 
 TISSUE_HU = -500.0

@@ -169,7 +169,10 @@ def _of_derivation(derived: FileDataset, source: Dataset, derivation: Derivation
         ("the version", derivation.version),
         ("the weights", weights),
         ("what it may be used for", RESEARCH_USE),
-        ("the threshold", "given by the user" if derivation.threshold_hu is None else f"{derivation.threshold_hu:g} HU"),
+        (
+            "the threshold",
+            "given by the user" if derivation.threshold_hu is None else f"{derivation.threshold_hu:g} HU",
+        ),
         *(("each option", option) for option in derivation.options),
     ):
         yield f"DerivationDescription does not name {what}", text in said

@@ -16,10 +16,10 @@ from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout, to_sample
 from mar_pipeline.metrics import score
 from mar_pipeline.network_units import to_mu
+from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import read_pair
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 

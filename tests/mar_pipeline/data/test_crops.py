@@ -8,7 +8,7 @@ from small_scanner import SMALL
 from mar_pipeline.data.crops import mirrored, random_crop, turned
 from mar_pipeline.data.sample import IMAGES_ONLY, KEYS, SINOGRAMS, Layout, PairArrays, generator, to_sample
 from simulation.errors import UsageError
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 ROWS, COLUMNS = 12, 10
 

@@ -15,10 +15,10 @@ from mar_pipeline.data import IMAGE, KEYS, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.batches import EpochBatches
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.signals import STOP_SIGNALS
+from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import read_pair
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 

@@ -11,10 +11,10 @@ from small_scans import EVERYTHING, scan_of
 from mar_pipeline.data.measured import pair_arrays, with_projected_data
 from mar_pipeline.data.sample import IMAGES, KEYS, SINOGRAMS, Layout, PairArrays
 from simulation.correction import hardening_corrected, linear_interpolation, nmar, nmar_prior
+from simulation.dataset.store import Pair
 from simulation.errors import InputError
-from simulation.projector import Projector, Weighting
-from simulation.store import Pair
-from simulation.synthesize import Sample
+from simulation.physics.projector import Projector, Weighting
+from simulation.simulator import Sample
 
 PROJECTOR = Projector(SMALL, "cpu", threads=1)
 STORED = ("ma_CT", "LI_CT", "ma_sinogram", "LI_sinogram", "metal_trace")

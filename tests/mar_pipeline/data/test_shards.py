@@ -13,10 +13,10 @@ from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import KEYS, DataSettings, ShardPairs, make_loaders, shards
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
+from simulation.dataset.generate import SimulateSettings, generate
+from simulation.dataset.shard_file import Shard
 from simulation.errors import InputError, UsageError
-from simulation.generate import SimulateSettings, generate
-from simulation.protocols import PROTOCOLS
-from simulation.shards import Shard
+from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 STORES = ("images", "both", "sinograms")

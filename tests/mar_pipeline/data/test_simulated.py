@@ -25,10 +25,10 @@ from mar_pipeline.data.sample import (
 )
 from simulation.correction import hardening_corrected, nmar_prior
 from simulation.errors import InputError, UsageError
-from simulation.implants import ImplantLibrary, MaskStack, resize_mask
-from simulation.projector import why_no_cuda
+from simulation.implants.library import ImplantLibrary, MaskStack, resize_mask
+from simulation.physics.projector import why_no_cuda
+from simulation.simulator import Simulator
 from simulation.sources import SliceRef
-from simulation.synthesize import Simulator
 from simulation.units import hu_to_mu
 
 pytestmark = pytest.mark.usefixtures("small_scanner")

@@ -14,9 +14,9 @@ from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Sample, to_sample
 from mar_pipeline.data.turning import field_of, rotate_sample
 from simulation.correction import linear_interpolation, metal_trace
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.synthesize import Simulator
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu
 
 quarters = pytest.mark.parametrize("n", [1, 2, 3])

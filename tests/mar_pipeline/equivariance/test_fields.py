@@ -96,8 +96,8 @@ def test_the_disk_is_what_no_rotation_takes_outside():
 
 
 def test_a_rotated_image_has_its_views_shifted():
-    from simulation.geometry import FanBeam
-    from simulation.projector import Projector
+    from simulation.physics.geometry import FanBeam
+    from simulation.physics.projector import Projector
 
     geometry = FanBeam(
         image_shape=(32, 32), pixel_mm=2.0, source_mm=300.0, detector_mm=300.0, views=640, bins=80, pitch_mm=2.0

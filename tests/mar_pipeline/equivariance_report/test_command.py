@@ -24,7 +24,7 @@ from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.weights.trained import Trained
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
-from simulation.protocols import PROTOCOLS
+from simulation.physics.protocols import PROTOCOLS
 
 
 class Plain(nn.Module):

@@ -21,10 +21,10 @@ from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
 from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.weights.files import save_weights
+from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import read_pair
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 CASE, MASK = "000001_01_01/001", 1

@@ -24,10 +24,10 @@ from mar_pipeline.evaluation.score_tables import averages, with_spread
 from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.weights.trained import Trained
+from simulation.dataset.store import Pair, read_pair
 from simulation.errors import InputError, UsageError
 from simulation.files import sha256_of
-from simulation.protocols import PROTOCOLS
-from simulation.store import Pair, read_pair
+from simulation.physics.protocols import PROTOCOLS
 
 Images = Callable[[Tensor, Tensor, Tensor], Tensor]
 

@@ -26,9 +26,9 @@ from mar_pipeline.network_units import sinogram_to_network, to_network
 from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.weights.files import save_weights
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
-from simulation.projector import Projector
-from simulation.protocols import PROTOCOLS
-from simulation.store import Pair, read_pair
+from simulation.dataset.store import Pair, read_pair
+from simulation.physics.projector import Projector
+from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 CASE, MASK = "000001_01_01", 1

@@ -14,7 +14,7 @@ from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, Projectio
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated, virtual_scan
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.judge.verdict import Judge
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 THRESHOLD_HU, LEAST_MM2 = 2500.0, 4.0
 

@@ -24,7 +24,7 @@ from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
 from simulation.correction import replace_trace, tissue_prior
 from simulation.errors import InputError, UsageError
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 UNFOLDED = ("indudonet", "indudonet_plus")
 names = pytest.mark.parametrize("name", DUAL)

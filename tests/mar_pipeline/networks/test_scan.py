@@ -10,8 +10,8 @@ from torch import Tensor
 
 from mar_pipeline.networks.scan import Scan
 from simulation.errors import InputError, UsageError
-from simulation.geometry import FanBeam
-from simulation.projector import Projector
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector import Projector
 
 BENCHMARK = FanBeam.preset("syndeeplesion")
 TINY = FanBeam((8, 8), 2.0, 60.0, 60.0, views=12, bins=15, pitch_mm=3.0)

@@ -15,7 +15,7 @@ from mar_pipeline.train import train
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights
 from simulation.errors import UsageError
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 
 WORLD = 3
 HELPER = Path(__file__).resolve().parents[2] / "helpers" / "training_process.py"

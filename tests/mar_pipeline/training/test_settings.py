@@ -26,7 +26,7 @@ from mar_pipeline.training.settings import EquivarianceTraining, read_train_sett
 from mar_pipeline.weights.files import load_weights
 from mar_pipeline.weights.trained import load_trained
 from simulation.errors import UsageError
-from simulation.projector_cpu import usable_cores
+from simulation.physics.projector_cpu import usable_cores
 
 Run = Callable[..., tuple[Path, TrainReport]]
 PLAIN = {"enabled": False}

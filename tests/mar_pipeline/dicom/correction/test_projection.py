@@ -12,7 +12,7 @@ from scipy import ndimage
 from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection, added
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated, virtual_scan
 from mar_pipeline.dicom.errors import RefusedInput
-from simulation.projector import Projector
+from simulation.physics.projector import Projector
 
 SPACING_MM, SHAPE = 2.0, (160, 160)
 methods = pytest.mark.parametrize("method", list(SINOGRAM_METHODS))

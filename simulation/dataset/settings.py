@@ -1,0 +1,179 @@
+"""What `mar simulate` is asked for, and the implants and the scanner that serve it."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Literal
+
+from simulation.dataset.shard_file import Stored
+from simulation.errors import UsageError
+from simulation.implants.library import ImplantLibrary
+from simulation.physics.projector_cpu import usable_cores
+from simulation.physics.protocols import protocol
+from simulation.physics.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
+from simulation.simulator import Simulator
+
+PROCEDURAL = "procedural"
+_PROCEDURAL_MASKS = 10
+
+
+WHOLE = "0/1"
+"""The shard that is all of the work."""
+
+
+@dataclass(frozen=True)
+class SimulateSettings:
+    """Make pairs with and without metal from clean CT slices.
+
+    Args:
+        out: folder of the data set; a rerun with the same settings makes only what is missing.
+        source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
+        preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
+        masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
+        metal: what all metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; if not given
+            titanium for a stack, and what is usual for procedural implants.
+        implants: kinds the procedural masks are drawn from: hip, spine, dental, clips, electrodes, needle; all if not
+            given.
+        split: names of the files, and which official split of DeepLesion is read.
+        slices: number of slices; all of the source if not given (phantom: 4).
+        masks_per_slice: number of masks; all of a stack if not given (procedural: 10).
+        seed: of implants and noise.
+        workers: number of processes; 0 takes one for each core. The files do not depend on it.
+        shard: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
+        device: where to project: cpu, cuda, or auto: CUDA where there is a GPU, if one worker is asked for.
+        spectrum: csv of energy in keV and relative photons, instead of the preset's.
+        kvp: tube voltage of a modelled spectrum, instead of the preset's.
+        anode_angle_deg: anode angle of the modelled spectrum; 7 if not given.
+        filters: filters of the modelled spectrum, such as Al:2.5 Cu:0.1 (mm); Al:2.5 if not given.
+        photons: photons a bin receives without an object, instead of the preset's.
+        scatter_counts: mean count that scatter adds to every bin, instead of the preset's.
+        electronic_noise_counts: standard deviation of the electronic noise in photons, instead of the preset's.
+        pad_square: pad slices that are not square with air instead of refusing them.
+        layout: community (a file for each pair, as SynDeepLesion is distributed) or shards (a file for some dozen
+            slices with their pairs, to train from).
+        store: what shards hold of a pair: images, sinograms (CT and LI are then computed when they are read), or both;
+            images if not given. Networks that see sinograms and conversion to the community layout need them.
+        slices_per_shard: number of slices in a shard; a worker makes a shard at a time.
+        convert: folder of a finished data set to convert to the other layout, instead of simulating.
+        compression: gzip level of the files, 0 for none; shards are never compressed.
+        dry_run: only say what would be made.
+    """
+
+    out: str
+    source: str = "phantom"
+    preset: str = "syndeeplesion"
+    masks: str = PROCEDURAL
+    metal: str | None = None
+    implants: tuple[str, ...] | None = None
+    split: Literal["train", "test"] = "train"
+    slices: int | None = None
+    masks_per_slice: int | None = None
+    seed: int = 0
+    workers: int = 1
+    shard: str = WHOLE
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    spectrum: str | None = None
+    kvp: float | None = None
+    anode_angle_deg: float | None = None
+    filters: tuple[str, ...] | None = None
+    photons: float | None = None
+    scatter_counts: float | None = None
+    electronic_noise_counts: float | None = None
+    pad_square: bool = False
+    layout: Literal["community", "shards"] = "community"
+    store: Stored | None = None
+    slices_per_shard: int = 32
+    convert: str | None = None
+    compression: int = 4
+    dry_run: bool = False
+
+
+WITH_CONVERT = {
+    *("out", "preset", "masks", "split", "workers", "shard", "layout", "store", "slices_per_shard", "convert"),
+    *("compression", "dry_run"),
+}
+"""Settings that a conversion looks at; what the set was made from is not to be said again."""
+_DEFAULTS = {own.name: own.default for own in fields(SimulateSettings)}
+
+
+def check_settings(settings: SimulateSettings) -> None:
+    """Refuses what cannot be asked for.
+
+    Raises:
+        UsageError: a number or a combination is impossible.
+    """
+    protocol(settings.preset)
+    if settings.masks_per_slice is not None and settings.masks_per_slice < 1:
+        raise UsageError(f"--masks-per-slice: got {settings.masks_per_slice}, expected 1 or more")
+    if settings.workers < 0:
+        raise UsageError(f"--workers: got {settings.workers}, expected 0 (one for each core) or more")
+    if not 0 <= settings.compression <= 9:
+        raise UsageError(f"--compression: got {settings.compression}, expected a gzip level of 0 to 9")
+    if settings.slices_per_shard < 1:
+        raise UsageError(f"--slices-per-shard: got {settings.slices_per_shard}, expected 1 or more")
+    if not settings.out:
+        raise UsageError("--out: got no name; expected a folder")
+    if settings.store is not None and settings.layout == "community":
+        raise UsageError("--store: only for --layout shards; the community layout holds images and sinograms")
+    if settings.layout == "community" and settings.slices_per_shard != _DEFAULTS["slices_per_shard"]:
+        raise UsageError("--slices-per-shard: only for --layout shards; the community layout has a file for each pair")
+    if settings.layout == "shards" and settings.compression not in (0, _DEFAULTS["compression"]):
+        raise UsageError("--compression: only for --layout community; shards are not compressed")
+    if settings.convert is not None:
+        said = [own.name for own in fields(SimulateSettings) if own.name not in WITH_CONVERT]
+        said = [own for own in said if getattr(settings, own) != _DEFAULTS[own]]
+        if said:
+            raise UsageError(
+                f"--{said[0].replace('_', '-')}: not with --convert, which simulates nothing; leave it out"
+            )
+    if settings.spectrum is not None and settings.kvp is not None:
+        raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
+    if settings.kvp is None and (settings.filters, settings.anode_angle_deg) != (None, None):
+        raise UsageError("--filters and --anode-angle-deg: they shape the spectrum of --kvp, which is not given")
+    if settings.photons is not None and not settings.photons > 0:
+        raise UsageError(f"--photons: got {settings.photons:g}, expected more than 0")
+    for name in ("scatter_counts", "electronic_noise_counts"):
+        value = getattr(settings, name)
+        if value is not None and not value >= 0:
+            raise UsageError(f"--{name.replace('_', '-')}: got {value:g}, expected 0 or more")
+
+
+def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
+    """The implants, and how many of them a slice gets."""
+    if settings.masks == PROCEDURAL:
+        scan = protocol(settings.preset)
+        pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
+        library = ImplantLibrary(settings.implants, pixel_mm, settings.metal)
+        return library, settings.masks_per_slice or _PROCEDURAL_MASKS
+    if settings.implants:
+        raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
+    stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
+    count = settings.masks_per_slice or len(stack)
+    if count > len(stack):
+        raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")
+    return stack, count
+
+
+def build_simulator(settings: SimulateSettings) -> Simulator:
+    """The scanner, with the spectrum and the constants that were asked for."""
+    spectrum: Spectrum | None = None
+    if settings.spectrum is not None:
+        spectrum = read_spectrum(settings.spectrum)
+    elif settings.kvp is not None:
+        angle_deg = 7.0 if settings.anode_angle_deg is None else settings.anode_angle_deg
+        filters = ("Al:2.5",) if settings.filters is None else settings.filters
+        spectrum = tube_spectrum(settings.kvp, angle_deg, parse_filters(filters))
+    changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
+    scan = replace(protocol(settings.preset), **{name: value for name, value in changed.items() if value is not None})
+    device = "cpu" if settings.device == "auto" and settings.workers != 1 else settings.device
+    threads = max(1, usable_cores() // (settings.workers or usable_cores()))
+    return Simulator(scan, device, spectrum, threads=threads)
+
+
+def worker_count(settings: SimulateSettings, device: str) -> int:
+    """Number of processes; a GPU serves one."""
+    if device == "cuda":
+        if settings.workers > 1:
+            raise UsageError(
+                f"--workers: got {settings.workers} on CUDA, where one process works; use 1, or --device cpu"
+            )
+        return 1
+    return settings.workers or usable_cores()

@@ -1,0 +1,203 @@
+"""The fan-beam projector: forward projection, its transpose and filtered back projection, on CPU or CUDA.
+
+numpy or torch, any leading batch dimensions; what comes in comes out. Every map is differentiable for torch.
+"""
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, Literal, get_args
+
+import numpy as np
+import scipy.fft
+
+from simulation.errors import InputError, UsageError
+from simulation.physics.arrays import is_tensor, like, to_numpy
+from simulation.physics.geometry import FanBeam
+from simulation.physics.projector_cpu import CpuOperators
+from simulation.units import MM_PER_CM
+
+Device = Literal["auto", "cpu", "cuda"]
+Weighting = Literal["benchmark", "standard"]
+Precision = Literal["float32", "float64"]
+
+
+def why_no_cuda() -> str:
+    """Why nothing can be computed on a GPU here; empty if it can. A host without a GPU never reaches a CUDA call."""
+    import astra
+
+    if not astra.use_cuda():  # asks the driver alone
+        return "ASTRA finds no GPU on this machine"
+    import torch
+
+    if torch.version.cuda is None:
+        return f"torch {torch.__version__} is a build without CUDA"
+    return "" if torch.cuda.is_available() else "torch finds no usable GPU: its driver or the permissions"
+
+
+class Projector:
+    """Line integrals of a fan-beam scan, their transpose, and filtered back projection.
+
+    The forward projection is Joseph's method (P. M. Joseph, IEEE Trans. Med. Imaging 1982): on the CPU by compiled
+    kernels, on CUDA by ASTRA, whose texture units round the interpolation weight to 8 bits.
+
+    Args:
+        geometry: the scan.
+        device: where to compute; "auto" takes CUDA where ASTRA sees a GPU.
+        threads: CPU threads a call may use; None takes the usable cores.
+        precision: float32, or float64 to check gradients on the CPU.
+
+    Raises:
+        UsageError: unknown device, CUDA asked for where there is none, or float64 for CUDA.
+    """
+
+    def __init__(
+        self,
+        geometry: FanBeam,
+        device: Device = "auto",
+        threads: int | None = None,
+        precision: Precision = "float32",
+    ) -> None:
+        if device not in get_args(Device):
+            raise UsageError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
+        if device != "cpu" and precision != "float32":
+            raise UsageError(f"projector: got {precision} on {device}, but CUDA computes in float32; use device cpu")
+        reason = "" if device == "cpu" else why_no_cuda()
+        if device == "cuda" and reason:
+            raise UsageError(f"device cuda: {reason}; use --device cpu or auto")
+        self.geometry, self.precision = geometry, precision
+        self.device = "cpu" if device == "cpu" or reason else "cuda"
+        self._operators: Any
+        if self.device == "cuda":
+            from simulation.physics.projector_cuda import CudaOperators
+
+            self._operators = CudaOperators(geometry)
+        else:
+            self._operators = CpuOperators(geometry, threads, precision)
+
+    def forward(self, image_mu: Any) -> Any:
+        """Line integrals P(mu).
+
+        Args:
+            image_mu: Float["... rows columns"], 1/cm. Other number types are read as the projector's.
+
+        Returns:
+            Float["... views bins"], without unit.
+
+        Raises:
+            InputError: the last two dimensions are not the geometry's image shape.
+        """
+        return self._apply(image_mu, self.geometry.image_shape, self._operators.forward, self._operators.adjoint)
+
+    def adjoint(self, sinogram: Any) -> Any:
+        """P' y: the exact transpose of `forward` on the CPU; on CUDA ASTRA's matched back projection.
+
+        Args:
+            sinogram: Float["... views bins"].
+
+        Returns:
+            Float["... rows columns"], cm times the sinogram's unit.
+
+        Raises:
+            InputError: the last two dimensions are not the geometry's sinogram shape.
+        """
+        return self._apply(sinogram, self.geometry.sinogram_shape, self._operators.adjoint, self._operators.forward)
+
+    def fbp(self, sinogram: Any, weighting: Weighting = "benchmark") -> Any:
+        """Filtered back projection.
+
+        "benchmark" reproduces the CTs of SynDeepLesion (ODL's fan-beam FBP): ramp filter without cosine weighting, back
+        projection weighted by the magnification. It is biased by about +1 % in soft tissue. "standard" is the fan-beam
+        formula for an equispaced flat detector (Kak and Slaney, Principles of Computerized Tomographic Imaging, section
+        3.4.2): cosine weighting, ramp filter, inverse square of the distance; 0 outside the field of view, where some
+        views are missing.
+
+        Args:
+            sinogram: Float["... views bins"], line integrals.
+            weighting: "benchmark" or "standard".
+
+        Returns:
+            Float["... rows columns"], 1/cm.
+
+        Raises:
+            InputError: the last two dimensions are not the geometry's sinogram shape.
+            UsageError: unknown weighting.
+        """
+        if weighting not in get_args(Weighting):
+            raise UsageError(f"unknown weighting {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
+        kernel, cosines, scale, power = _fbp_recipe(self.geometry, weighting)
+        cosines = (cosines * scale).astype(self.precision)
+        seen = np.ones(self.geometry.image_shape, self.precision)
+        if weighting == "standard":
+            seen = self.geometry.inside_field_of_view.astype(self.precision)
+
+        def reconstruct(sinograms: Any) -> Any:
+            return _times(self._operators.backproject(_convolve_rows(_times(sinograms, cosines), kernel), power), seen)
+
+        def transpose(images: Any) -> Any:
+            rows = self._operators.backproject_transpose(_times(images, seen), power)
+            return _times(_convolve_rows(rows, kernel), cosines)
+
+        return self._apply(sinogram, self.geometry.sinogram_shape, reconstruct, transpose)
+
+    def _apply(self, array: Any, shape: tuple[int, int], map_: Callable, transpose: Callable) -> Any:
+        """Applies a linear map to the last two dimensions of a numpy array or tensor, on this projector's device."""
+        if tuple(array.shape[-2:]) != tuple(shape):
+            raise InputError(
+                f"projector: got an array of shape {tuple(array.shape)}, expected {shape[0]} x {shape[1]} in its last "
+                "two dimensions; resize it or choose the geometry it was made for"
+            )
+        if is_tensor(array):
+            from simulation.physics.projector_torch import apply_linear_map
+
+            return apply_linear_map(array, map_, transpose, self.device, self.precision)
+        batch = np.asarray(array, self.precision).reshape(-1, *shape)
+        if self.device == "cuda":
+            import torch
+
+            with torch.no_grad():
+                result = to_numpy(map_(torch.from_numpy(np.ascontiguousarray(batch)).cuda()))
+        else:
+            result = map_(batch)
+        return result.reshape(*array.shape[:-2], *result.shape[-2:])
+
+
+@lru_cache(maxsize=8)
+def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarray, float, int]:
+    """Convolution kernel (2 bins - 1), weight of each bin, scale, and power of the magnification."""
+    bins, pitch_cm = geometry.bins, geometry.pitch_mm / MM_PER_CM
+    offsets = np.arange(1 - bins, bins)
+    view_rad = 2 * np.pi / geometry.views
+    if weighting == "benchmark":
+        # |w| / (4 pi) at n = 2 bins - 1 frequencies that miss zero by half a step, as in ODL's padded transform. Rows
+        # padded to n never wrap around, so the filter is this convolution whatever the length of the FFT.
+        n = 2 * bins - 1
+        omega = (2 * np.pi / n * np.arange(n) - np.pi) / pitch_cm
+        kernel = np.cos(np.outer(offsets * pitch_cm, omega)) @ (np.abs(omega) / (4 * np.pi)) / n
+        return kernel, np.ones(bins), view_rad, 1
+    isocentre_cm = pitch_cm / geometry.magnification
+    kernel = np.zeros(2 * bins - 1)
+    kernel[bins - 1] = 1 / (4 * isocentre_cm**2)
+    odd = offsets % 2 == 1
+    kernel[odd] = -1 / (np.pi * offsets[odd] * isocentre_cm) ** 2
+    sdd_mm = geometry.source_mm + geometry.detector_mm
+    cosines = sdd_mm / np.hypot(sdd_mm, geometry.bins_mm)
+    return kernel, cosines, 0.5 * view_rad * isocentre_cm / geometry.magnification**2, 2
+
+
+def _times(array: Any, weights: np.ndarray) -> Any:
+    """The array times weights over its last dimensions, as what it is."""
+    return array * like(weights, array)
+
+
+def _convolve_rows(array: Any, kernel: np.ndarray) -> Any:
+    """Convolution of the last axis with a symmetric kernel of 2 bins - 1 samples, same length out."""
+    bins = array.shape[-1]
+    length = scipy.fft.next_fast_len(2 * bins - 1, real=True)  # what wraps around falls outside the part that is kept
+    response = scipy.fft.rfft(kernel, length).astype(np.complex64)
+    part = slice(bins - 1, 2 * bins - 1)
+    if is_tensor(array):
+        import torch
+
+        spectrum = torch.fft.rfft(array, length) * like(response, array)
+        return torch.fft.irfft(spectrum, length)[..., part]
+    return scipy.fft.irfft(scipy.fft.rfft(array, length) * response, length)[..., part]
