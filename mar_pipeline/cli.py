@@ -114,14 +114,14 @@ def _evaluate(arguments: list[str]) -> int:
     task = value_of("task", arguments)
     if task not in (None, "mar"):
         return _evaluate_task(task, arguments)
-    from mar_pipeline.evaluate import EvaluateSettings, evaluate
+    from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 
     report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 
 def _evaluate_task(task: Any, arguments: list[str]) -> int:
-    from mar_pipeline.evaluate_task import evaluate_task
+    from mar_pipeline.commands.evaluate_task import evaluate_task
     from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings
     from mar_pipeline.tasks.catalogue import TESTS, known_task
 
@@ -133,8 +133,8 @@ def _train(arguments: list[str]) -> int:
     from mar_pipeline.signals import noted_signals
 
     with noted_signals():  # from here on, as what is imported and who is met takes its time
+        from mar_pipeline.commands.train import train
         from mar_pipeline.runtime import joined
-        from mar_pipeline.train import train
         from mar_pipeline.training.settings import read_train_settings
 
         with joined() as processes:
@@ -143,14 +143,14 @@ def _train(arguments: list[str]) -> int:
 
 
 def _compare(arguments: list[str]) -> int:
-    from mar_pipeline.compare import CompareSettings, compare
+    from mar_pipeline.commands.compare import CompareSettings, compare
 
     report = compare(read_settings("compare", CompareSettings, arguments))
     return _tell(report.table, list(report.failed))
 
 
 def _equivariance(arguments: list[str]) -> int:
-    from mar_pipeline.equivariance_report.command import equivariance, read_equivariance_settings
+    from mar_pipeline.commands.equivariance import equivariance, read_equivariance_settings
 
     report = equivariance(read_equivariance_settings(arguments))
     return _tell(report.table, list(report.failed))
@@ -168,7 +168,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     options = parser.parse_args(arguments)
 
-    from mar_pipeline.export import ExportSettings, export
+    from mar_pipeline.commands.export import ExportSettings, export
 
     return _tell(export(ExportSettings(**vars(options))).summary, [])
 
@@ -202,7 +202,7 @@ def _dicom(arguments: list[str]) -> int:
 
 
 def _submit(arguments: list[str]) -> int:
-    from mar_pipeline.submit import as_text, submit
+    from mar_pipeline.commands.submit import as_text, submit
 
     parser = CommandParser(
         prog="mar submit", description="Runs a command as a job of a cluster, by submitit.", allow_abbrev=False
@@ -215,7 +215,7 @@ def _info(arguments: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="for programs")
     as_json = parser.parse_args(arguments).json
 
-    from mar_pipeline.info import as_text, collect
+    from mar_pipeline.commands.info import as_text, collect
 
     facts = collect()
     sys.stdout.write(f"{json.dumps(facts, indent=2) if as_json else as_text(facts)}\n")

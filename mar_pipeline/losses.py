@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.data import IMAGE, METAL_MASK, TARGET
-from mar_pipeline.data.sample import TARGET_SINOGRAM
+from mar_pipeline.sample import TARGET_SINOGRAM
 
 if TYPE_CHECKING:
     from mar_pipeline.networks import NetworkOutput

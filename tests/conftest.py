@@ -38,7 +38,7 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
     if item.get_closest_marker("shared_data") and not SHARED_DATA.is_dir():
         _absent("shared", f"no real data: {SHARED_DATA} is not a folder (MAR_SHARED_DATA names another)")
     if item.get_closest_marker("gpu"):
-        from mar_pipeline.info import cuda
+        from mar_pipeline.commands.info import cuda
 
         facts = cuda()
         if not facts["available"]:

@@ -9,12 +9,12 @@ import pytest
 import yaml
 from training_set import write_training_set
 
-from mar_pipeline.compare import CompareSettings, planned
+from mar_pipeline.commands.compare import CompareSettings, planned
+from mar_pipeline.commands.train import train
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.networks.build import networks_for
 from mar_pipeline.options import read_settings
 from mar_pipeline.tasks.catalogue import TRAININGS
-from mar_pipeline.train import train
 from mar_pipeline.training.settings import TrainSettings, as_plain, read_train_settings
 from simulation.dataset.generate import SimulateSettings
 from simulation.implants.library import KINDS

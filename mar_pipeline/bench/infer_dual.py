@@ -9,10 +9,10 @@ from torch import Tensor
 
 from mar_pipeline.bench.measure import network_sample, say, wall_and_cpu_seconds
 from mar_pipeline.bench.networks import body_of, plain, rmse_hu, settled
-from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import inputs_of
+from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from simulation.physics.projector_cpu import usable_cores
 
 _NETWORKS = ("indudonet_plus",)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.data.sample import IMAGES_ONLY, Layout, Sample, to_sample
+from mar_pipeline.sample import IMAGES_ONLY, Layout, Sample, to_sample
 from simulation.phantoms import phantom
 from simulation.simulator import Simulator
 from simulation.units import hu_to_mu

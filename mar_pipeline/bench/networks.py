@@ -3,9 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from mar_pipeline.data.sample import METAL_MASK, TARGET, Sample
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import inputs_of
+from mar_pipeline.sample import METAL_MASK, TARGET, Sample, to_mu
 from simulation.units import mu_to_hu
 
 _BODY_HU = -500.0

@@ -2,15 +2,15 @@
 
 A sample is a dictionary of float32 tensors: images [1, rows, columns] under `IMAGE`, `LI`, `TARGET`, `METAL_MASK`, and
 what else a `Layout` names, sinograms [1, views, bins] among it; a batch adds a leading dimension. All are in network
-units (see `mar_pipeline.network_units`).
+units (see `mar_pipeline.sample`).
 """
 
 from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.loaders import Loaders, make_loaders
-from mar_pipeline.data.sample import IMAGE, KEYS, LI, METAL_MASK, TARGET, Sample
 from mar_pipeline.data.settings import DataSettings, check_data_settings
 from mar_pipeline.data.shards import ShardPairs
 from mar_pipeline.data.simulated import SimulatedPairs
+from mar_pipeline.sample import IMAGE, KEYS, LI, METAL_MASK, TARGET, Sample
 
 __all__ = [
     "IMAGE",

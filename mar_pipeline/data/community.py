@@ -18,9 +18,9 @@ from mar_pipeline.data.pairs import (
     why_no_mask,
     why_other_mask,
 )
-from mar_pipeline.data.sample import IMAGES_ONLY, Layout, PairArrays
 from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
+from mar_pipeline.sample import IMAGES_ONLY, Layout, PairArrays
 from simulation.dataset.layout import manifest_file, read_manifest
 from simulation.dataset.store import read_h5
 from simulation.errors import InputError, UsageError

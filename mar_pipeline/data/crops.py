@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from mar_pipeline.data.sample import PairArrays
+from mar_pipeline.sample import PairArrays
 from simulation.errors import UsageError
 
 

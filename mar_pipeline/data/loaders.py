@@ -4,10 +4,10 @@ import logging
 from typing import Any, NamedTuple
 
 from mar_pipeline.data.batches import Crops, EpochBatches, Key, PairLoader, Pairs, loader_of
-from mar_pipeline.data.sample import IMAGES_ONLY, Layout
 from mar_pipeline.data.selection import by_reason
 from mar_pipeline.data.settings import DataSettings, check_data_settings
 from mar_pipeline.data.split import train_and_validation_pairs
+from mar_pipeline.sample import IMAGES_ONLY, Layout
 from simulation.errors import UsageError
 
 logger = logging.getLogger(__name__)

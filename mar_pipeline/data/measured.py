@@ -7,12 +7,13 @@ from typing import TypeVar
 
 import numpy as np
 
-from mar_pipeline.data.sample import (
+from mar_pipeline.sample import (
     HARDENING,
     IMAGE,
     LI,
     LI_SINOGRAM,
     MA_SINOGRAM,
+    MAX_LINE_INTEGRAL,
     METAL_MASK,
     METAL_TRACE,
     NMAR,
@@ -22,8 +23,9 @@ from mar_pipeline.data.sample import (
     TARGET_SINOGRAM,
     Layout,
     PairArrays,
+    sinogram_to_network,
+    to_network,
 )
-from mar_pipeline.network_units import MAX_LINE_INTEGRAL, sinogram_to_network, to_network
 from simulation.correction import hardening_corrected, nmar, nmar_prior, reprojected
 from simulation.dataset.store import Pair
 from simulation.errors import InputError

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from mar_pipeline.data.sample import Layout, PairArrays
+from mar_pipeline.sample import Layout, PairArrays
 from simulation.physics.geometry import FanBeam
 
 

@@ -9,7 +9,9 @@ import numpy as np
 from mar_pipeline.data.measured import needed, pair_arrays
 from mar_pipeline.data.memory import SharedPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
-from mar_pipeline.data.sample import (
+from mar_pipeline.data.selection import spread_pairs
+from mar_pipeline.data.stored import StoredPairs
+from mar_pipeline.sample import (
     IMAGE,
     IMAGES_ONLY,
     KEYS,
@@ -18,10 +20,8 @@ from mar_pipeline.data.sample import (
     TARGET,
     Layout,
     PairArrays,
+    to_network,
 )
-from mar_pipeline.data.selection import spread_pairs
-from mar_pipeline.data.stored import StoredPairs
-from mar_pipeline.network_units import to_network
 from simulation.dataset.layout import read_manifest
 from simulation.dataset.shard_file import Shard, shard_file, shards_folder
 from simulation.dataset.shard_reading import scan_of

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.memory import SharedPairs, SharedTable
 from mar_pipeline.data.pairs import Skipped
-from mar_pipeline.data.sample import (
+from mar_pipeline.sample import (
     IMAGES_ONLY,
     PAIR,
     VALIDATION_PAIR,

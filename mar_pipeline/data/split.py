@@ -7,11 +7,11 @@ from typing import NamedTuple
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, slice_name
-from mar_pipeline.data.sample import Layout
 from mar_pipeline.data.selection import choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
+from mar_pipeline.sample import Layout
 from simulation.dataset.layout import layout_of
 from simulation.errors import InputError, UsageError
 from simulation.implants.library import ImplantLibrary, MaskStack

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from torch.utils.data import Dataset
 
 from mar_pipeline.data.pairs import PairFile, slice_name
-from mar_pipeline.data.sample import Layout, PairArrays, Sample, to_sample
+from mar_pipeline.sample import Layout, PairArrays, Sample, to_sample
 
 
 class StoredPairs(Dataset[Sample]):

@@ -4,16 +4,16 @@ from collections.abc import Mapping
 
 from torch import Tensor
 
-from mar_pipeline.data.sample import SINOGRAMS
 from mar_pipeline.equivariance import act
 from mar_pipeline.equivariance.fields import Fields
+from mar_pipeline.sample import SINOGRAMS
 
 
 def field_of(name: str) -> Fields:
     """What a rotation does to an array of a sample.
 
     Args:
-        name: of `mar_pipeline.data.sample`.
+        name: of `mar_pipeline.sample`.
     """
     return (("views", 1),) if name in SINOGRAMS else (("trivial", 1),)
 

@@ -10,14 +10,12 @@ from torch import Tensor
 
 from mar_pipeline.data import METAL_MASK
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.data.sample import Layout, to_sample
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.equivariance import act
 from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.run_columns import columns_of, distinct_names, refuse_twins
 from mar_pipeline.evaluation.settings import unknown_method
 from mar_pipeline.inference.fast import Precision, fast_network
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import (
     has_projector,
     inputs_of,
@@ -25,6 +23,7 @@ from mar_pipeline.networks.build import (
     refuse_other_geometry,
     start_of,
 )
+from mar_pipeline.sample import Layout, to_mu, to_sample
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.store import Pair

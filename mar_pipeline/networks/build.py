@@ -8,10 +8,9 @@ from typing import Any, cast
 import torch
 from torch import nn
 
-from mar_pipeline.data.sample import IMAGE, LI, METAL_MASK
-from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NETWORKS, NetworkOutput
 from mar_pipeline.networks.scan import Scan
+from mar_pipeline.sample import IMAGE, LI, METAL_MASK, UNITS_PER_MU
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol

@@ -9,10 +9,20 @@ import itertools
 import torch
 from torch import Tensor, nn
 
-from mar_pipeline.data.sample import HARDENING, IMAGE, LI, MA_SINOGRAM, METAL_MASK, METAL_TRACE
-from mar_pipeline.network_units import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU, to_mu, to_network
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
 from mar_pipeline.networks.scan import Scan
+from mar_pipeline.sample import (
+    HARDENING,
+    IMAGE,
+    LI,
+    MA_SINOGRAM,
+    METAL_MASK,
+    METAL_TRACE,
+    UNITS_PER_LINE_INTEGRAL,
+    UNITS_PER_MU,
+    to_mu,
+    to_network,
+)
 from simulation.correction import replace_trace, tissue_prior
 from simulation.physics.projector import Projector, Weighting
 

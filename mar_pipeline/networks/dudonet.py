@@ -6,11 +6,10 @@ W.-A. Lin et al., "DuDoNet: Dual Domain Network for CT Metal Artifact Reduction"
 import torch
 from torch import Tensor, nn
 
-from mar_pipeline.data.sample import IMAGE, LI, LI_SINOGRAM, METAL_MASK, METAL_TRACE
-from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks.blocks import NetworkOutput
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
+from mar_pipeline.sample import IMAGE, LI, LI_SINOGRAM, METAL_MASK, METAL_TRACE, UNITS_PER_MU
 from simulation.physics.projector import Projector, Weighting
 
 _GUIDED_LEVELS = 2

@@ -12,17 +12,6 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from mar_pipeline.data.sample import (
-    IMAGE,
-    LI,
-    LI_SINOGRAM,
-    MA_SINOGRAM,
-    METAL_MASK,
-    METAL_TRACE,
-    NMAR,
-    NMAR_SINOGRAM,
-    PRIOR,
-)
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -35,6 +24,17 @@ from mar_pipeline.networks.blocks import (
 from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
+from mar_pipeline.sample import (
+    IMAGE,
+    LI,
+    LI_SINOGRAM,
+    MA_SINOGRAM,
+    METAL_MASK,
+    METAL_TRACE,
+    NMAR,
+    NMAR_SINOGRAM,
+    PRIOR,
+)
 from simulation.physics.projector import Projector
 
 Start = Literal["li", "nmar"]

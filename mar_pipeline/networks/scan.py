@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from mar_pipeline.network_units import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
+from mar_pipeline.sample import UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
 from simulation.errors import InputError
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Projector, Weighting

@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
-from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
+from mar_pipeline.sample import UNITS_PER_MU
 from simulation.errors import InputError
 
 

@@ -8,13 +8,12 @@ import numpy as np
 import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
-from mar_pipeline.data.sample import Layout
 from mar_pipeline.data.turning import field_of
 from mar_pipeline.losses import LOSSES, TRUTHS, image_loss
 from mar_pipeline.metrics import score
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.networks.build import build_network, network_inputs, start_of
+from mar_pipeline.sample import Layout, to_mu
 from mar_pipeline.tasks.task import Batch, Task
 
 

@@ -8,21 +8,24 @@ from typing import Any
 import yaml
 
 from mar_pipeline import __version__
-from mar_pipeline.data.sample import (
+from mar_pipeline.networks.build import network_inputs
+from mar_pipeline.sample import (
     HARDENING,
     IMAGE,
     LI,
     LI_SINOGRAM,
     MA_SINOGRAM,
+    MAX_LINE_INTEGRAL,
+    MAX_MU_PER_CM,
     METAL_MASK,
     METAL_TRACE,
     NMAR,
     NMAR_SINOGRAM,
     PRIOR,
     SINOGRAMS,
+    UNITS_PER_LINE_INTEGRAL,
+    UNITS_PER_MU,
 )
-from mar_pipeline.network_units import MAX_LINE_INTEGRAL, MAX_MU_PER_CM, UNITS_PER_LINE_INTEGRAL, UNITS_PER_MU
-from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.weights.onnx import OPSET, TOLERANCE, OnnxFacts
 from mar_pipeline.weights.trained import Trained
 from simulation.units import MU_WATER_PER_CM

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout, to_sample
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import network_inputs
+from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_sample
 from simulation.correction import linear_interpolation, metal_trace
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Precision, Projector

@@ -13,11 +13,11 @@ from pathlib import Path
 
 import torch
 
-import mar_pipeline.train
+import mar_pipeline.commands.train
 from mar_pipeline.cli import main
+from mar_pipeline.commands.train import train
 from mar_pipeline.runtime import joined, processes
 from mar_pipeline.tasks.catalogue import TRAININGS
-from mar_pipeline.train import train
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError
@@ -57,7 +57,7 @@ def fails(how, *arguments):
 
     TRAININGS["classification"] = dataclasses.replace(training, make=make)
     if how == "differs":
-        mar_pipeline.train._data = lambda task: f"{36 + processes().rank} images"
+        mar_pipeline.commands.train._data = lambda task: f"{36 + processes().rank} images"
     return main(["train", *arguments])
 
 

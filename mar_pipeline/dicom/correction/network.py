@@ -11,12 +11,11 @@ import numpy as np
 from scipy import ndimage
 
 from mar_pipeline.data.measured import pair_arrays, with_projected_data
-from mar_pipeline.data.sample import IMAGE, Layout, to_sample
 from mar_pipeline.dicom.correction.virtual_scan import Grid, virtual_scan
 from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.inference.fast import FastNetwork, Precision, fast_network
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks.build import inputs_of, network_inputs, projector_of
+from mar_pipeline.sample import IMAGE, Layout, to_mu, to_sample
 from mar_pipeline.weights.trained import Trained
 from simulation.correction import replace_trace
 from simulation.errors import InputError

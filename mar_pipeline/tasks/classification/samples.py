@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from mar_pipeline.data.batches import Key, KeyedSamples
-from mar_pipeline.data.sample import CROP, Sample, generator
+from mar_pipeline.sample import CROP, Sample, generator
 from mar_pipeline.tasks.classification.digits import Digits
 
 IMAGE = "image"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mar_pipeline.data.batches import Key, KeyedSamples
 from mar_pipeline.data.crops import random_crop
-from mar_pipeline.data.sample import CROP, PairArrays, Sample, generator
+from mar_pipeline.sample import CROP, PairArrays, Sample, generator
 from mar_pipeline.tasks.images.embedded import TEST_IMAGES, TRAIN_IMAGES, embedded_image
 from mar_pipeline.tasks.images.files import list_images, read_image
 from mar_pipeline.tasks.images.split import training_count
@@ -20,7 +20,7 @@ from simulation.errors import UsageError
 from simulation.sources.slices import unique_names
 
 _MASK, _MEASUREMENT, _FRESH = range(CROP + 1, CROP + 4)
-"""Purposes, beside those of `mar_pipeline.data.sample`."""
+"""Purposes, beside those of `mar_pipeline.sample`."""
 
 _TRAIN_PART, _TEST_PART = range(2)
 _IMAGE, _TARGET, _MASK_PLANE = slice(0, 3), slice(3, 6), slice(6, 7)

@@ -11,7 +11,7 @@ import torch
 
 from mar_pipeline.data.batches import Key, KeyedSamples
 from mar_pipeline.data.crops import random_crop
-from mar_pipeline.data.sample import CROP, PairArrays, Sample, generator
+from mar_pipeline.sample import CROP, PairArrays, Sample, generator
 from mar_pipeline.tasks.images.embedded import TEST_IMAGES, TRAIN_IMAGES, embedded_image
 from mar_pipeline.tasks.rain.pairs import RainPair, find_pairs
 from mar_pipeline.tasks.rain.settings import RainData, RainSet
@@ -20,7 +20,7 @@ from simulation.errors import UsageError
 from simulation.sources.slices import evenly_spaced, unique_names
 
 _TRAINING_RAIN, _VALIDATION_RAIN, _TEST_RAIN = range(CROP + 1, CROP + 4)
-"""Purposes, beside those of `mar_pipeline.data.sample`."""
+"""Purposes, beside those of `mar_pipeline.sample`."""
 
 _FIXED_SEED = 0
 """Of the rain that validation and tests have, whatever the seed of the training."""

@@ -6,7 +6,7 @@ from scipy import ndimage
 from small_scanner import SMALL
 
 from mar_pipeline.data.crops import mirrored, random_crop, turned
-from mar_pipeline.data.sample import IMAGES_ONLY, KEYS, SINOGRAMS, Layout, PairArrays, generator, to_sample
+from mar_pipeline.sample import IMAGES_ONLY, KEYS, SINOGRAMS, Layout, PairArrays, generator, to_sample
 from simulation.errors import UsageError
 from simulation.physics.projector import Projector
 

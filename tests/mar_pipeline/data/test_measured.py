@@ -9,7 +9,7 @@ from small_scanner import SMALL, disc
 from small_scans import EVERYTHING, scan_of
 
 from mar_pipeline.data.measured import pair_arrays, with_projected_data
-from mar_pipeline.data.sample import IMAGES, KEYS, SINOGRAMS, Layout, PairArrays
+from mar_pipeline.sample import IMAGES, KEYS, SINOGRAMS, Layout, PairArrays
 from simulation.correction import hardening_corrected, linear_interpolation, nmar, nmar_prior
 from simulation.dataset.store import Pair
 from simulation.errors import InputError

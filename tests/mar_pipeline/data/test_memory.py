@@ -8,7 +8,7 @@ import pytest
 from small_scanner import SMALL
 
 from mar_pipeline.data.memory import SharedPairs, SharedTable
-from mar_pipeline.data.sample import Layout, PairArrays
+from mar_pipeline.sample import Layout, PairArrays
 
 
 def test_a_row_is_absent_until_it_is_filled():

@@ -12,7 +12,7 @@ from small_scanner import NAME, SIZE, SMALL
 from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import KEYS, DataSettings, ShardPairs, make_loaders, shards
-from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
+from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from simulation.dataset.generate import SimulateSettings, generate
 from simulation.dataset.shard_file import Shard
 from simulation.errors import InputError, UsageError

@@ -9,7 +9,7 @@ import torch
 from small_scanner import NAME, body_hu, disc
 
 from mar_pipeline.data import IMAGE, KEYS, METAL_MASK, DataSettings, SimulatedPairs, make_loaders, simulated, split
-from mar_pipeline.data.sample import (
+from mar_pipeline.sample import (
     HARDENING,
     IMAGES,
     LI_SINOGRAM,

@@ -11,8 +11,8 @@ from small_scans import EVERYTHING, scan_batch
 
 from mar_pipeline.data import CommunityPairs
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Sample, to_sample
 from mar_pipeline.data.turning import field_of, rotate_sample
+from mar_pipeline.sample import IMAGES, SINOGRAMS, Sample, to_sample
 from simulation.correction import linear_interpolation, metal_trace
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

@@ -12,14 +12,14 @@ from small_scanner import NAME, SMALL
 from small_scans import DUAL, dual_network, inputs_of
 from training_set import write_training_set
 
+from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.data import CommunityPairs
-from mar_pipeline.data.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.data.turning import rotate_sample
-from mar_pipeline.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.evaluation.methods import Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
 from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
+from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.weights.files import save_weights
 from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError

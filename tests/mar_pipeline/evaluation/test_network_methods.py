@@ -15,14 +15,14 @@ import torch
 from small_pairs import HU, SIDE, masks, tiny_protocol, write_pairs
 from torch import Tensor, nn
 
-from mar_pipeline.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.evaluation import network_methods
 from mar_pipeline.evaluation.method_facts import Measurements, collect_facts, facts_to_text
 from mar_pipeline.evaluation.methods import Candidate, Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
 from mar_pipeline.evaluation.score_tables import averages, with_spread
-from mar_pipeline.network_units import UNITS_PER_MU
 from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.sample import UNITS_PER_MU
 from mar_pipeline.weights.trained import Trained
 from simulation.dataset.store import Pair, read_pair
 from simulation.errors import InputError, UsageError

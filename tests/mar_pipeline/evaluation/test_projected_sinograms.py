@@ -17,13 +17,12 @@ from torch import Tensor
 from training_set import write_training_set
 
 from mar_pipeline import figures
+from mar_pipeline.commands.evaluate import EvaluateReport, EvaluateSettings, evaluate
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.data.sample import Layout
-from mar_pipeline.evaluate import EvaluateReport, EvaluateSettings, evaluate
 from mar_pipeline.evaluation import network_methods
 from mar_pipeline.metrics import score
-from mar_pipeline.network_units import sinogram_to_network, to_network
 from mar_pipeline.networks.build import network_inputs
+from mar_pipeline.sample import Layout, sinogram_to_network, to_network
 from mar_pipeline.weights.files import save_weights
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
 from simulation.dataset.store import Pair, read_pair

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.inference.winograd import MAX_WIDTH
-from mar_pipeline.network_units import to_mu, to_network
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.networks.build import build_network
+from mar_pipeline.sample import to_mu, to_network
 from simulation.units import hu_to_mu, mu_to_hu
 
 TOLERANCE = 1e-4

@@ -8,11 +8,11 @@ import pytest
 import yaml
 from PIL import Image
 
+from mar_pipeline.commands.train import train
 from mar_pipeline.tasks.catalogue import TESTS, TRAININGS
 from mar_pipeline.tasks.classification.settings import DIGITS
 from mar_pipeline.tasks.inpainting.settings import EMBEDDED
 from mar_pipeline.tasks.rain.synthesis import RAINS
-from mar_pipeline.train import train
 from mar_pipeline.training.settings import OptimizerSettings, read_train_settings
 
 CONFIGS = Path(__file__).resolve().parents[3] / "configs"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mar_pipeline.train import train
+from mar_pipeline.commands.train import train
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights
 from simulation.errors import UsageError

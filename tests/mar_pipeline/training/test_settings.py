@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from training_set import write_settings, write_training_set
 
+from mar_pipeline.commands.train import TrainReport, train
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.metrics import score
-from mar_pipeline.network_units import to_mu
 from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.sample import to_mu
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
-from mar_pipeline.train import TrainReport, train
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining, read_train_settings
 from mar_pipeline.weights.files import load_weights

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mar_pipeline.data.sample import generator
+from mar_pipeline.sample import generator
 from mar_pipeline.tasks.inpainting.physics import measure, measure_again, random_mask
 
 DRAWS, LEVELS = 40_000, (0.0, 0.1, 0.5, 1.0)

@@ -13,9 +13,9 @@ from small_networks import SMALL, small_network
 from small_scans import DUAL, dual_network
 from torch import Tensor, nn
 
-from mar_pipeline.export import ExportReport, ExportSettings, export
-from mar_pipeline.network_units import UNITS_PER_MU
+from mar_pipeline.commands.export import ExportReport, ExportSettings, export
 from mar_pipeline.networks import NetworkOutput
+from mar_pipeline.sample import UNITS_PER_MU
 from mar_pipeline.weights import onnx as onnx_export
 from mar_pipeline.weights.files import save_weights
 from mar_pipeline.weights.onnx import INPUTS, OUTPUT, export_onnx

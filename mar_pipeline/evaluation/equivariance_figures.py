@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from mar_pipeline.equivariance.feature_maps import find_layer
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.residuals import Turn
-from mar_pipeline.network_units import to_network
 from mar_pipeline.networks.typed_fields import typed_layers
+from mar_pipeline.sample import to_network
 from simulation.files import whole_file
 from simulation.units import hu_to_mu
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from mar_pipeline.network_units import sinogram_to_network, to_mu, to_network
+from mar_pipeline.sample import sinogram_to_network, to_mu, to_network
 
 MU = np.array([-0.01, 0.0, 0.192, 0.5, 1.0, 2.4], np.float32)
 

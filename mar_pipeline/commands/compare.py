@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.commands.evaluate_task import TaskEvaluateSettings, evaluate_task
 from mar_pipeline.comparison.trainings import Run, cost_table, plan, train_all
 from mar_pipeline.comparison.verdicts import Column, verdicts
-from mar_pipeline.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.evaluate_task import TaskEvaluateSettings, evaluate_task
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.task_tables import ERROR
 from mar_pipeline.tasks.catalogue import TESTS

@@ -1,1 +1,0 @@
-"""`mar equivariance`: how far trained networks are from equivariant, as tables and figures."""
