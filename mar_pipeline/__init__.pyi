@@ -1,0 +1,10 @@
+from .equivariance.fields import act
+from .equivariance.regularizer import EquivarianceRegularizer
+from .equivariance.report import equivariance_report
+from .metrics import score
+from .networks import NETWORKS
+from .weights.trained import load_trained
+
+__all__ = ["NETWORKS", "EquivarianceRegularizer", "act", "equivariance_report", "load_trained", "score"]
+
+__version__: str

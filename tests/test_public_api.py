@@ -1,0 +1,35 @@
+"""The public names: all there at the roots, and none of them paid for before it is used."""
+
+import importlib
+import subprocess
+import sys
+
+import pytest
+
+PUBLIC = {
+    "simulation": (
+        "FanBeam Projector Simulator Sample ImplantLibrary metal_trace linear_interpolation nmar nmar_prior write_case "
+        "read_pair verify"
+    ),
+    "mar_pipeline": "score NETWORKS EquivarianceRegularizer equivariance_report act load_trained",
+}
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_the_public_names_are_at_the_root(package: str) -> None:
+    root = importlib.import_module(package)
+    for name in PUBLIC[package].split():
+        assert name in root.__all__ and name in dir(root)
+        assert getattr(root, name) is not None
+
+
+@pytest.mark.parametrize("package", PUBLIC)
+def test_importing_a_root_imports_no_library(package: str) -> None:
+    code = f"import sys, {package}; print(*{{'numpy', 'torch', 'scipy', 'monai'}} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def test_a_name_that_is_not_there_is_an_import_error() -> None:
+    with pytest.raises(ImportError, match="nonsense"):
+        exec("from simulation import nonsense")
