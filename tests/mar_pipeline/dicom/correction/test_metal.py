@@ -49,6 +49,17 @@ def test_a_packed_mask_is_the_mask() -> None:
     np.testing.assert_array_equal(PackedMask.of(mask).union(PackedMask.of(~mask)).unpack(), np.ones((7, 13)))
 
 
+def test_the_place_of_the_body_in_the_slice_changes_nothing() -> None:
+    """The search looks at the body's box alone: masks and middles come back to where they were."""
+    hu = body((BLOCK, 9000), (disc((60, 100), 3), 2800), streaks=60)
+    moved = np.pad(hu, ((37, 5), (11, 50)), constant_values=-1000)
+    one, other = metal_of(hu), metal_of(moved)
+    np.testing.assert_array_equal(other.masks[0].unpack(), np.pad(one.masks[0].unpack(), ((37, 5), (11, 50))))
+    for before, after in zip(one.components, other.components, strict=True):
+        assert after.kept == before.kept and after.reason == before.reason
+        assert after.centre == (before.centre[0] + 37, before.centre[1] + 11)
+
+
 def test_what_is_far_brighter_than_bone_is_metal_without_streaks() -> None:
     metal = metal_of(body((BLOCK, 9000)))
     np.testing.assert_array_equal(metal.masks[0].unpack(), BLOCK)

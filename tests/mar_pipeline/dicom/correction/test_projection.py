@@ -9,7 +9,7 @@ from metal_slices import discs, with_metal
 from pydicom import dcmread
 from scipy import ndimage
 
-from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection, added
+from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection, added, replaced_share
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated, virtual_scan
 from mar_pipeline.dicom.errors import RefusedInput
 from simulation.physics.projector import Projector
@@ -113,6 +113,21 @@ def test_far_from_the_metal_fine_detail_stays() -> None:
     far = discs(SHAPE, SPACING_MM, (0, -80, 40))
     detail, kept = (image - ndimage.gaussian_filter(image, 1) for image in (hu, result.hu))
     assert np.corrcoef(detail[far], kept[far])[0, 1] > 0.98
+
+
+def test_of_a_disc_all_is_replaced_and_of_a_needle_only_what_is_seen_along_it() -> None:
+    """A disc's path is about as long in every view; a needle's of 60 mm by 2 mm only near the view along it."""
+    projector = Projector(virtual_scan(SHAPE, (SPACING_MM,) * 2, False)[1], "cpu")
+    disc, needle = discs(SHAPE, SPACING_MM, (10, 20, 12)), np.zeros(SHAPE, bool)
+    needle[80, 65:95] = True
+    for piece in (disc, needle):
+        path_cm = projector.forward(piece.astype(np.float32))
+        beside_cm = ndimage.maximum_filter1d(path_cm, 13, axis=-1)
+        share = np.where(path_cm > 0, replaced_share(beside_cm), np.nan)
+        if piece is disc:
+            assert np.nanmin(share) == 1
+        else:
+            assert np.nanmax(share) == 1 and np.nanmedian(share) < 0.5
 
 
 @methods
