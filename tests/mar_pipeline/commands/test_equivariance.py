@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from mar_pipeline.equivariance_report import command as equivariance_command
 from matplotlib.image import imread
 from small_networks import small_network
 from small_pairs import masks, tiny_protocol, write_pairs
@@ -18,6 +17,7 @@ from small_scanner import NAME
 from small_scans import dual_network
 from torch import Tensor, nn
 
+from mar_pipeline.commands import equivariance as equivariance_command
 from mar_pipeline.commands.equivariance import EquivarianceSettings, equivariance, read_equivariance_settings
 from mar_pipeline.equivariance import StrictConv2d
 from mar_pipeline.networks import NetworkOutput
