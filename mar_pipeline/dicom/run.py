@@ -145,7 +145,8 @@ def _process_all(
             raise  # no space left, most likely: it will be so for all
         except Exception as error:  # whatever it is, other series go on
             told = error if isinstance(error, InputError) else _unexpected(error)
-            logger.warning("series %d is not processed: %s", series.number, told)
+            if len(chosen) > 1:  # of a single series the program's last line says it
+                logger.warning("series %d is not processed: %s", series.number, told)
             failures.append((series, told))
             continue
         results.append(result)

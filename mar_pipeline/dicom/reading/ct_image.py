@@ -19,6 +19,7 @@ from mar_pipeline.dicom.reading.image_header import (
     VENDOR_TEXTS,
     Geometry,
     PixelFormat,
+    check_unit,
     geometry,
     metal_reduced,
     pixel_format,
@@ -100,7 +101,9 @@ class CTImage:
         return (study, series) if series else (study, "", self.folder, self.series_number)
 
 
-def ct_image(path: InputFile, name: str, header: Header, meta: FileMetaDataset, limits: Limits) -> CTImage:
+def ct_image(
+    path: InputFile, name: str, header: Header, meta: FileMetaDataset, limits: Limits, assume_hu: bool
+) -> CTImage:
     """Reads what the listing needs; what is wrong becomes the image's fault.
 
     Args:
@@ -109,12 +112,14 @@ def ct_image(path: InputFile, name: str, header: Header, meta: FileMetaDataset, 
         header: with the attributes of `LISTING`.
         meta: its file meta.
         limits: for the image's size.
+        assume_hu: take values whose unit is unspecified for HU.
     """
     dataset, transfer_syntax = header.dataset, uid(meta, "TransferSyntaxUID")
     placed, pixels, scale, number, fault = None, None, None, None, None
     try:
         if header.pixel_bytes == 0:
             raise RefusedInput(f"{name}: it ends before its pixel data; fetch the file again")
+        check_unit(dataset, name, assume_hu)
         number = whole_number(dataset, "InstanceNumber", name) if text(dataset, "InstanceNumber") else None
         placed, scale = geometry(dataset, name), rescale(dataset, name)
         pixels = pixel_format(dataset, transfer_syntax, name, limits)

@@ -195,12 +195,12 @@ def _examine(path: InputFile, name: str, limits: Limits, assume_hu: bool) -> Kno
             cut_short = header.pixel_bytes == 0
             other = foreign_object(uid(header.dataset, "SOPClassUID") or sop_class)
             if not other and not cut_short:  # what a cut header lacks says nothing
-                other = other_image(header.dataset, assume_hu)
+                other = other_image(header.dataset)
             if other:
                 return Skipped(name, other, path=path)
             if cut_short and not uid(header.dataset, "SeriesInstanceUID"):
                 raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
-            return ct_image(path, name, header, meta, limits)
+            return ct_image(path, name, header, meta, limits, assume_hu)
     except (RefusedInput, LimitHit) as error:
         return _Unplaced(name, error, path)
 

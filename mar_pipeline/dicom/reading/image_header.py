@@ -215,13 +215,8 @@ def foreign_object(sop_class: str) -> str | None:
     return f"{known if known != sop_class else 'an object of a private SOP class'}; expected CT Image Storage"
 
 
-def other_image(dataset: Dataset, assume_hu: bool = False) -> str | None:
-    """Why a CT image is none to correct (made here, a localizer, colour, ...), None if it is one.
-
-    Args:
-        dataset: its header.
-        assume_hu: take values whose unit is unspecified for HU.
-    """
+def other_image(dataset: Dataset) -> str | None:
+    """Why a CT image is none to correct (made here, a localizer, colour, ...), None if it is one."""
     if text(dataset, "Manufacturer") == MANUFACTURER:
         return f"written by {MANUFACTURER}"
     modality = text(dataset, "Modality")
@@ -235,16 +230,26 @@ def other_image(dataset: Dataset, assume_hu: bool = False) -> str | None:
     samples, colours = text(dataset, "SamplesPerPixel") or "1", text(dataset, "PhotometricInterpretation")
     if samples != "1" or colours != "MONOCHROME2":
         return f"{samples[:4]} x {colours[:16] or 'unknown colours'} per pixel; expected 1 x MONOCHROME2"
-    return _other_unit(text(dataset, "RescaleType").upper(), assume_hu)
+    return None
 
 
-def _other_unit(rescale_type: str, assume_hu: bool) -> str | None:
-    """Why values are not in HU, None if they are or are to be taken for it."""
+def check_unit(dataset: Dataset, name: str, assume_hu: bool) -> None:
+    """Check that values are in HU.
+
+    Args:
+        dataset: a CT image's header.
+        name: of its file.
+        assume_hu: take values whose unit is unspecified for HU.
+
+    Raises:
+        LackingError: they are not.
+    """
+    rescale_type = text(dataset, "RescaleType").upper()
     if not rescale_type or is_hounsfield(rescale_type) or (assume_hu and rescale_type == UNSPECIFIED):
-        return None
-    if rescale_type == UNSPECIFIED:
-        return "RescaleType 'US' (unspecified); expected HU; --assume-hu takes its values for HU"
-    return f"RescaleType {rescale_type[:16]!r}; expected HU"
+        return
+    remedy = "; --assume-hu takes its values for HU" if rescale_type == UNSPECIFIED else ""
+    what = "'US' (unspecified)" if rescale_type == UNSPECIFIED else repr(rescale_type[:16])
+    raise LackingError(f"{name}: RescaleType {what}; expected HU{remedy}")
 
 
 def is_hounsfield(rescale_type: str) -> bool:

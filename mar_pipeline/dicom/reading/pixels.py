@@ -13,6 +13,7 @@ from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header
 from mar_pipeline.dicom.reading.image_header import (
     IDENTIFIERS,
     PixelFormat,
+    check_unit,
     geometry,
     other_image,
     pixel_format,
@@ -173,7 +174,8 @@ def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -
     changed = [keyword for keyword, (now, then) in listed.items() if now != then]
     if not same_spacing(geometry(view, file.name).spacing_mm, series.spacing_mm):
         changed.append("PixelSpacing")
-    if changed or other_image(view, series.assumed_hu):
+    check_unit(view, file.name, series.assumed_hu)
+    if changed or other_image(view):
         raise RefusedInput(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
 
 

@@ -236,6 +236,16 @@ def test_an_unspecified_unit_is_hu_on_request(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_slice(series.slices[1], series)[1].hu, disc_hu(1))
 
 
+def test_one_slice_of_another_unit_has_its_series_refused_not_shortened(tmp_path: Path) -> None:
+    first, *_ = write_series(tmp_path, 3)
+    dataset = pydicom.dcmread(first)
+    dataset.RescaleType = "US"
+    dataset.save_as(first)
+    assert "RescaleType 'US'" in str(only(discover(tmp_path)).refusal)
+    series = only(discover(tmp_path, assume_hu=True))
+    assert series.refusal is None and len(series.slices) == 3
+
+
 def test_what_does_not_look_like_hu_is_not_taken_for_it(tmp_path: Path) -> None:
     write_series(tmp_path, 1, RescaleType="US", RescaleIntercept="0", hu=disc_hu() + 1024)
     series = only(discover(tmp_path, assume_hu=True))
