@@ -16,7 +16,7 @@ from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.trained import load_trained
 from simulation.errors import InputError, UsageError
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+CONFIGS = Path(__file__).resolve().parents[3] / "configs"
 TASKS = tuple(TESTS)
 
 
