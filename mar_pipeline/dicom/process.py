@@ -197,11 +197,14 @@ def _remarks(looks: Sequence[Look], with_metal: Sequence[int]) -> list[str]:
 
 def _remarks_after(reports: Collection[SliceReport], malformed: Sequence[str]) -> list[str]:
     remarks = [f"left out of the headers, malformed in the source: {', '.join(malformed)}"] if malformed else []
+    metal = sum(report.decision != "copied" for report in reports)
     kept = [report for report in reports if report.decision == "original kept"]
     if impossible := sum(report.judgement is None for report in kept):
-        remarks.append(f"{impossible} slices with metal could not be corrected and are the originals")
-    if harmful := sum(report.judgement is not None for report in kept):
-        remarks.append(f"{harmful} slices with metal are the originals, since their correction was not judged to help")
+        remarks.append(f"{impossible} of {metal} slices with metal kept the original, since they cannot be corrected")
+    if harmful := len(kept) - impossible:
+        remarks.append(
+            f"{harmful} of {metal} slices with metal kept the original, since the correction was not judged to help"
+        )
     if clipped := sum(report.clipped_voxels for report in reports):
         remarks.append(f"{clipped} corrected voxels were beyond what the stored bits can hold and were clipped")
     return remarks
