@@ -68,8 +68,7 @@ _ANATOMY = {
 _PIECES = 4
 _EIGHT = np.ones((3, 3), bool)
 _AGAINST = {
-    "brightness": "what was taken for metal is no brighter than bone or enamel",
-    "plateau": "what was taken for metal is no brighter than bone or enamel",
+    "brightness": "what was taken for metal may be bone or enamel",
     "streaks": "no streaks found",
     "inside": "what was taken for metal lies outside the body",
     "agreement": "it removes what the original does not show",
@@ -318,4 +317,5 @@ def _reason(score: float, terms: dict[str, float]) -> str:
     if score > 0:
         return f"streaks in soft tissue fell to {100 * math.exp(terms['energy']):.0f} %"
     missing = {name: weight * (_GOOD[name] - terms[name]) for name, weight in WEIGHTS.items()}
+    missing["brightness"] += missing.pop("plateau")  # where the range ends, metal is as bright as it can be
     return _AGAINST[max(missing, key=lambda name: missing[name])]
