@@ -212,7 +212,7 @@ def _write_slice(file: TextIO, series: int, index: int, page_slice: PageSlice) -
         packed = {kind: _png(image) for kind, image in images.items()}
         if sum(map(len, packed.values())) <= MOST_BYTES:
             break
-    rounded = {} if step_hu == 1 else {"values shown in steps of": f"{step_hu} HU"}
+    rounded = {} if step_hu == 1 else {"Values shown in steps of": f"{step_hu} HU"}
     name = f"{series}-{index}"
     known = {
         "label": page_slice.label,

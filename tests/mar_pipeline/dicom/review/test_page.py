@@ -58,7 +58,7 @@ def test_a_slice_takes_less_than_its_share_and_says_what_that_costs(tmp_path, no
     write_page(tmp_path / "a.html", [page_series(slices=[page_slice(0, load)])], [], {})
     text = (tmp_path / "a.html").read_text()
     assert len(text) - frame < MOST_BYTES + 1500
-    assert (f'"values shown in steps of", "{step}"' in text) if step else ("in steps of" not in text)
+    assert (f'"Values shown in steps of", "{step}"' in text) if step else ("in steps of" not in text)
 
 
 def wrong(original=None, corrected=None, metal=None):
