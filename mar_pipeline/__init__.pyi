@@ -1,3 +1,6 @@
+from .commands.evaluate import evaluate
+from .commands.train import train
+from .dicom.run import correct_dicom
 from .equivariance.fields import act
 from .equivariance.regularizer import EquivarianceRegularizer
 from .equivariance.report import equivariance_report
@@ -5,6 +8,16 @@ from .metrics import score
 from .networks import NETWORKS
 from .weights.trained import load_trained
 
-__all__ = ["NETWORKS", "EquivarianceRegularizer", "act", "equivariance_report", "load_trained", "score"]
+__all__ = [
+    "NETWORKS",
+    "EquivarianceRegularizer",
+    "act",
+    "correct_dicom",
+    "equivariance_report",
+    "evaluate",
+    "load_trained",
+    "score",
+    "train",
+]
 
 __version__: str

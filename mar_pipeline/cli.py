@@ -12,40 +12,33 @@ from typing import Any
 from mar_pipeline import __version__
 from mar_pipeline.options import read_settings, value_of
 from mar_pipeline.parser import CommandParser
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
 
 logger = logging.getLogger(__name__)
 
-OK, FAILURE, SOME_FAILED, INTERRUPTED = 0, 1, 3, 130
+OK, SOME_FAILED, INTERRUPTED = 0, 8, 130
 
-EPILOG = """\
+EPILOG = f"""\
 -v, --verbose says more and -q, --quiet only warnings, before or after the command. mar COMMAND --help lists a command's
 options. Results go to standard output, messages to standard error.
 
-exit codes:
-  0    ok
-  1    failure
-  2    usage: an unknown name, a wrong type, a conflicting option
-  3    some items failed; they are listed
-  75   checkpointed: start the same command again
-  130  interrupted
-"""
+{exit_codes_text()}"""
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs the program and answers its exit code; what the user can mend is one line on standard error.
+    """Run the program and return its exit code; what the user can mend is one line on standard error.
 
     Args:
         arguments: the command line without the program's name; None reads that of the process.
     """
     try:
         return _dispatch(sys.argv[1:] if arguments is None else arguments)
-    except InputError as error:
+    except MarError as error:
         return _complain(str(error), error.exit_code)
     except OSError as error:
         message = f"{error.filename}: {error.strerror}" if error.filename else str(error)
         remedy = "; free some space and start the same command again" if error.errno == errno.ENOSPC else ""
-        return _complain(message + remedy, FAILURE)
+        return _complain(message + remedy, ResourceError.exit_code)
     except KeyboardInterrupt:
         return _complain(
             "interrupted; mar simulate, mar train and mar dicom go on with the same command, others start anew",

@@ -18,7 +18,7 @@ from small_scanner import PROGRAM, body_hu, disc
 from simulation.dataset.store import verify
 from simulation.units import hu_to_mu
 
-FAILURE, USAGE, SOME_FAILED = 1, 2, 3
+USAGE, REFUSED, UNWRITABLE, SOME_FAILED = 2, 5, 6, 8
 PLAIN = ("--compression", "0", "--device", "cpu")
 pytestmark = pytest.mark.usefixtures("small_scanner")
 
@@ -175,7 +175,7 @@ def test_a_bad_slice_alone(name, refusal, tmp_path):
     folder = tmp_path / "bad source"
     folder.mkdir()
     make(folder)
-    refusal(code=FAILURE, source=folder, words=("no slice could be used", *words))
+    refusal(code=REFUSED, source=folder, words=("no slice could be used", *words))
 
 
 @pytest.mark.parametrize("name", BAD_SLICES)
@@ -210,7 +210,7 @@ def test_slices_with_metal_are_counted_not_failed(mar, masks, source, out):
 
 def test_only_slices_with_metal(refusal, tmp_path):
     write_gt(tmp_path / "metal", "case1", hu_to_mu(body_hu("metal")).astype(np.float32))
-    refusal(code=FAILURE, source=tmp_path / "metal", words=("case1/000: metal",))
+    refusal(code=REFUSED, source=tmp_path / "metal", words=("case1/000: metal",))
 
 
 # --- mask stacks ---
@@ -232,7 +232,7 @@ BAD_STACKS = {
 def test_a_bad_mask_stack(name, refusal, tmp_path, out):
     stack, words = BAD_STACKS[name]
     np.save(tmp_path / "bad.npy", stack)
-    refusal(code=FAILURE, masks=tmp_path / "bad.npy", words=("bad.npy", *words))
+    refusal(code=REFUSED, masks=tmp_path / "bad.npy", words=("bad.npy", *words))
     assert not out.exists()
 
 
@@ -255,14 +255,14 @@ def test_a_mask_file_that_is_no_stack(name, refusal, tmp_path, out):
     elif name == "archive":
         with path.open("wb") as file:
             np.savez(file, GOOD)
-    refusal(code=FAILURE, masks=path, words=("bad.npy", NO_STACKS[name]))
+    refusal(code=REFUSED, masks=path, words=("bad.npy", NO_STACKS[name]))
     assert not out.exists()
 
 
 def test_a_mask_outside_the_body(refusal, mar, source, tmp_path, out):
     corner = disc(15, 512, -235, -235)[:, :, None].astype(np.uint8)
     np.save(tmp_path / "bad.npy", corner)
-    refusal(code=FAILURE, masks=tmp_path / "bad.npy", words=("case0/000, mask 0: ", "outside the body"))
+    refusal(code=REFUSED, masks=tmp_path / "bad.npy", words=("case0/000, mask 0: ", "outside the body"))
     assert not list(out.rglob("*.h5"))
     np.save(tmp_path / "half.npy", np.concatenate([GOOD, corner], axis=2))
     options = ["--masks", tmp_path / "half.npy", *PLAIN, "--out", tmp_path / "half"]
@@ -359,12 +359,12 @@ SPECTRA = {
 def test_a_bad_spectrum(name, refusal, tmp_path, out):
     text, words = SPECTRA[name]
     (tmp_path / "tube.csv").write_text(text)
-    refusal("--spectrum", tmp_path / "tube.csv", code=FAILURE, words=words)
+    refusal("--spectrum", tmp_path / "tube.csv", code=REFUSED, words=words)
     assert not out.exists()
 
 
 def test_an_absent_spectrum_and_one_too_many(refusal, tmp_path):
-    refusal("--spectrum", tmp_path / "absent.csv", code=FAILURE, words=("absent.csv", "no such file"))
+    refusal("--spectrum", tmp_path / "absent.csv", code=REFUSED, words=("absent.csv", "no such file"))
     refusal("--spectrum", tmp_path / "absent.csv", "--kvp", 100, code=USAGE, words=("both",))
 
 
@@ -373,15 +373,15 @@ def test_an_absent_spectrum_and_one_too_many(refusal, tmp_path):
 
 def test_out_is_a_file_or_below_one(refusal, tmp_path):
     (tmp_path / "file").write_text("mine")
-    refusal(code=USAGE, out=tmp_path / "file", words=(f"{tmp_path / 'file'}: is a file; --out needs a folder",))
+    refusal(code=UNWRITABLE, out=tmp_path / "file", words=(f"{tmp_path / 'file'}: is a file; --out needs a folder",))
     below = tmp_path / "file" / "below"
-    refusal(code=FAILURE, out=below, words=(f"{below}: cannot be written (Not a directory)", "another --out"))
+    refusal(code=UNWRITABLE, out=below, words=(f"{below}: cannot be written (Not a directory)", "another --out"))
     assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_out_where_the_system_allows_none(refusal):
     out = Path("/proc/self/mar")
-    refusal(code=FAILURE, out=out, words=(f"{out}: cannot be written (", "choose another --out"))
+    refusal(code=UNWRITABLE, out=out, words=(f"{out}: cannot be written (", "choose another --out"))
 
 
 @pytest.fixture
@@ -409,7 +409,7 @@ def mount(tmp_path):
 @pytest.mark.parametrize("name", ["", "below"])
 def test_out_is_read_only(refusal, mount, name):
     out = mount("-t", "tmpfs", "-o", "size=1m,ro", "none") / name
-    refusal(code=FAILURE, out=out, words=(f"{out}: cannot be written (Read-only file system)",))
+    refusal(code=UNWRITABLE, out=out, words=(f"{out}: cannot be written (Read-only file system)",))
 
 
 def run_apart(*arguments):
@@ -421,7 +421,7 @@ def test_a_full_disk(mount, tmp_path):
     """Room for gt.h5 (53 kB) and not for the pair; the slice is the first, so there is nothing to list."""
     folder = mount("-t", "tmpfs", "-o", "size=80k", "none")
     done = run_apart("--source", "phantom:head", "--slices", 1, "--masks-per-slice", 1, "--out", folder / "set")
-    assert done.returncode == FAILURE
+    assert done.returncode == UNWRITABLE
     check_line(done.stderr, "mar: error: ", ("/000/0.h5: No space left on device",))
     assert nothing_half_written(folder / "set")
 
@@ -430,7 +430,7 @@ def test_a_disk_that_is_full_when_the_mask_stack_is_written(mount, source, masks
     """Room for the slice (260 kB) and not for the stack of two masks (512 kB)."""
     folder = mount("-t", "tmpfs", "-o", "size=400k", "none")
     done = run_apart("--source", source, "--masks", masks, "--out", folder / "set")
-    assert done.returncode == FAILURE
+    assert done.returncode == UNWRITABLE
     check_line(done.stderr, "mar: error: ", ("trainmask.npy: No space left on device",))
     assert not list(folder.rglob("*.partial"))
 
@@ -464,7 +464,7 @@ def test_a_disk_that_fills_at_any_flush(refusal, mar, source, masks, tmp_path, o
         part = tmp_path / f"set{call}"
         monkeypatch.setattr(os, "fsync", full_from(call))
         code, said, err = mar(*options, part)
-        assert (code, said) == (FAILURE, ""), call
+        assert (code, said) == (UNWRITABLE, ""), call
         check_line(err, "mar: error: ", (str(part), f"{name}: No space left on device"))
         assert len(calls) == call + 1  # no listing is tried where a slice could not be written
         assert not list(part.rglob("*.partial"))
@@ -481,14 +481,14 @@ def test_verify_of_what_is_no_set(mar, tmp_path):
     reasons = {".": "no train or test set in it", "absent": "no such folder", "file": "is a file"}
     for name, reason in reasons.items():
         code, said, err = mar("verify", tmp_path / name)
-        assert (code, said) == (FAILURE, "")
+        assert (code, said) == (REFUSED, "")
         check_line(err, "mar: error: ", (f"{tmp_path / name}: {reason}; expected what mar simulate wrote",))
 
 
 def test_evaluate_of_what_is_no_set_or_no_method(mar, tmp_path, source):
     for data, methods in ((tmp_path / "absent", ["li"]), (tmp_path, ["li"]), (source, ["magic"])):
         code, said, err = mar("evaluate", "--data", data, "--methods", *methods, "--out", tmp_path / "scores")
-        assert (code in (FAILURE, USAGE), said) == (True, "")
+        assert (code in (REFUSED, USAGE), said) == (True, "")
         check_line(err, "mar: error: ", ())
 
 

@@ -32,7 +32,7 @@ from mar_pipeline.options import read_settings
 from mar_pipeline.sample import UNITS_PER_MU, Layout, to_sample
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.layout import read_manifest
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants.library import ImplantLibrary
 from simulation.physics.projector import Projector
@@ -90,7 +90,7 @@ class EquivarianceResult:
     Args:
         reports: label of a run -> what was measured.
         table: the whole networks' errors as aligned text.
-        failed: runs that could not be measured, with the reason; not empty means exit code 3.
+        failed: runs that could not be measured, with the reason; not empty means exit code 8.
         outputs: files written, relative to the output folder.
     """
 
@@ -136,7 +136,7 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     for label, run in with_progress(list(trained.items()), len(trained), "equivariance", "run"):
         try:
             reports[label] = _measure(label, run, sample, settings)
-        except InputError as error:
+        except MarError as error:
             failed.append(f"{label}: {error}")
     if not reports:
         raise InputError(f"no run could be measured; the first one, {failed[0]}")
@@ -191,8 +191,6 @@ def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[s
     for path in paths:
         try:
             run = load_trained(path, device)
-        except UsageError:
-            raise
         except InputError as error:
             failed.append(f"{path}: {error}")
             continue
@@ -239,7 +237,9 @@ def _sample(
     reasons = [why_no_mask(file, stacks) for file in files]
     known = [file for file, reason in zip(files, reasons, strict=True) if not reason]
     if not known:
-        raise InputError(f"{data}: no pair with a mask ({reasons[0] if reasons else 'the listed slices hold none'})")
+        raise NothingToProcessError(
+            f"{data}: no pair with a mask ({reasons[0] if reasons else 'the listed slices hold none'})"
+        )
     chosen = evenly_spaced(known, settings.pairs)
     manifest = read_manifest(data, chosen[0].split)
     preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset

@@ -29,7 +29,7 @@ from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.metrics import score
 from simulation.dataset.layout import manifest_file, read_manifest
 from simulation.dataset.store import Pair
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.files import whole_file
 from simulation.progress import with_progress
 
@@ -47,7 +47,7 @@ class EvaluateReport:
         rows: one per pair, candidate and protocol.
         table: the tables as aligned text.
         not_scored: pairs whose mask is not known; nothing is wrong with them.
-        failed: pairs that are broken or on which a method failed; not empty means exit code 3.
+        failed: pairs that are broken or on which a method failed; not empty means exit code 8.
         outputs: files written, relative to the output folder.
         device: where it ran.
     """
@@ -263,7 +263,8 @@ def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: lis
         return
     first = next(iter([*failed, *not_scored]), None)
     why = f"; the first one, {first.pair}: {first.reason}" if first else ""
-    raise InputError(f"no pair could be scored ({len(not_scored)} without a known mask, {len(failed)} failed){why}")
+    error = InputError if failed else NothingToProcessError
+    raise error(f"no pair could be scored ({len(not_scored)} without a known mask, {len(failed)} failed){why}")
 
 
 def _key(of: PairFile | ScoreRow) -> tuple[str, str, str, int]:

@@ -12,7 +12,7 @@ from mar_pipeline.networks.build import has_projector
 from mar_pipeline.weights.model_card import model_card
 from mar_pipeline.weights.onnx import OnnxFacts, export_onnx, require_onnx
 from mar_pipeline.weights.trained import BEST, Trained, load_trained
-from simulation.errors import UsageError
+from simulation.errors import ResourceError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.provenance import library_versions
 
@@ -91,14 +91,14 @@ def export(settings: ExportSettings) -> ExportReport:
 
 def _refuse_other_content(trained: Trained, out: Path, overwrite: bool) -> None:
     if (out / BEST).exists():
-        raise UsageError(f"{out}: is a training run, whose report would be lost; name another folder")
+        raise ResourceError(f"{out}: is a training run, whose report would be lost; name another folder")
     if overwrite or not out.is_dir() or not any(out.iterdir()):
         return
     strangers = sorted(path.name for path in out.iterdir() if path.name not in (WEIGHTS, ONNX, CARD, SUMS, REPORT))
     weights = out / WEIGHTS
     if strangers or not weights.is_file() or sha256_of(weights) != sha256_of(trained.source):
         what = f"holds {strangers[0]}" if strangers else "holds another export"
-        raise UsageError(f"{out}: {what}; name another folder, or take --overwrite")
+        raise ResourceError(f"{out}: {what}; name another folder, or take --overwrite")
 
 
 def _summary(trained: Trained, onnx: OnnxFacts | None, out: Path) -> str:

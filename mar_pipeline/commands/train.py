@@ -25,7 +25,7 @@ from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import TrainSettings, as_plain, check_settings
 from mar_pipeline.training.state import TrainingState
-from simulation.errors import InputError, StoppedError, UsageError
+from simulation.errors import InputError, LimitError, StoppedError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.physics.projector_cpu import usable_cores
 from simulation.provenance import library_versions
@@ -185,11 +185,11 @@ def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
     """Tells who would start the run again that it goes on, unless it never gets through an epoch.
 
     Raises:
-        InputError: it was stopped too often in the same epoch.
+        LimitError: it was stopped too often in the same epoch.
     """
     times = 1 + (int(stop_before["times"]) if stop_before.get("epoch") == state.epoch else 0)
     if times >= _FUTILE_STOPS:
-        raise InputError(
+        raise LimitError(
             f"train: stopped {times} times in a row in epoch {state.epoch + 1}, which begins anew each time; give it "
             "more time, or make epochs shorter with --data.batches_per_epoch"
         )

@@ -15,7 +15,7 @@ from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.selection import by_reason
 from mar_pipeline.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
 from mar_pipeline.signals import STOP_SIGNALS
-from simulation.errors import InputError
+from simulation.errors import MarError
 from simulation.files import sha256_of_text
 
 Key = tuple[int, int, int]
@@ -69,11 +69,11 @@ class KeyedSamples(Dataset[Sample]):
     def __getitem__(self, key: Key) -> Sample:
         raise NotImplementedError
 
-    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
+    def __getitems__(self, keys: Sequence[Key]) -> list[Sample | MarError]:
         """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
         try:
             return [self[key] for key in keys]
-        except InputError as error:
+        except MarError as error:
             return [error.with_traceback(None)]
 
     def facts(self) -> dict[str, Any]:
@@ -93,7 +93,7 @@ class Crops(KeyedSamples):
         seed: of places, mirroring and turns.
 
     Raises:
-        InputError: the images cannot give such crops.
+        MarError: the images cannot give such crops.
     """
 
     def __init__(
@@ -191,7 +191,7 @@ class EpochBatches(Sampler[list[Key]]):
 
 
 class PairLoader(DataLoader[Sample]):
-    """A torch data loader over `KeyedSamples` whose workers' `InputError`s arrive as they were raised."""
+    """A torch data loader over `KeyedSamples` whose workers' `MarError`s arrive as they were raised."""
 
     dataset: KeyedSamples
 
@@ -202,7 +202,7 @@ class PairLoader(DataLoader[Sample]):
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         for batch in super().__iter__():
-            if isinstance(batch, InputError):
+            if isinstance(batch, MarError):
                 try:
                     raise batch
                 finally:
@@ -247,5 +247,5 @@ def _obey_parent_alone(parent: int) -> None:
 
 
 def _collate(samples: list[Any]) -> Any:
-    errors = [sample for sample in samples if isinstance(sample, InputError)]
+    errors = [sample for sample in samples if isinstance(sample, MarError)]
     return errors[0] if errors else default_collate(samples)

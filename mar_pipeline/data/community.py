@@ -23,7 +23,7 @@ from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.sample import IMAGES_ONLY, Layout, PairArrays
 from simulation.dataset.layout import manifest_file, read_manifest
 from simulation.dataset.store import read_h5
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.implants.library import resize_mask
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol
@@ -91,7 +91,7 @@ class CommunityPairs(StoredPairs):
         known, no_mask = self._with_known_masks(chosen)
         self.left_out: tuple[Skipped, ...] = (*missing, *no_mask)
         if not known:
-            raise InputError(_nothing_left(self.folder, split, pairs, chosen, no_mask))
+            raise NothingToProcessError(_nothing_left(self.folder, split, pairs, chosen, no_mask))
         self.files = spread_pairs(known, limit)
         self._pairs = SharedPairs(len(self.files), layout, geometry, cache_mb)
         self._checked = SharedTable(len(self.files), (1,), np.bool_)

@@ -21,7 +21,7 @@ from mar_pipeline.sample import (
     generator,
     to_sample,
 )
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError
 from simulation.implants.anatomy import Anatomy
 from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
 from simulation.physics.grid import to_grid
@@ -146,8 +146,6 @@ class SimulatedPairs(Dataset[Sample]):
                 place = int(rng.integers(len(self._refs)))
             try:
                 return self._pair(place, rng)
-            except UsageError:
-                raise
             except InputError as error:
                 reason = f"{_name(self._refs[place])}: {error}"
         raise InputError(
@@ -209,8 +207,6 @@ class SimulatedPairs(Dataset[Sample]):
             image_mu = to_grid(clean.image_mu, clean.pixel_mm, self._protocol)
             large_mu = to_grid(clean.image_mu, clean.pixel_mm, self._protocol, (STACK_SIZE, STACK_SIZE))
             tissue = self._simulator.project_tissue(image_mu)
-        except UsageError:
-            raise
         except InputError as error:
             if self._states.get(place) is None:
                 self._leave_out(place, _BROKEN, str(error))
@@ -230,8 +226,6 @@ class SimulatedPairs(Dataset[Sample]):
             try:
                 self._pair(place, generator(self._seed, 0, attempt, PAIR))
                 return
-            except UsageError:
-                raise
             except InputError as error:
                 first = first or f"{_name(self._refs[place])}: {error}"
         use = "validation" if self._frozen else "training"

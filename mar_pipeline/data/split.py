@@ -13,7 +13,7 @@ from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
 from mar_pipeline.sample import Layout
 from simulation.dataset.layout import layout_of
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.implants.library import ImplantLibrary, MaskStack
 from simulation.physics.protocols import protocol
 from simulation.sources import list_slices
@@ -110,7 +110,7 @@ def _slice_names(folder: Path, found: _Found) -> list[str]:
     """``case/slice`` of every slice with a pair."""
     if not found.pairs:
         first = f"; {found.missing[0].pair}: {found.missing[0].reason}" if found.missing else ""
-        raise InputError(f"{folder}: no pair is there{first}")
+        raise NothingToProcessError(f"{folder}: no pair is there{first}")
     return list(dict.fromkeys(map(slice_name, found.pairs)))
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from mar_pipeline.dicom.errors import NoMetal, OutputError
+from mar_pipeline.dicom.errors import NoMetalError
 from mar_pipeline.dicom.measures.regions import parse_spheres
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
 from mar_pipeline.dicom.pacs.send import check_server, send
@@ -21,26 +21,13 @@ from mar_pipeline.dicom.review.summary import verdict
 from mar_pipeline.dicom.run import DicomRun, run
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
 from simulation.files import write_json
 from simulation.physics.projector_cpu import usable_cores
 
 logger = logging.getLogger(__name__)
 
-PARTIAL = 8
-EPILOG = """\
-exit codes:
-  0  ok
-  1  unexpected
-  2  usage: an unknown option, series or method
-  3  no CT series that may be processed
-  4  no metal found
-  5  input refused
-  6  output folder exists or cannot be written
-  7  a limit was hit
-  8  some series failed, or could not be sent; the others are written
-  130  interrupted
-"""
+SOME_FAILED = 8
 
 
 def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
@@ -51,7 +38,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         arguments: the command line after the command's name.
 
     Raises:
-        InputError: with the exit code of its class.
+        MarError: with the exit code of its class.
     """
     _add_options(parser)
     options = parser.parse_args(arguments)
@@ -76,10 +63,10 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
             outcome = run(
                 settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None
             )
-    except InputError as error:
-        if type(error) in (InputError, UsageError):
+    except MarError as error:
+        if isinstance(error, UsageError):
             raise
-        known = error.summary if isinstance(error, NoMetal) else {}
+        known = error.summary if isinstance(error, NoMetalError) else {}
         _write_json(options.json, {"statement": STATEMENT, **known, "exit_code": error.exit_code})
         raise
     _write_json(options.json, outcome.summary)
@@ -88,12 +75,12 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     for series, reason in outcome.failures:
         sys.stderr.write(f"failed: series {series.number}: {reason}\n")
     sent = _send(settings.out, address, options) if address and settings.out else True
-    return 0 if sent and not outcome.failures else PARTIAL
+    return 0 if sent and not outcome.failures else SOME_FAILED
 
 
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Corrects metal artifacts of the CT series in a folder or a zip file. {STATEMENT}"
-    parser.epilog, parser.formatter_class = EPILOG, argparse.RawDescriptionHelpFormatter
+    parser.epilog, parser.formatter_class = exit_codes_text(), argparse.RawDescriptionHelpFormatter
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
     add("source", metavar="IN", type=Path, help="folder with DICOM files, searched through and through, or a zip file")
@@ -222,7 +209,7 @@ def _write_json(target: str | None, summary: object) -> None:
             write_json(Path(target), summary)
             Path(target).chmod(0o600)
         except OSError as error:
-            raise OutputError(f"--json {target}: cannot be written ({error.strerror})") from error
+            raise ResourceError(f"--json {target}: cannot be written ({error.strerror})") from error
 
 
 def _check_targets(options: argparse.Namespace) -> None:
@@ -230,11 +217,11 @@ def _check_targets(options: argparse.Namespace) -> None:
     source = options.source.absolute()
     for name, target in (("OUT", options.out), ("--json", options.json and options.json != "-" and options.json)):
         if target and (Path(target).absolute() == source or source in Path(target).absolute().parents):
-            raise OutputError(f"{name}: lies within IN, whose files are never touched; choose another place")
+            raise ResourceError(f"{name}: lies within IN, whose files are never touched; choose another place")
     if options.json and options.json != "-":
         target = Path(options.json)
         if target.exists() or not os.access(target.parent, os.W_OK):
-            raise OutputError(f"--json {target}: exists, or its folder cannot be written; name a new file")
+            raise ResourceError(f"--json {target}: exists, or its folder cannot be written; name a new file")
 
 
 def _told(outcome: DicomRun, settings: DicomSettings) -> str:

@@ -13,7 +13,6 @@ from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
 from mar_pipeline.dicom.correction.packed import PackedMask
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.regions import Plane, Region
 from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.discovery import discover
@@ -22,6 +21,7 @@ from mar_pipeline.dicom.reading.image_header import geometry, same_spacing
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
 from mar_pipeline.dicom.reading.series import Series
+from simulation.errors import InputError
 
 NAME = "--metal-mask"
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
@@ -80,7 +80,7 @@ class Images:
         """Return the mask of the image at the slice's place, or None if it holds no metal.
 
         Raises:
-            RefusedInput: there is no image at that place, or its pixels differ.
+            InputError: there is no image at that place, or its pixels differ.
         """
         for place_mm, packed in self.masks.items():
             if np.allclose(place_mm, plane.geometry.position_mm, rtol=0, atol=_SAME_PLACE_MM):
@@ -88,7 +88,7 @@ class Images:
                     break
                 mask = packed.unpack()
                 return mask if mask.any() else None
-        raise RefusedInput(f"{NAME}: no image lies where a slice lies, pixel on pixel; expected one for every slice")
+        raise InputError(f"{NAME}: no image lies where a slice lies, pixel on pixel; expected one for every slice")
 
 
 def read_given_mask(path: Path, series: Series, limits: Limits) -> tuple[Region, ...]:
@@ -103,19 +103,19 @@ def read_given_mask(path: Path, series: Series, limits: Limits) -> tuple[Region,
         Regions whose union is metal.
 
     Raises:
-        RefusedInput: there is no such file, it is of another kind or damaged, or it does not refer to the series.
+        InputError: there is no such file, it is of another kind or damaged, or it does not refer to the series.
     """
     if path.is_dir():
         return (_images(path, series, limits),)
     if not path.is_file():
-        raise RefusedInput(f"{NAME}: no such file or folder; {_EXPECTED}")
+        raise InputError(f"{NAME}: no such file or folder; {_EXPECTED}")
     if path.name.endswith((".nii", ".nii.gz")):
         return (_volume(path, limits),)
     found = read_structures(series, [(path, NAME)], limits)
     if found.warnings:
-        raise RefusedInput(f"{'; '.join(found.warnings)}; {_EXPECTED}")
+        raise InputError(f"{'; '.join(found.warnings)}; {_EXPECTED}")
     if len(found.regions) != 1:
-        raise RefusedInput(
+        raise InputError(
             f"{NAME}: holds {len(found.regions)} regions of series {series.number}; expected a file with one, the metal"
         )
     return found.regions
@@ -137,14 +137,14 @@ def _volume(path: Path, limits: Limits) -> Volume:
         shape, codes = image.shape, (int(image.header["sform_code"]), int(image.header["qform_code"]))
         to_voxels = np.linalg.inv(image.affine) @ _TO_RAS
     if len(shape) != 3 or max(shape) > limits.max_side:
-        raise RefusedInput(f"{NAME}: got a volume of {shape}; expected 3 dimensions of at most {limits.max_side}")
+        raise InputError(f"{NAME}: got a volume of {shape}; expected 3 dimensions of at most {limits.max_side}")
     if not any(codes):
-        raise RefusedInput(f"{NAME}: does not say where it lies (no sform or qform); expected the scan's affine")
+        raise InputError(f"{NAME}: does not say where it lies (no sform or qform); expected the scan's affine")
     with _whole(path):
         values = np.asanyarray(image.dataobj)
     metal = values == 1
     if not (metal | (values == 0)).all():
-        raise RefusedInput(f"{NAME}: got values other than 0 and 1; expected a mask")
+        raise InputError(f"{NAME}: got values other than 0 and 1; expected a mask")
     return Volume(metal, to_voxels)
 
 
@@ -154,13 +154,13 @@ def _whole(path: Path) -> Iterator[None]:
     try:
         yield
     except _DAMAGED as error:
-        raise RefusedInput(f"{NAME}: is damaged or no NIfTI volume; {_EXPECTED}") from error
+        raise InputError(f"{NAME}: is damaged or no NIfTI volume; {_EXPECTED}") from error
 
 
 def _images(path: Path, series: Series, limits: Limits) -> Images:
     found = [one for one in discover(path, limits).series if one.error is None]
     if len(found) != 1 or found[0].shape != series.shape:
-        raise RefusedInput(
+        raise InputError(
             f"{NAME}: got {len(found)} series of images"
             + (f" of {found[0].shape[0]} x {found[0].shape[1]}" if len(found) == 1 else "")
             + f"; expected one, of {series.shape[0]} x {series.shape[1]} as series {series.number}"

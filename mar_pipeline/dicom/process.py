@@ -14,7 +14,6 @@ import numpy as np
 from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
@@ -22,6 +21,7 @@ from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look,
 from mar_pipeline.dicom.trials import Trial, finish_slice, steadied, try_slice
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, series_number, series_uid
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
+from simulation.errors import InputError
 from simulation.files import sha256_of_text
 
 SEGMENTATION = "metal_seg.dcm"
@@ -129,12 +129,12 @@ def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> 
     """What is metal: what the user gives, or what the evidence says.
 
     Raises:
-        RefusedInput: the user's mask meets no slice.
+        InputError: the user's mask meets no slice.
     """
     given = [one.given for one in looks if one.given is not None]
     if given:
         if not any(mask.unpack().any() for mask in given):
-            raise RefusedInput(f"--metal-mask: holds no voxel of series {work.series.number}; give a mask of this scan")
+            raise InputError(f"--metal-mask: holds no voxel of series {work.series.number}; give a mask of this scan")
         return Metal(tuple(given), tuple(given), ())
     settings = work.settings
     found = [one.metal for one in looks]
@@ -145,13 +145,13 @@ def _check_harm(work: Work, trials: Sequence[Trial]) -> None:
     """Refuse a series in which a correction was judged harmful, if that is what was asked for.
 
     Raises:
-        RefusedInput: it names the first such slice.
+        InputError: it names the first such slice.
     """
     refused = [trial for trial in trials if trial.refused]
     if work.settings.strict_harm and refused:
         name, judgement = work.series.slices[refused[0].number].name, refused[0].judgement
         why = f" ({judgement.reason})" if judgement and not refused[0].fewer else ""
-        raise RefusedInput(
+        raise InputError(
             f"{name}: the correction was judged not to help{why}, as in {len(refused)} slices; without "
             "--strict-harm such slices get a weaker correction or keep the original"
         )

@@ -71,7 +71,7 @@ def source_sha256(series: Series) -> str:
     """Return a hash of the bytes of all slices of a series, in order.
 
     Raises:
-        RefusedInput: a file cannot be read.
+        InputError: a file cannot be read.
     """
     hashes = []
     for file in series.slices:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.dicom.correction.methods import Method, method_of
-from mar_pipeline.dicom.errors import LimitHit, NoEligibleCT, NoMetal
+from mar_pipeline.dicom.errors import NoMetalError
 from mar_pipeline.dicom.parallel import check_stopped
 from mar_pipeline.dicom.process import SeriesResult, process, write_segmentation
 from mar_pipeline.dicom.reading.archives import InputFile
@@ -28,7 +28,7 @@ from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.slices import Work
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from mar_pipeline.dicom.writing.staging import check_target, staged
-from simulation.errors import InputError, UsageError
+from simulation.errors import LimitError, MarError, NothingToProcessError, UsageError
 from simulation.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -53,6 +53,32 @@ class DicomRun:
     summary: dict[str, Any]
 
 
+def correct_dicom(source: str | Path, out: str | Path | None = None, **options: Any) -> DicomRun:
+    """Correct metal artifacts of the CT series in a folder, as `mar dicom` does.
+
+    Args:
+        source: folder of DICOM files, or a zip file of them.
+        out: new or empty folder to write; None looks for metal and writes nothing.
+        options: any other argument of `DicomSettings`.
+
+    Returns:
+        The series found and processed; `summary` is what summary.json holds.
+
+    Raises:
+        MarError: as `run` does, with the exit code of `mar dicom`.
+
+    Example:
+        >>> import tempfile
+        >>> from mar_pipeline.dicom.example import write_example
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_example(Path(folder), slices=2, with_metal=[1], size=128)
+        ...     found = correct_dicom(folder)  # looks only
+        >>> [result.metal_slices for result in found.results]
+        [[1]]
+    """
+    return run(DicomSettings(Path(source), None if out is None else Path(out), **options))
+
+
 def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> DicomRun:
     """Corrects the series of a folder.
 
@@ -62,11 +88,11 @@ def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> 
 
     Raises:
         UsageError: unknown method or series.
-        NoEligibleCT: no CT series that may be processed.
-        NoMetal: no metal in any series.
-        RefusedInput: all series that were asked for were refused.
-        LimitHit: all of them, one at least by a limit.
-        OutputError: the target is not empty or cannot be written.
+        NothingToProcessError: no CT series that may be processed.
+        NoMetalError: no metal in any series.
+        InputError: all series that were asked for were refused.
+        LimitError: all of them, one at least by a limit.
+        ResourceError: the target is not empty or cannot be written.
     """
     logger.warning("%s", STATEMENT)
     if settings.out is not None:
@@ -107,12 +133,12 @@ def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
 
     Raises:
         UsageError: one is not there.
-        NoEligibleCT: there is none at all.
+        NothingToProcessError: there is none at all.
     """
     if not found.series:
         reasons = dict.fromkeys(skipped.reason for skipped in found.skipped)
         why = f" ({'; '.join(list(reasons)[:3])})" if reasons else ""
-        raise NoEligibleCT(
+        raise NothingToProcessError(
             f"no CT series that may be processed among {len(found.skipped)} files{why}; --list names each file"
         )
     chosen = []
@@ -131,12 +157,12 @@ def _process_all(
     settings: DicomSettings,
     method: Method,
     journal: Journal,
-) -> tuple[list[SeriesResult], list[tuple[Series, InputError]]]:
+) -> tuple[list[SeriesResult], list[tuple[Series, MarError]]]:
     """Works through the series; one that fails leaves nothing behind, and the others go on."""
     taken = set(taken)
     created = settings.created or datetime.now()
     results: list[SeriesResult] = []
-    failures: list[tuple[Series, InputError]] = []
+    failures: list[tuple[Series, MarError]] = []
     for series in chosen:
         logger.info("series %d: %d slices of %d x %d", series.number, len(series.slices), *series.shape)
         try:
@@ -144,7 +170,7 @@ def _process_all(
         except OSError:
             raise  # no space left, most likely: it will be so for all
         except Exception as error:  # whatever it is, other series go on
-            told = error if isinstance(error, InputError) else _unexpected(error)
+            told = error if isinstance(error, MarError) else _unexpected(error)
             if len(chosen) > 1:  # of a single series the program's last line says it
                 logger.warning("series %d is not processed: %s", series.number, told)
             failures.append((series, told))
@@ -179,11 +205,11 @@ def _process_one(
         return journal.keep(result, attempt, source)
 
 
-def _unexpected(error: Exception) -> InputError:
+def _unexpected(error: Exception) -> MarError:
     """An error that nobody foresaw, without its text, which may quote a header."""
     logger.debug("unexpected", exc_info=error)
     last = traceback.extract_tb(error.__traceback__)[-1]
-    return InputError(
+    return MarError(
         f"unexpected {type(error).__name__} in {Path(last.filename).name}, line {last.lineno}; please report it"
     )
 
@@ -191,19 +217,19 @@ def _unexpected(error: Exception) -> InputError:
 def _finish(
     found: Discovery,
     results: Sequence[SeriesResult],
-    failures: Sequence[tuple[Series, InputError]],
+    failures: Sequence[tuple[Series, MarError]],
     settings: DicomSettings,
     method: Method,
 ) -> DicomRun:
     """The outcome, or the exception for a run in which nothing was there to correct."""
     if not any(result.metal_slices for result in results):
         if failures:
-            limits = [failure for failure in failures if isinstance(failure[1], LimitHit)]
+            limits = [failure for failure in failures if isinstance(failure[1], LimitError)]
             series, error = (limits or failures)[0]
             more = f" (and {len(failures) - 1} more series)" if len(failures) > 1 else ""
             remedy = "; the --max options raise the limits" if limits else ""
             raise type(error)(f"series {series.number}: {error}{more}{remedy}")
-        raise NoMetal(_no_metal(results, settings), summary_of(found, results, (), settings, method))
+        raise NoMetalError(_no_metal(results, settings), summary_of(found, results, (), settings, method))
     reasons = tuple((series, str(error)) for series, error in failures)
     return DicomRun(found, tuple(results), reasons, summary_of(found, results, reasons, settings, method))
 
@@ -247,7 +273,7 @@ def series_numbers(found: Discovery, limits: Limits) -> set[int]:
         try:
             with reading(name), quiet():
                 number = text(read_header(path, name, limits, ("SeriesNumber",)).dataset, "SeriesNumber")
-        except InputError:
+        except MarError:
             continue  # a file that cannot be read has no number that could be seen
         if number.isdecimal():
             taken.add(int(number))

@@ -10,7 +10,6 @@ from pydicom.dataset import Dataset
 from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.given_mask import given_in, read_given_mask
 from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
 from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
@@ -26,6 +25,7 @@ from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256
 from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dataset
 from mar_pipeline.judge.tissue import CLIP_HU
 from mar_pipeline.judge.verdict import Judgement
+from simulation.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Work:
             beside: path and name for messages of files that are no CT images.
 
         Raises:
-            RefusedInput: the user's metal mask cannot be used.
+            InputError: the user's metal mask cannot be used.
         """
         found = read_structures(series, beside, settings.limits)
         told = replace(series, warnings=(*series.warnings, *found.warnings))
@@ -159,17 +159,17 @@ def write_slice(work: Work, derivation: Derivation, folder: Path, number: int) -
     """Writes the derived slice and reads it back; names of source attributes that are too malformed to be written.
 
     Raises:
-        RefusedInput: it cannot be written, or was not written as it was meant.
+        InputError: it cannot be written, or was not written as it was meant.
     """
     header, pixels = work.read(number)
     name, path = work.series.slices[number].name, folder / image_name(number)
     stored = work.stored(number, pixels)
     try:
         write_dataset(derived_slice(header, pixels, stored, derivation), path)
-    except RefusedInput as error:
-        raise RefusedInput(f"{name}: {error}") from error
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from error
     if wrong := check_derived(path, header, derivation, not np.array_equal(stored, pixels.stored)):
-        raise RefusedInput(f"{name}: the derived image is not as it was meant: {'; '.join(wrong)}")
+        raise InputError(f"{name}: the derived image is not as it was meant: {'; '.join(wrong)}")
     return left_out(header, derivation.keep_private)
 
 

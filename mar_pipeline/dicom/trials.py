@@ -7,10 +7,10 @@ import numpy as np
 
 from mar_pipeline.dicom.correction.metal import FARTHEST_MM, Metal
 from mar_pipeline.dicom.correction.projection import ProjectionCorrection
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.figures import slice_figures
 from mar_pipeline.dicom.slices import SliceReport, Work, inside_of, measured
 from mar_pipeline.judge.verdict import Judge, Judgement
+from simulation.errors import InputError
 
 CHANGES_HU = (5, 20)
 WEAK = 0.5
@@ -53,7 +53,7 @@ def try_slice(
     What the judge refuses is tried again with the surest metal alone, and then with half of the correction.
 
     Raises:
-        RefusedInput: the slice cannot be corrected, and originals are not to be kept.
+        InputError: the slice cannot be corrected, and originals are not to be kept.
     """
     header, pixels = work.read(number)
     hu, inside = pixels.hu, inside_of(work.series, header, pixels)
@@ -62,11 +62,11 @@ def try_slice(
     if sure.any() and not np.array_equal(sure, everything):
         attempts.append((True, sure))
     best: Trial | None = None
-    impossible: RefusedInput | None = None
+    impossible: InputError | None = None
     for fewer, used in attempts:
         try:
             corrected = correction(hu, used, inside, truncated[number])
-        except RefusedInput as error:
+        except InputError as error:
             impossible = impossible or error
             continue
         result = np.where(everything, hu, corrected.hu)
@@ -89,7 +89,7 @@ def try_slice(
         if strength == 1:
             break
     if best is None:
-        return _not_corrected(work, number, impossible or RefusedInput("it holds no metal that could be corrected"))
+        return _not_corrected(work, number, impossible or InputError("it holds no metal that could be corrected"))
     return best
 
 
@@ -151,11 +151,11 @@ def finish_slice(
     )
 
 
-def _not_corrected(work: Work, number: int, error: RefusedInput) -> Trial:
+def _not_corrected(work: Work, number: int, error: InputError) -> Trial:
     if work.settings.slice_fallback == "original":
         return Trial(number, 0.0, reason=str(error))
     name = work.series.slices[number].name
-    raise RefusedInput(f"{name}: {error}; --slice-fallback original keeps such slices as they are") from error
+    raise InputError(f"{name}: {error}; --slice-fallback original keeps such slices as they are") from error
 
 
 def _why(trial: Trial, strength: float) -> str | None:

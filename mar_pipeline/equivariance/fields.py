@@ -144,6 +144,14 @@ def act(x: Tensor, n: int, fields: Fields, group_order: int = 4) -> Tensor:
     Raises:
         ValueError: the fields do not describe the channels; the views are not a multiple of t; free channels beside
             rotated ones that change their shape.
+
+    Example:
+        >>> image = torch.arange(4.0).reshape(1, 2, 2)
+        >>> act(image, 1, [("trivial", 1)]).tolist()
+        [[[1.0, 3.0], [0.0, 2.0]]]
+        >>> feature_map = torch.arange(4.0).reshape(4, 1, 1)  # one group: four orientations of one pixel
+        >>> act(feature_map, 1, [("regular", 1)]).flatten().tolist()
+        [3.0, 0.0, 1.0, 2.0]
     """
     if x.ndim < 3:
         raise ValueError(f"expected a map [..., C, H, W], got the shape {tuple(x.shape)}")

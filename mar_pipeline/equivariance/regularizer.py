@@ -21,12 +21,7 @@ OUTPUT = "output"
 class EquivarianceRegularizer:
     """Penalty of the residual r = pi_n f(x) - f(pi_n x) of layers f of an unmodified network.
 
-    Each training step draws n from 1..t-1 and runs the network once on both halves of cat(x, pi_n x):
-
-        regularizer = EquivarianceRegularizer(network)
-        image, target = regularizer.prepare(image, target)
-        output = network(image)
-        loss = task_loss(output, target) + regularizer.loss(output)
+    Each training step draws n from 1..t-1 and runs the network once on both halves of cat(x, pi_n x).
 
     The loss is k (weight * mean penalty of the layers that ran + output_weight * penalty of the whole network), k =
     `every_k`; the mode `paper` sums over the layers. Rotated is the input of the network, not that of the layer.
@@ -61,6 +56,16 @@ class EquivarianceRegularizer:
 
     Raises:
         ValueError: an unknown layer, no layer, fields or a group order that fit no layer, or a number out of range.
+
+    Example:
+        >>> network = nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.ReLU(), nn.Conv2d(8, 1, 3, padding=1))
+        >>> regularizer = EquivarianceRegularizer(network)
+        >>> image, target = regularizer.prepare(torch.rand(4, 1, 16, 16), torch.rand(4, 1, 16, 16))
+        >>> output = network(image)
+        >>> loss = nn.functional.mse_loss(output, target) + regularizer.loss(output)
+        >>> loss.backward()
+        >>> list(regularizer.values)
+        ['0', '2']
     """
 
     def __init__(

@@ -78,6 +78,13 @@ def equivariance_report(
 
     Raises:
         ValueError: unknown layers, fields that do not fit, images that are not square, labels of another number.
+
+    Example:
+        >>> mean_of_neighbours = nn.Conv2d(1, 1, 3, padding=1, bias=False)
+        >>> _ = nn.init.constant_(mean_of_neighbours.weight, 1 / 9)
+        >>> report = equivariance_report(mean_of_neighbours, torch.rand(1, 1, 8, 8))
+        >>> max(row.error for row in report.layers) < 1e-6
+        True
     """
     check_group_order(group_order)
     inputs = (x,) if isinstance(x, Tensor) else tuple(x)

@@ -11,7 +11,7 @@ from typing import Any
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.evaluation.method_facts import Measurements, MethodFacts, facts_to_markdown
 from mar_pipeline.evaluation.score_tables import ScoreRow, averages, to_csv, to_markdown
-from simulation.errors import InputError
+from simulation.errors import ResourceError
 from simulation.files import sha256_of_text, whole_file, write_json
 from simulation.provenance import library_versions
 
@@ -23,14 +23,16 @@ def make_folder(out: Path) -> None:
         out: the folder.
 
     Raises:
-        InputError: it cannot be created or written.
+        ResourceError: it cannot be created or written.
     """
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as file:
             file.write(b" ")
     except OSError as error:
-        raise InputError(f"{out}: cannot be written to as a folder ({error.strerror}); name another --out") from error
+        raise ResourceError(
+            f"{out}: cannot be written to as a folder ({error.strerror}); name another --out"
+        ) from error
 
 
 def write_tables(

@@ -27,7 +27,7 @@ from mar_pipeline.sample import Layout, to_mu, to_sample
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.store import Pair
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.files import sha256_of
 
 
@@ -102,7 +102,7 @@ class NetworkMethod:
         inputs = inputs_of(self.trained.network, sample)
         try:
             image = self.infer(*inputs)
-        except InputError:
+        except MarError:
             raise
         except (RuntimeError, ValueError) as error:  # torch's word for shapes that do not fit and for no memory left
             reason = " ".join(str(error).split())

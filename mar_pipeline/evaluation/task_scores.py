@@ -14,7 +14,7 @@ from mar_pipeline.inference.fast import Precision
 from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.tasks.task import Batch, HeldOutSet
 from mar_pipeline.weights.trained import Trained
-from simulation.errors import InputError
+from simulation.errors import InputError, MarError
 
 QUARTER_TURNS_DEG = (90.0, 180.0, 270.0)
 _DEFAULT_INPUTS = ("image",)
@@ -113,7 +113,7 @@ def network_answer(trained: Trained, test: HeldOutSet, device: str, precision: P
         with torch.inference_mode(), torch.autocast(device, torch.bfloat16, enabled=precision == "bfloat16"):
             try:
                 prediction = test.prediction(trained.network(*inputs)).float().cpu()
-            except InputError:
+            except MarError:
                 raise
             except (RuntimeError, TypeError, ValueError) as error:  # torch's words for shapes that do not fit
                 reason = " ".join(str(error).split())[:300]

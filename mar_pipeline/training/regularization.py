@@ -10,7 +10,7 @@ from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
 from mar_pipeline.networks.build import plain, projector_of
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.training.settings import EquivarianceTraining
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, UsageError
 
 
 @contextmanager
@@ -19,7 +19,7 @@ def settings_errors() -> Iterator[None]:
     try:
         yield
     except (TypeError, ValueError) as error:
-        if isinstance(error, InputError):
+        if isinstance(error, MarError):
             raise
         raise UsageError(f"--equivariance: {error}") from error
 

@@ -15,7 +15,7 @@ import torch
 import yaml
 
 from mar_pipeline.training.settings import FREE, SETTINGS_FILE, TrainSettings, as_plain, flat
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, ResourceError, UsageError
 from simulation.files import whole_file, write_json
 
 logger = logging.getLogger(__name__)
@@ -50,7 +50,7 @@ class RunFolder:
             settings: of this run.
 
         Raises:
-            InputError: the folder cannot be written, or holds something else.
+            ResourceError: the folder cannot be written, or holds something else.
             UsageError: other settings started it, or another process is training in it.
         """
         self._claim()
@@ -81,12 +81,12 @@ class RunFolder:
 
     def _claim(self) -> None:
         if self.root.is_dir() and not self.settings.is_file() and {path.name for path in self.root.iterdir()} - {_LOCK}:
-            raise UsageError(f"{self.root}: is not empty and no training run; name another folder with --run")
+            raise ResourceError(f"{self.root}: is not empty and no training run; name another folder with --run")
         try:
             self.root.mkdir(parents=True, exist_ok=True)
             (self.root / _LOCK).touch()
         except OSError as error:
-            raise InputError(f"{self.root}: cannot be written to ({error.strerror}); name another --run") from error
+            raise ResourceError(f"{self.root}: cannot be written to ({error.strerror}); name another --run") from error
 
     def _compare(self, settings: TrainSettings) -> None:
         changes = []

@@ -87,6 +87,13 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu", task: str
     Raises:
         InputError: nothing there, a broken file, weights of another task, or such that do not say or do not fit their
             network.
+
+    Example:
+        >>> trained = load_trained("unet_small")
+        >>> image, li = torch.full((1, 1, 64, 64), 0.2), torch.full((1, 1, 64, 64), 0.2)
+        >>> metal_mask = torch.zeros(1, 1, 64, 64)
+        >>> trained.network(image, li, metal_mask).image.shape
+        torch.Size([1, 1, 64, 64])
     """
     path = shipped_or_path(path)
     weights = path / BEST if path.is_dir() else path

@@ -15,7 +15,7 @@ from simulation.dataset.manifest import Counts, SetFolder
 from simulation.dataset.pairs import CaseResult
 from simulation.dataset.settings import WHOLE, SimulateSettings
 from simulation.dataset.workers import make_units
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, ResourceError, UsageError
 from simulation.files import sha256_of_text, write_json
 from simulation.provenance import library_versions
 
@@ -126,11 +126,10 @@ def only_run(out: Path, shard: str) -> Iterator[None]:
     """Holds the folder against a second run of the same part, or of a part of another division.
 
     Raises:
-        UsageError: it is held, or a file.
-        InputError: it cannot be written.
+        ResourceError: another run writes there, it is a file, or it cannot be written.
     """
     if out.exists() and not out.is_dir():
-        raise UsageError(f"{out}: is a file; --out needs a folder")
+        raise ResourceError(f"{out}: is a file; --out needs a folder")
     part, parts = shard.split("/")
     with ExitStack() as held:
         try:
@@ -142,9 +141,9 @@ def only_run(out: Path, shard: str) -> Iterator[None]:
                         with filelock.FileLock(path, timeout=0):
                             pass
         except filelock.Timeout as error:
-            raise UsageError(f"{out}: another run is writing there; wait for it or choose another --out") from error
+            raise ResourceError(f"{out}: another run is writing there; wait for it or choose another --out") from error
         except OSError as error:
-            raise InputError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
+            raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another --out") from error
         yield
 
 

@@ -10,7 +10,7 @@ from simulation.dataset.community import DataSet
 from simulation.dataset.layout import CASE_MASKS
 from simulation.dataset.pairs import CaseResult, Drawn, PairMaker
 from simulation.dataset.store import write_case, write_sample
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError
 from simulation.files import PARTIAL, sha256_of, whole_file
 from simulation.implants.library import MaskStack
 from simulation.sources import SliceRef
@@ -49,8 +49,6 @@ class CaseMaker:
         name = f"{ref.case}/{ref.name}"
         try:
             pairs = self._make_pairs(drawn, ref, number)
-        except UsageError:
-            raise
         except InputError as error:
             return [CaseResult(name, failed=(str(error),))]
         return [CaseResult(name, pairs, failed=drawn.told)]

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError
 from simulation.implants.anatomy import find_body
 from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
 from simulation.physics.grid import to_grid
@@ -109,8 +109,6 @@ class PairMaker:
                 return CaseResult(name, skipped=reason)
             image_mu = self.image(clean)
             masks = self._draw_masks(clean, image_mu, number)
-        except UsageError:
-            raise
         except InputError as error:
             return CaseResult(name, failed=(str(error),), unread=clean is None)
         told = tuple(f"{name}, {line}" for line in masks.failed)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.sources.slices import AIR_HU, SliceRef, image_from_hu, reading, safe_name, square_pixel_mm
 
 HU_OFFSET = 32768
@@ -56,7 +56,7 @@ def list_deeplesion(images: Path, split: str) -> list[SliceRef]:
             arguments = (str(images.parent), relative, series, spacing)
             refs.append(SliceRef(safe_name(series), safe_name(stem), relative, read_png, arguments))
     if not refs:
-        raise UsageError(
+        raise NothingToProcessError(
             f"source {images}: no slice of the split {split!r}, {others} of other splits; expected "
             "Images_png/<series>/<slice>.png; choose another split"
         )

@@ -12,7 +12,7 @@ from typing import Any, Literal, TypeVar
 import numpy as np
 from scipy import ndimage
 
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 AIR_HU = -1000.0
@@ -208,7 +208,7 @@ def reading(where: str, expected: str, warn: Literal["ignore", "error"] = "ignor
         with warnings.catch_warnings():
             warnings.simplefilter(warn)
             yield
-    except InputError:
+    except MarError:
         raise
     except Exception as error:
         got = "broken or truncated"

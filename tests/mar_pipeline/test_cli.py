@@ -15,7 +15,7 @@ import yaml
 import mar_pipeline
 from mar_pipeline import cli
 from mar_pipeline.options import read_settings
-from simulation.errors import InputError, UsageError
+from simulation.errors import EXIT_CODES, InputError, UsageError
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def test_help_lists_every_command_and_exit_code(capsys):
     with pytest.raises(SystemExit, match="0"):
         cli.main(["--help"])
     text = capsys.readouterr().out
-    assert all(f"\n  {word} " in text for word in [*cli.COMMANDS, "0", "1", "2", "3", "75", "130"])
+    assert all(f"\n  {word} " in text for word in [*cli.COMMANDS, *map(str, EXIT_CODES)])
 
 
 def test_options_become_settings():
@@ -221,10 +221,10 @@ def test_missing_option_is_named():
 @pytest.mark.parametrize(
     ("error", "exit_code", "line"),
     [
-        (InputError("broken.png: truncated;\n  copy it again"), 1, "broken.png: truncated; copy it again"),
+        (InputError("broken.png: truncated;\n  copy it again"), 5, "broken.png: truncated; copy it again"),
         (UsageError("unknown preset 'x'"), 2, "unknown preset 'x'"),
-        (PermissionError(13, "Permission denied", "/x/out"), 1, "/x/out: Permission denied"),
-        (OSError("Unable to open file (truncated)"), 1, "Unable to open file (truncated)"),
+        (PermissionError(13, "Permission denied", "/x/out"), 6, "/x/out: Permission denied"),
+        (OSError("Unable to open file (truncated)"), 6, "Unable to open file (truncated)"),
         (
             KeyboardInterrupt(),
             130,
@@ -247,10 +247,10 @@ def test_a_bug_keeps_its_traceback(command):
         cli.main(["try"])
 
 
-def test_failed_items_are_listed_with_exit_code_3(command, capsys):
+def test_failed_items_are_listed_with_exit_code_8(command, capsys):
     command(lambda arguments: cli._tell("a table", ["1.png: truncated"] if arguments else []))
     assert cli.main(["try"]) == 0
-    assert cli.main(["try", "x"]) == 3
+    assert cli.main(["try", "x"]) == 8
     assert capsys.readouterr() == ("a table\na table\n", "failed: 1.png: truncated\n")
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.sources import list_slices, phantom, screen
 from simulation.sources.slices import evenly_spaced, image_from_hu, pad_to_square, safe_name, unique_names
 from simulation.units import hu_to_mu, mu_to_hu
@@ -180,7 +180,9 @@ def test_deeplesion_obeys_the_official_split(deeplesion):
         ("000001_01_01", "104"),
     ]
     assert [ref.name for ref in list_slices(str(deeplesion), split="test")] == ["020", "021"]
-    one_line(lambda: list_slices(str(deeplesion), split="val"), "'val'", "4 of other splits", kind=UsageError)
+    one_line(
+        lambda: list_slices(str(deeplesion), split="val"), "'val'", "4 of other splits", kind=NothingToProcessError
+    )
     assert [ref.name for ref in list_slices(str(deeplesion), count=1)] == ["104"]
 
 

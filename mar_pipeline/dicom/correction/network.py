@@ -12,13 +12,12 @@ from scipy import ndimage
 
 from mar_pipeline.data.measured import pair_arrays, with_projected_data
 from mar_pipeline.dicom.correction.virtual_scan import Grid, virtual_scan
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.inference.fast import FastNetwork, Precision, fast_network
 from mar_pipeline.networks.build import inputs_of, network_inputs, projector_of
 from mar_pipeline.sample import IMAGE, Layout, to_mu, to_sample
 from mar_pipeline.weights.trained import Trained
 from simulation.correction import replace_trace
-from simulation.errors import InputError
+from simulation.errors import InputError, MarError
 from simulation.physics.projector import Projector, Weighting
 from simulation.physics.protocols import protocol
 from simulation.simulator import Sample
@@ -78,14 +77,14 @@ class NetworkFill:
             projector: of the scan.
 
         Raises:
-            RefusedInput: the network cannot compute the image.
+            InputError: the network cannot compute the image.
         """
         covered = self.grid.to_grid(metal.astype(np.float32))
         mask = covered > min(_COVERED, covered.max() / 2)  # also metal that is smaller than the network's pixels
         try:
             change = self._change(np.maximum(self.grid.to_grid(mu), 0), mask)
-        except (InputError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left
-            raise RefusedInput(f"the network cannot correct the slice: {' '.join(str(error).split())[:300]}") from error
+        except (MarError, RuntimeError) as error:  # torch's word for shapes that do not fit and for no memory left
+            raise InputError(f"the network cannot correct the slice: {' '.join(str(error).split())[:300]}") from error
         prior = _without_metal(mu, metal) + self.grid.from_grid(_without_metal(change, mask))
         return replace_trace(sinogram, trace, prior, projector, "standard")[0]
 

@@ -12,9 +12,9 @@ from scipy import ndimage
 from skimage.transform import downscale_local_mean
 
 from mar_pipeline.dicom.correction.virtual_scan import Grid
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.judge.tissue import soft_tissue
 from simulation.correction import linear_interpolation, nmar, nmar_prior
+from simulation.errors import InputError
 from simulation.physics.projector import Projector
 from simulation.units import MU_WATER_PER_CM, mu_to_hu
 
@@ -101,7 +101,7 @@ class ProjectionCorrection:
             truncated: whether the body goes on outside the field of view.
 
         Raises:
-            RefusedInput: metal hides too much of the projections.
+            InputError: metal hides too much of the projections.
         """
         mu = self.grid.mu_on_grid(hu, field_of_view, truncated)
         mask = self.grid.to_grid(metal.astype(np.float32)) > _COVERED
@@ -122,11 +122,11 @@ def checked_trace_share(trace: np.ndarray, most: float) -> float:
     """Share of the projections' bins whose ray meets metal.
 
     Raises:
-        RefusedInput: it is more than the most that is allowed, or a view sees nothing but metal.
+        InputError: it is more than the most that is allowed, or a view sees nothing but metal.
     """
     share = float(np.mean(trace))
     if share > most or trace.all(axis=-1).any():
-        raise RefusedInput(
+        raise InputError(
             f"metal hides {100 * share:.0f} % of the projections, more than can be filled in (at most "
             f"{100 * most:.0f} %, and no view whole); raise --metal-threshold if bone or contrast was taken for metal"
         )

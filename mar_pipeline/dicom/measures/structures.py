@@ -11,14 +11,13 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.measures.regions import Contours, Region, Segment
 from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_meta, reading
 from mar_pipeline.dicom.reading.image_header import uid
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Series
-from simulation.errors import InputError
+from simulation.errors import InputError, MarError
 
 _CLOSED = ("CLOSED_PLANAR", "CLOSEDPLANAR_XOR")
 _LABEL_LETTERS = 64
@@ -65,7 +64,7 @@ def read_structures(series: Series, files: Sequence[tuple[InputFile, str]], limi
             with quiet():
                 for region in read(dataset, number, series, warnings.append):
                     regions.append(region)
-        except InputError as error:
+        except MarError as error:
             warnings.append(f"{error}; its regions are not measured")
         except Exception:  # pydicom raises what the damage leads to
             warnings.append(f"{name}: is damaged or of an unknown form; its regions are not measured")
@@ -77,7 +76,8 @@ def _read(path: InputFile, name: str, limits: Limits) -> Dataset | None:
     try:
         with reading(name), quiet():
             kind = uid(read_meta(path, name), "MediaStorageSOPClassUID")
-    except InputError:
+            kind = kind or uid(read_header(path, name, limits, ("SOPClassUID",)).dataset, "SOPClassUID")
+    except MarError:
         return None
     if kind not in (RTStructureSetStorage, SegmentationStorage):
         return None
@@ -87,9 +87,11 @@ def _read(path: InputFile, name: str, limits: Limits) -> Dataset | None:
         if kind == RTStructureSetStorage:
             return header
         if _decoded_bytes(header) > 8 * size_bytes(path) + 4096:  # one bit a pixel and uncompressed, or refused
-            raise RefusedInput(f"{name}: is compressed or ends early; expected a SEG of one bit a pixel")
+            raise InputError(f"{name}: is compressed or ends early; expected a SEG of one bit a pixel")
         with path.open("rb") as file:
-            return dcmread(file)
+            dataset = dcmread(file, force=True)
+        dataset.file_meta = header.file_meta  # of a file without preamble the reader knows no transfer syntax
+        return dataset
 
 
 def _decoded_bytes(header: Dataset) -> int:

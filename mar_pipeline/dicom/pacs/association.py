@@ -13,14 +13,14 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, UsageError
 
 MAX_AE_TITLE = 16
 
 logger = logging.getLogger(__name__)
 
 
-class SendError(InputError):
+class SendError(MarError):
     """Nothing could be sent: what was written stays and may be sent later."""
 
     exit_code = 8

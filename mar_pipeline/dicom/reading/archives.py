@@ -11,8 +11,8 @@ from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.limits import MIB, Limits, Metered
+from simulation.errors import InputError, LimitError
 
 MEMBER_START = b"PK\x03\x04"
 EMPTY_START = b"PK\x05\x06"
@@ -100,7 +100,7 @@ class Listed:
 
     name: str
     member: ZipMember | None
-    fault: RefusedInput | LimitHit | None
+    fault: InputError | LimitError | None
 
 
 def size_bytes(file: InputFile) -> int:
@@ -140,16 +140,16 @@ def zip_members(archive: Path, name: str, limits: Limits) -> list[Listed]:
         limits: how many files, and how large, there may be.
 
     Raises:
-        LimitHit: it holds more, or unpacks to more than `MAX_RATIO` times its size and than one file may have.
+        LimitError: it holds more, or unpacks to more than `MAX_RATIO` times its size and than one file may have.
         OSError: it cannot be read.
-        RefusedInput: it is damaged.
+        InputError: it is damaged.
     """
     entries = _directory(archive, name, limits)
     packed_mib = archive.stat().st_size / MIB
     unpacked_mib = sum(entry.file_size for entry in entries) / MIB
     most_mib = max(limits.max_file_mb, MAX_RATIO * packed_mib)
     if unpacked_mib > most_mib:
-        raise LimitHit(
+        raise LimitError(
             f"{name}: got a zip file of {packed_mib:.1f} MiB that unpacks to {unpacked_mib:.0f} MiB; expected at most "
             f"{most_mib:.0f}; unpack it to a folder"
         )
@@ -169,32 +169,32 @@ def _directory(archive: Path, name: str, limits: Limits) -> Sequence[zipfile.Zip
         except Exception:  # each kind of damage has its own
             if metered.left < 0:
                 raise _too_many(name, limits) from None
-            raise RefusedInput(f"{name}: is a damaged zip file; fetch it again") from None
+            raise InputError(f"{name}: is a damaged zip file; fetch it again") from None
     if len(entries) > limits.max_files:
         raise _too_many(name, limits)
     by_place = sorted(entries, key=lambda entry: entry.header_offset)
     ends = [entry.header_offset + LOCAL_HEADER.size + entry.compress_size for entry in by_place]
     starts = [entry.header_offset for entry in by_place]
     if any(end > start for end, start in zip(ends, [*starts[1:], archive.stat().st_size], strict=False)):
-        raise RefusedInput(f"{name}: is a damaged zip file, its files overlap; fetch it again")
+        raise InputError(f"{name}: is a damaged zip file, its files overlap; fetch it again")
     return entries
 
 
-def _too_many(name: str, limits: Limits) -> LimitHit:
-    return LimitHit(f"{name}: got a zip file with more than {limits.max_files} files; expected at most that")
+def _too_many(name: str, limits: Limits) -> LimitError:
+    return LimitError(f"{name}: got a zip file with more than {limits.max_files} files; expected at most that")
 
 
 def _listed(archive: Path, entry: zipfile.ZipInfo, limits: Limits) -> Listed:
     """One file and whether it can be read."""
     if entry.flag_bits & ENCRYPTED:
-        return Listed(entry.filename, None, RefusedInput("is encrypted within its zip file; unpack it first"))
+        return Listed(entry.filename, None, InputError("is encrypted within its zip file; unpack it first"))
     if entry.compress_type not in METHODS:
         return Listed(
-            entry.filename, None, RefusedInput("its compression within the zip file is not supported; unpack it first")
+            entry.filename, None, InputError("its compression within the zip file is not supported; unpack it first")
         )
     if entry.file_size > limits.max_file_mb * MIB:
         got = f"got {entry.file_size / MIB:.0f} MiB within a zip file; expected at most {limits.max_file_mb}"
-        return Listed(entry.filename, None, LimitHit(got))
+        return Listed(entry.filename, None, LimitError(got))
     deflated = entry.compress_type == zipfile.ZIP_DEFLATED
     member = ZipMember(archive, entry.header_offset, deflated, entry.compress_size, entry.file_size, entry.CRC)
     return Listed(entry.filename, member, None)

@@ -6,7 +6,6 @@ from pathlib import PurePosixPath
 
 from pydicom.dataset import FileMetaDataset
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.files import Header
 from mar_pipeline.dicom.reading.image_header import (
@@ -30,9 +29,10 @@ from mar_pipeline.dicom.reading.image_header import (
 )
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.overlays import overlay_remarks
+from simulation.errors import InputError, LimitError
 from simulation.files import sha256_of_text
 
-Refusal = RefusedInput | LimitHit
+Refusal = InputError | LimitError
 
 
 PATIENT = ("PatientName", "PatientID")
@@ -118,15 +118,15 @@ def ct_image(
     placed, pixels, scale, number, fault = None, None, None, None, None
     try:
         if header.pixel_bytes == 0:
-            raise RefusedInput(f"{name}: it ends before its pixel data; fetch the file again")
+            raise InputError(f"{name}: it ends before its pixel data; fetch the file again")
         check_unit(dataset, name, assume_hu)
         number = whole_number(dataset, "InstanceNumber", name) if text(dataset, "InstanceNumber") else None
         placed, scale = geometry(dataset, name), rescale(dataset, name)
         pixels = pixel_format(dataset, transfer_syntax, name, limits)
         least = pixels.decoded_bytes if transfer_syntax in NATIVE else 1
         if header.pixel_bytes is not None and header.pixel_bytes < least:
-            raise RefusedInput(f"{name}: it ends within its pixel data; fetch the file again")
-    except (RefusedInput, LimitHit) as error:
+            raise InputError(f"{name}: it ends within its pixel data; fetch the file again")
+    except (InputError, LimitError) as error:
         fault = error
     return CTImage(
         path=path,

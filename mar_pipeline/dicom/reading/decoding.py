@@ -8,10 +8,10 @@ from pydicom.encaps import get_frame
 from pydicom.pixels import get_decoder
 from pydicom.uid import JPEG2000, UID, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless, RLELossless
 
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.reading.codestreams import FrameSize, frame_size, is_whole, rle_sizes
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.reading.image_header import NATIVE, PixelFormat, syntax_name
+from simulation.errors import InputError
 
 INSTALL = "pip install 'mar-pipeline[clinic]'"
 RIGHT_ALIGNED = (JPEG2000, JPEG2000Lossless, JPEGLSLossless, JPEGLSNearLossless)
@@ -30,11 +30,11 @@ def _has_decoder(transfer_syntax: str) -> bool:
 
 
 def check_decoder(transfer_syntax: str, name: str) -> None:
-    """Raises RefusedInput if the decoder of a transfer syntax is not installed."""
+    """Raises InputError if the decoder of a transfer syntax is not installed."""
     with quiet():
         available = _has_decoder(transfer_syntax)
     if not available:
-        raise RefusedInput(f"{name}: no decoder for the transfer syntax {syntax_name(transfer_syntax)}; {INSTALL}")
+        raise InputError(f"{name}: no decoder for the transfer syntax {syntax_name(transfer_syntax)}; {INSTALL}")
 
 
 def stored_values(data: bytes, pixels: PixelFormat, name: str) -> np.ndarray:
@@ -55,7 +55,7 @@ def values_and_words(data: bytes, pixels: PixelFormat, name: str) -> tuple[np.nd
         decoder gives).
 
     Raises:
-        RefusedInput: the data is damaged, has another size than the header says, or needs a decoder that is missing.
+        InputError: the data is damaged, has another size than the header says, or needs a decoder that is missing.
     """
     check_decoder(pixels.transfer_syntax, name)
     damaged = f"{name}: its pixel data is damaged or incomplete; fetch the file again"
@@ -63,15 +63,15 @@ def values_and_words(data: bytes, pixels: PixelFormat, name: str) -> tuple[np.nd
         with quiet():
             _check_size(data, pixels, name)
             words = _decoded(data, pixels)
-    except RefusedInput:
+    except InputError:
         raise
     except Exception:  # each decoder has its own
-        raise RefusedInput(damaged) from None
+        raise InputError(damaged) from None
     if words.shape != (pixels.rows, pixels.columns):
-        raise RefusedInput(damaged)
+        raise InputError(damaged)
     if pixels.transfer_syntax in RIGHT_ALIGNED:
         if words.min() < pixels.lowest or words.max() > pixels.highest:
-            raise RefusedInput(f"{name}: got values that do not fit its {pixels.bits} bits (BitsStored)")
+            raise InputError(f"{name}: got values that do not fit its {pixels.bits} bits (BitsStored)")
         return words.astype(np.int32), words.astype(np.int32)
     words = words.astype(np.int32)
     return _from_words(words, pixels), words
@@ -81,26 +81,26 @@ def _check_size(data: bytes, pixels: PixelFormat, name: str) -> None:
     """Compare the data with the header before a decoder believes either."""
     if pixels.transfer_syntax in NATIVE:
         if len(data) < pixels.decoded_bytes or len(data) >= 2 * pixels.decoded_bytes:
-            raise RefusedInput(
+            raise InputError(
                 f"{name}: got {len(data)} bytes of pixel data; expected {pixels.decoded_bytes} for {pixels.rows} rows, "
                 f"{pixels.columns} columns; fetch the file again"
             )
         return
     frame = get_frame(data, 0, number_of_frames=1)
     if len(frame) > MAX_GROWTH * pixels.decoded_bytes + MAX_ENCODED_HEADER:
-        raise RefusedInput(f"{name}: its encoded pixel data is longer than its pixels; the file is damaged")
+        raise InputError(f"{name}: its encoded pixel data is longer than its pixels; the file is damaged")
     if not is_whole(frame, pixels.transfer_syntax):
-        raise RefusedInput(f"{name}: its pixel data ends early; fetch the file again")
+        raise InputError(f"{name}: its pixel data ends early; fetch the file again")
     if pixels.transfer_syntax == RLELossless:
         sizes, least = rle_sizes(frame), pixels.rows * pixels.columns
         if len(sizes) != 2 or min(sizes) < least or max(sizes) >= least + max(pixels.columns, 2):
-            raise RefusedInput(
+            raise InputError(
                 f"{name}: its pixel data unpacks to {sizes} bytes; expected two times {least}; fetch the file again"
             )
         return
     claimed, expected = frame_size(frame), FrameSize(pixels.rows, pixels.columns, 1)
     if claimed != expected:
-        raise RefusedInput(
+        raise InputError(
             f"{name}: its pixel data claims {claimed or 'no size'}; expected {expected}, as its header says"
         )
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.archives import InputFile, Listed, in_memory, is_zip, size_bytes, zip_members
 from mar_pipeline.dicom.reading.ct_image import CTImage, Refusal, ct_image
 from mar_pipeline.dicom.reading.files import check_file_size, is_dicom, quiet, read_header, read_meta, reading
@@ -15,7 +14,7 @@ from mar_pipeline.dicom.reading.image_header import LISTING, foreign_object, oth
 from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
 from mar_pipeline.dicom.reading.overlays import LISTED
 from mar_pipeline.dicom.reading.series import Discovery, Series, Skipped, SliceFile
-from simulation.errors import UsageError
+from simulation.errors import InputError, LimitError, UsageError
 
 __all__ = ["Discovery", "Series", "Skipped", "SliceFile", "discover"]
 
@@ -34,7 +33,7 @@ class _Unplaced:
 
     @property
     def skipped(self) -> Skipped:
-        limit_hit = isinstance(self.reason, LimitHit)
+        limit_hit = isinstance(self.reason, LimitError)
         return Skipped(self.name, _without_name(str(self.reason), self.name), limit_hit, self.path)
 
 
@@ -58,8 +57,8 @@ def discover(
         assume_hu: take values whose RescaleType is unspecified for HU.
 
     Raises:
-        LimitHit: there are more files than the limit, or the zip file unpacks to too much.
-        RefusedInput: the zip file is damaged.
+        LimitError: there are more files than the limit, or the zip file unpacks to too much.
+        InputError: the zip file is damaged.
         UsageError: it is neither a folder nor a zip file.
     """
     images: list[CTImage] = []
@@ -82,7 +81,7 @@ def _all_known(source: Path, limits: Limits, assume_hu: bool) -> Iterator[Known]
     """What each file is, those in zip files among them.
 
     Raises:
-        LimitHit: there are too many.
+        LimitError: there are too many.
     """
     if source.is_file():
         with reading("the input"):
@@ -97,7 +96,7 @@ def _all_known(source: Path, limits: Limits, assume_hu: bool) -> Iterator[Known]
         known = [found] if isinstance(found, Skipped) else _examine_file(found, _name(found, source), limits, assume_hu)
         count += 0 if isinstance(found, Skipped) else max(len(known), 1)
         if count > limits.max_files:
-            raise LimitHit(f"got more than {limits.max_files} files; expected at most that; name a subfolder")
+            raise LimitError(f"got more than {limits.max_files} files; expected at most that; name a subfolder")
         yield from known
 
 
@@ -151,8 +150,8 @@ def _examine_file(path: Path, name: str, limits: Limits, assume_hu: bool) -> lis
         members = _examine_members(zip_members(path, name, limits), f"{name}/", limits, assume_hu)
     except OSError as error:
         return [Skipped(name, f"cannot be read: {error.strerror}")]
-    except (RefusedInput, LimitHit) as error:
-        return [Skipped(name, _without_name(str(error), name), isinstance(error, LimitHit))]
+    except (InputError, LimitError) as error:
+        return [Skipped(name, _without_name(str(error), name), isinstance(error, LimitError))]
     if all(isinstance(member, Skipped) and member.reason == NOT_DICOM for member in members):
         return [Skipped(name, "a zip file without DICOM files")]  # a text document, most likely
     return members
@@ -164,7 +163,7 @@ def _examine_members(members: Sequence[Listed], beginning: str, limits: Limits, 
     for one in members:
         name = _printable(f"{beginning}{one.name}")
         if one.member is None:
-            known.append(_Unplaced(name, one.fault or RefusedInput("cannot be read")))
+            known.append(_Unplaced(name, one.fault or InputError("cannot be read")))
             continue
         try:
             with reading(name):
@@ -172,7 +171,7 @@ def _examine_members(members: Sequence[Listed], beginning: str, limits: Limits, 
             found = _examine(content, name, limits, assume_hu)
             if isinstance(found, Skipped) and found.reason == NOT_DICOM and is_zip(content):
                 found = Skipped(name, "a zip file within a zip file, which is not opened")
-        except RefusedInput as error:
+        except InputError as error:
             found = _Unplaced(name, error)
         known.append(found if found.path is None else replace(found, path=one.member))
     return known
@@ -183,7 +182,7 @@ def _examine(path: InputFile, name: str, limits: Limits, assume_hu: bool) -> Kno
     try:
         with reading(name), quiet():
             if size_bytes(path) == 0 and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
-                raise RefusedInput(f"{name}: is empty; fetch the file again")
+                raise InputError(f"{name}: is empty; fetch the file again")
             if not is_dicom(path):
                 return Skipped(name, NOT_DICOM)
             meta = read_meta(path, name)
@@ -199,9 +198,9 @@ def _examine(path: InputFile, name: str, limits: Limits, assume_hu: bool) -> Kno
             if other:
                 return Skipped(name, other, path=path)
             if cut_short and not uid(header.dataset, "SeriesInstanceUID"):
-                raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
+                raise InputError(f"{name}: it ends within its header; fetch the file again")
             return ct_image(path, name, header, meta, limits, assume_hu)
-    except (RefusedInput, LimitHit) as error:
+    except (InputError, LimitError) as error:
         return _Unplaced(name, error, path)
 
 
@@ -219,7 +218,7 @@ def _blame(series: list[Series], unplaced: Sequence[_Unplaced]) -> list[Series]:
         one_uid = len({(series[index].study_uid, series[index].series_uid) for index in near}) == 1
         for index in near:
             if one_uid:
-                blamed[index] = _refused(blamed[index], what, all(isinstance(one, LimitHit) for one in reasons))
+                blamed[index] = _refused(blamed[index], what, all(isinstance(one, LimitError) for one in reasons))
             else:
                 blamed[index] = replace(blamed[index], warnings=(*blamed[index].warnings, what))
     return blamed

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.reading.ct_image import CTImage
 from mar_pipeline.dicom.reading.decoding import stored_values
 from mar_pipeline.dicom.reading.files import read_pixel_data, reading
 from mar_pipeline.dicom.reading.stacking import SAME_POSITION_MM
+from simulation.errors import InputError
 
 
 def without_copies(images: Sequence[CTImage]) -> tuple[list[CTImage], list[CTImage]]:
@@ -19,7 +19,7 @@ def without_copies(images: Sequence[CTImage]) -> tuple[list[CTImage], list[CTIma
         images: of one series. The first by name is kept.
 
     Raises:
-        RefusedInput: two images with one SOPInstanceUID differ, or cannot be compared.
+        InputError: two images with one SOPInstanceUID differ, or cannot be compared.
     """
     by_uid: dict[str, list[CTImage]] = defaultdict(list)
     for image in sorted(images, key=lambda image: image.name):
@@ -29,7 +29,7 @@ def without_copies(images: Sequence[CTImage]) -> tuple[list[CTImage], list[CTIma
         kept.append(first)
         for other in others:
             if not _same(first, other):
-                raise RefusedInput(
+                raise InputError(
                     f"{first.name} and {other.name} have one SOPInstanceUID, but are not the same image; "
                     "keep the right one"
                 )
@@ -53,7 +53,7 @@ def _same(one: CTImage, other: CTImage) -> bool:
     return np.array_equal(first, second)
 
 
-def same_position(images: Sequence[CTImage], positions: np.ndarray) -> RefusedInput | None:
+def same_position(images: Sequence[CTImage], positions: np.ndarray) -> InputError | None:
     """A refusal that names two images at one position, None if there are none.
 
     Args:
@@ -65,7 +65,7 @@ def same_position(images: Sequence[CTImage], positions: np.ndarray) -> RefusedIn
         return None
     first, second = images[close[0]], images[close[0] + 1]
     more = f" (and {len(close) - 1} more pairs)" if len(close) > 1 else ""
-    return RefusedInput(
+    return InputError(
         f"{first.name} and {second.name} lie at one position{more}; one image per position is expected: "
         "take out one, or split the series"
     )

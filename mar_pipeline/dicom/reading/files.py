@@ -16,9 +16,9 @@ from pydicom.tag import Tag
 from pydicom.uid import DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
 from pydicom.values import converters
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
 from mar_pipeline.dicom.reading.limits import MIB, Limits, Metered
+from simulation.errors import InputError, LimitError
 
 PIXEL_DATA = Tag("PixelData")
 PIXEL_ELEMENTS = (Tag("FloatPixelData"), Tag("DoubleFloatPixelData"), PIXEL_DATA)
@@ -53,14 +53,14 @@ def reading(name: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise RefusedInput(f"{name}: cannot be read: {error.strerror or 'input or output error'}") from None
+        raise InputError(f"{name}: cannot be read: {error.strerror or 'input or output error'}") from None
 
 
 def check_file_size(path: InputFile, name: str, limits: Limits) -> None:
-    """Raises LimitHit of a file that is larger than the limit."""
+    """Raises LimitError of a file that is larger than the limit."""
     size = size_bytes(path)
     if size > limits.max_file_mb * MIB:
-        raise LimitHit(f"{name}: got {size / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
+        raise LimitError(f"{name}: got {size / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
 
 
 @dataclass(frozen=True)
@@ -124,7 +124,7 @@ def read_meta(path: InputFile, name: str) -> FileMetaDataset:
     first attribute reads.
 
     Raises:
-        RefusedInput: it is damaged.
+        InputError: it is damaged.
     """
     bare = not has_magic_word(path)
     with path.open("rb") as file:
@@ -139,7 +139,7 @@ def read_meta(path: InputFile, name: str) -> FileMetaDataset:
                     meta.TransferSyntaxUID = ExplicitVRLittleEndian if vr in converters else ImplicitVRLittleEndian
                 return meta
         except Exception:  # pydicom raises what the damage leads to
-            raise RefusedInput(f"{name}: its file meta is damaged; fetch the file again") from None
+            raise InputError(f"{name}: its file meta is damaged; fetch the file again") from None
 
 
 def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
@@ -152,13 +152,13 @@ def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[s
         keywords: which attributes; None is all. They stay as they are in the file until someone asks for them.
 
     Raises:
-        LimitHit: the header is longer than the limit.
-        RefusedInput: it is damaged, ends early or is deflated.
+        LimitError: the header is longer than the limit.
+        InputError: it is damaged, ends early or is deflated.
     """
     # Before anything is parsed: half a megabyte may inflate to a gigabyte.
     meta = read_meta(path, name)
     if meta.get("TransferSyntaxUID") in DEFLATED:
-        raise RefusedInput(f"{name}: got the Deflated transfer syntax, which is not accepted; convert the file")
+        raise InputError(f"{name}: got the Deflated transfer syntax, which is not accepted; convert the file")
     claimed: list[tuple[str | None, int]] = []
 
     def at_pixels(tag: Any, vr: str | None, length: int) -> bool:
@@ -174,17 +174,17 @@ def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[s
             dataset.file_meta = meta
         except Exception:
             if metered.left < 0:
-                raise LimitHit(
+                raise LimitError(
                     f"{name}: got a header of more than {limits.max_header_mb} MiB; expected at most that; "
                     "take the file out or raise the limit"
                 ) from None
-            raise RefusedInput(f"{name}: its header is damaged; fetch the file again") from None
+            raise InputError(f"{name}: its header is damaged; fetch the file again") from None
         vr, length = claimed[0] if claimed else (None, 0)
         value_start = file.tell() + (12 if vr in LONG_VRS else 8)
         bytes_left = size_bytes(path) - value_start
         dataset.buffer = dataset.filename = dataset.fileobj_type = None
         if not len(dataset) or _ends_early(dataset):
-            raise RefusedInput(f"{name}: it ends within its header; fetch the file again")
+            raise InputError(f"{name}: it ends within its header; fetch the file again")
     return Header(dataset, None if length == UNDEFINED_LENGTH else min(length, max(bytes_left, 0)))
 
 
@@ -202,7 +202,7 @@ def read_pixel_data(path: InputFile, name: str) -> bytes:
         name: of the file in messages.
 
     Raises:
-        RefusedInput: there are none, or the file ends within them.
+        InputError: there are none, or the file ends within them.
     """
     wanted = cast(Any, [PIXEL_DATA])
     try:
@@ -211,11 +211,11 @@ def read_pixel_data(path: InputFile, name: str) -> bytes:
             element: Any = dataset.get_item(PIXEL_DATA) if PIXEL_DATA in dataset else None
         size = size_bytes(path)
     except Exception:
-        raise RefusedInput(f"{name}: its pixel data is damaged; fetch the file again") from None
+        raise InputError(f"{name}: its pixel data is damaged; fetch the file again") from None
     value = element.value if isinstance(element, RawDataElement) else None
     if isinstance(value, bytes) and value:
         delimited = element.length == UNDEFINED_LENGTH
         end = element.value_tell + (len(value) + DELIMITER_BYTES if delimited else element.length)
         if end <= size:
             return value
-    raise RefusedInput(f"{name}: it ends before or within its pixel data; fetch the file again")
+    raise InputError(f"{name}: it ends before or within its pixel data; fetch the file again")

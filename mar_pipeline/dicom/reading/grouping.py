@@ -4,7 +4,6 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.reading.ct_image import NOBODY, CTImage, Refusal
 from mar_pipeline.dicom.reading.duplicates import same_position, without_copies
@@ -21,6 +20,7 @@ from mar_pipeline.dicom.reading.stacking import (
     stacking_warnings,
     tilt_deg,
 )
+from simulation.errors import InputError, LimitError
 
 MADE = {"StudyInstanceUID": "study", "SeriesInstanceUID": "series", "FrameOfReferenceUID": "frame of reference"}
 SHOWN = 3
@@ -82,11 +82,11 @@ def _series(
     place = next((image.geometry for image in images if image.geometry), None)
     decoded_mib = len(stack.slices) * pixels.decoded_bytes / MIB if pixels else 0
     if decoded_mib > limits.max_series_mb:
-        refusals.append(LimitHit(f"got {decoded_mib:.0f} MiB of pixels; expected at most {limits.max_series_mb}"))
+        refusals.append(LimitError(f"got {decoded_mib:.0f} MiB of pixels; expected at most {limits.max_series_mb}"))
     if len({image.patient for image in images}) > 1:
-        refusals.append(RefusedInput("its images name different patients; separate them"))
+        refusals.append(InputError("its images name different patients; separate them"))
     if place and abs(slice_normal(place)[2]) < LEAST_AXIAL:
-        refusals.append(RefusedInput("its slices are coronal or sagittal, no planes of a scan; take the axial series"))
+        refusals.append(InputError("its slices are coronal or sagittal, no planes of a scan; take the axial series"))
     said = [remark for image in usable for remark in image.remarks]
     return Series(
         number=0,
@@ -100,7 +100,7 @@ def _series(
         tilt_deg=stack.tilt_deg,
         warnings=tuple(dict.fromkeys([*remarks, *repairs, *said, *stack.warnings])),
         refusal=_some(list(dict.fromkeys(map(str, refusals))), "; ") if refusals else None,
-        limit_hit=bool(refusals) and all(isinstance(refusal, LimitHit) for refusal in refusals),
+        limit_hit=bool(refusals) and all(isinstance(refusal, LimitError) for refusal in refusals),
         assumed_hu=any(image.assumed_hu for image in images),
         patient="" if images[0].patient == NOBODY else images[0].patient,
     )
@@ -113,10 +113,10 @@ def _identify(images: Sequence[CTImage], repair: bool) -> tuple[dict[str, str], 
     if not blank:
         return uids, [], []
     if not repair:
-        return uids, [RefusedInput(f"blank {', '.join(blank)}: --repair-uids fills in what is missing")], []
+        return uids, [InputError(f"blank {', '.join(blank)}: --repair-uids fills in what is missing")], []
     nameless = [image.name for image in images if not image.sop_uid]
     if nameless:
-        return uids, [RefusedInput(f"{_some(nameless)}: no SOPInstanceUID, nor one in the file meta")], []
+        return uids, [InputError(f"{_some(nameless)}: no SOPInstanceUID, nor one in the file meta")], []
     made = {keyword: derived_uid(what, *sorted({image.sop_uid for image in images})) for keyword, what in MADE.items()}
     repaired = {keyword: uids[keyword] or made.get(keyword, "") for keyword in uids}
     return repaired, [], [f"blank {', '.join(blank)} filled in from the file meta or from the images' UIDs"]
@@ -142,7 +142,7 @@ def _stack(images: Sequence[CTImage]) -> _Stack:
         if copies:
             names = _some([image.name for image in copies])
             warnings.append(f"{len(copies)} exact copies of other files are left out: {names}")
-    except RefusedInput as error:
+    except InputError as error:
         refusals.append(error)
     placed = [(image, image.geometry) for image in images if image.geometry]
     if not placed:
@@ -150,7 +150,7 @@ def _stack(images: Sequence[CTImage]) -> _Stack:
     turned = differing_orientation([place for _, place in placed])
     if turned is not None:
         pair = f"{placed[0][0].name} and {placed[turned][0].name}"
-        refusals.append(RefusedInput(f"{pair} differ in ImageOrientationPatient; split the series"))
+        refusals.append(InputError(f"{pair} differ in ImageOrientationPatient; split the series"))
     unsorted = positions_mm([place for _, place in placed])
     order = sorted(range(len(placed)), key=lambda index: (unsorted[index], placed[index][0].name))
     placed, positions = [placed[index] for index in order], unsorted[order]

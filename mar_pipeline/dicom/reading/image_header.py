@@ -29,9 +29,9 @@ from pydicom.uid import (
 )
 
 from mar_pipeline.dicom import dictionary as _dictionary  # noqa: F401  (keywords of LISTING are of it)
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading.limits import Limits
+from simulation.errors import InputError, LimitError
 
 NATIVE = (ImplicitVRLittleEndian, ExplicitVRLittleEndian, ExplicitVRBigEndian)
 LOSSLESS = (*NATIVE, RLELossless, JPEGLossless, JPEGLosslessSV1, JPEGLSLossless, JPEG2000Lossless)
@@ -126,7 +126,7 @@ def same_spacing(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) <= SAME_SPACING * min(a, b) for a, b in zip(one, other, strict=True))
 
 
-class LackingError(RefusedInput):
+class LackingError(InputError):
     """A CT image without one of the attributes that make it a slice in HU."""
 
 
@@ -170,7 +170,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> tuple[floa
 
     Raises:
         LackingError: it is absent or blank.
-        RefusedInput: it is malformed or has another count.
+        InputError: it is malformed or has another count.
     """
     found: tuple[float, ...] = ()
     try:
@@ -183,7 +183,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> tuple[floa
     except Exception:  # a malformed value raises when it is asked for, each in its own way
         found = ()
     if len(found) != count or not all(math.isfinite(number) for number in found):
-        raise RefusedInput(f"{name}: {keyword} is malformed; expected {count} finite numbers")
+        raise InputError(f"{name}: {keyword} is malformed; expected {count} finite numbers")
     return found
 
 
@@ -191,13 +191,13 @@ def whole_number(dataset: Dataset, keyword: str, name: str, default: int | None 
     """An integer; the default stands for an absent one.
 
     Raises:
-        RefusedInput: it is malformed, or absent without a default.
+        InputError: it is malformed, or absent without a default.
     """
     if not text(dataset, keyword) and default is not None:
         return default
     (number,) = numbers(dataset, keyword, 1, name)
     if number != int(number):
-        raise RefusedInput(f"{name}: {keyword} is malformed; expected a whole number")
+        raise InputError(f"{name}: {keyword} is malformed; expected a whole number")
     return int(number)
 
 
@@ -270,16 +270,16 @@ def geometry(dataset: Dataset, name: str) -> Geometry:
 
     Raises:
         LackingError: an attribute is absent.
-        RefusedInput: one is malformed, or the orientation is not that of a rectangle.
+        InputError: one is malformed, or the orientation is not that of a rectangle.
     """
     position = numbers(dataset, "ImagePositionPatient", 3, name)
     orientation = numbers(dataset, "ImageOrientationPatient", 6, name)
     spacing = numbers(dataset, "PixelSpacing", 2, name)
     axes = np.array(orientation).reshape(2, 3)
     if not np.allclose(axes @ axes.T, np.eye(2), atol=2e-3):
-        raise RefusedInput(f"{name}: ImageOrientationPatient is not two orthogonal unit vectors")
+        raise InputError(f"{name}: ImageOrientationPatient is not two orthogonal unit vectors")
     if min(spacing) <= 0:
-        raise RefusedInput(f"{name}: got a PixelSpacing that is not positive")
+        raise InputError(f"{name}: got a PixelSpacing that is not positive")
     return Geometry((position[0], position[1], position[2]), orientation, (spacing[0], spacing[1]))  # type: ignore[arg-type]
 
 
@@ -288,11 +288,11 @@ def rescale(dataset: Dataset, name: str) -> tuple[float, float]:
 
     Raises:
         LackingError: one is absent.
-        RefusedInput: one is malformed, or the slope is zero.
+        InputError: one is malformed, or the slope is zero.
     """
     (slope,), (intercept,) = (numbers(dataset, f"Rescale{which}", 1, name) for which in ("Slope", "Intercept"))
     if slope == 0:
-        raise RefusedInput(f"{name}: got a RescaleSlope of 0; expected another number")
+        raise InputError(f"{name}: got a RescaleSlope of 0; expected another number")
     return slope, intercept
 
 
@@ -300,32 +300,32 @@ def pixel_format(dataset: Dataset, transfer_syntax: str, name: str, limits: Limi
     """How the pixels are stored, every number within what can be decoded.
 
     Raises:
-        LimitHit: more rows or columns than the limit.
-        RefusedInput: more frames than one, or words that no CT image has, or an unknown transfer syntax.
+        LimitError: more rows or columns than the limit.
+        InputError: more frames than one, or words that no CT image has, or an unknown transfer syntax.
     """
     if transfer_syntax not in (*LOSSLESS, *LOSSY):
-        raise RefusedInput(
+        raise InputError(
             f"{name}: got the transfer syntax {syntax_name(transfer_syntax)}, which is not supported; convert the "
             "file to Explicit VR Little Endian"
         )
     rows, columns = (whole_number(dataset, keyword, name) for keyword in ("Rows", "Columns"))
     if rows < 1 or columns < 1:
-        raise RefusedInput(f"{name}: got {rows} rows, {columns} columns; expected at least 1 each")
+        raise InputError(f"{name}: got {rows} rows, {columns} columns; expected at least 1 each")
     if max(rows, columns) > limits.max_side:
-        raise LimitHit(f"{name}: got {rows} rows, {columns} columns; expected at most {limits.max_side} each")
+        raise LimitError(f"{name}: got {rows} rows, {columns} columns; expected at most {limits.max_side} each")
     frames = whole_number(dataset, "NumberOfFrames", name, default=1)
     if frames != 1:
-        raise RefusedInput(f"{name}: got {frames} frames; expected 1")
+        raise InputError(f"{name}: got {frames} frames; expected 1")
     allocated, bits = (whole_number(dataset, keyword, name) for keyword in ("BitsAllocated", "BitsStored"))
     high_bit = whole_number(dataset, "HighBit", name, default=bits - 1)
     representation = whole_number(dataset, "PixelRepresentation", name)
     if allocated != 16 or not 1 <= bits <= 16 or not bits - 1 <= high_bit < 16 or representation not in (0, 1):
-        raise RefusedInput(
+        raise InputError(
             f"{name}: got BitsAllocated {allocated}, BitsStored {bits}, HighBit {high_bit}, PixelRepresentation "
             f"{representation}; expected 1 .. 16 bits in words of 16, PixelRepresentation 0 or 1"
         )
     if high_bit != bits - 1 and transfer_syntax not in (*NATIVE, RLELossless):
-        raise RefusedInput(
+        raise InputError(
             f"{name}: got HighBit {high_bit} of {bits} bits in the transfer syntax {syntax_name(transfer_syntax)}, "
             "whose values lie in the lowest bits"
         )

@@ -6,7 +6,6 @@ import numpy as np
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.uid import CTImageStorage
 
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.dicom.reading.archives import in_memory
 from mar_pipeline.dicom.reading.decoding import values_and_words
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_pixel_data, reading
@@ -26,6 +25,7 @@ from mar_pipeline.dicom.reading.image_header import (
 from mar_pipeline.dicom.reading.limits import DEFAULT_LIMITS, Limits
 from mar_pipeline.dicom.reading.overlays import unembed
 from mar_pipeline.dicom.reading.series import Series, SliceFile
+from simulation.errors import InputError
 
 AIR_HU = -1000.0
 PADDING_HU = -1500.0
@@ -111,8 +111,8 @@ def read_slice(
         with its file meta; and the pixels.
 
     Raises:
-        LimitHit: the image is larger than the limits.
-        RefusedInput: it is damaged, cannot be decoded here, or is not what was found.
+        LimitError: the image is larger than the limits.
+        InputError: it is damaged, cannot be decoded here, or is not what was found.
     """
     name = file.name
     with reading(name):
@@ -150,13 +150,13 @@ def _check_values(pixels: SlicePixels, assumed_hu: bool, name: str) -> None:
         return
     share = float(np.mean((values < PLAUSIBLE_HU[0]) | (values > PLAUSIBLE_HU[1])))
     if share > MOST_IMPLAUSIBLE:
-        raise RefusedInput(
+        raise InputError(
             f"{name}: got {share:.0%} of its values outside {PLAUSIBLE_HU[0]:g} .. {PLAUSIBLE_HU[1]:g} HU; expected at "
             f"most {MOST_IMPLAUSIBLE:.0%}: signed values were encoded or decoded as unsigned ones (known of JPEG "
             "lossless), or slope and intercept are wrong; export the series uncompressed"
         )
     if assumed_hu and values.min() >= 0:
-        raise RefusedInput(
+        raise InputError(
             f"{name}: got no value below 0, so that neither air nor fat is there; --assume-hu expects values that look "
             "like HU: leave the series out"
         )
@@ -176,7 +176,7 @@ def _check_same(view: Dataset, meta: Dataset, file: SliceFile, series: Series) -
         changed.append("PixelSpacing")
     check_unit(view, file.name, series.assumed_hu)
     if changed or other_image(view):
-        raise RefusedInput(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
+        raise InputError(f"{file.name}: not as it was listed ({', '.join(changed) or 'ImageType'}); start again")
 
 
 def _set_uids(dataset: Dataset, view: Dataset, file: SliceFile, series: Series, repair_uids: bool) -> None:
@@ -186,7 +186,7 @@ def _set_uids(dataset: Dataset, view: Dataset, file: SliceFile, series: Series, 
         if uid(view, keyword):
             continue
         if not repair_uids or not value:
-            raise RefusedInput(f"{file.name}: {keyword} is blank; --repair-uids makes one")
+            raise InputError(f"{file.name}: {keyword} is blank; --repair-uids makes one")
         dataset.add_new(keyword, "UI", value)  # which does not look at what is there
 
 

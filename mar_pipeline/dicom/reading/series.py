@@ -4,8 +4,8 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import count
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.archives import InputFile
+from simulation.errors import InputError, LimitError
 
 
 @dataclass(frozen=True)
@@ -71,11 +71,11 @@ class Series:
         return (self.patient,) if self.patient else ("", self.study_uid)
 
     @property
-    def error(self) -> RefusedInput | LimitHit | None:
+    def error(self) -> InputError | LimitError | None:
         """The refusal as the exception to raise, with its exit code."""
         if self.refusal is None:
             return None
-        return LimitHit(self.refusal) if self.limit_hit else RefusedInput(self.refusal)
+        return LimitError(self.refusal) if self.limit_hit else InputError(self.refusal)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from pydicom.sr.coding import Code
 from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
-from mar_pipeline.dicom.errors import OutputError, RefusedInput
 from mar_pipeline.dicom.identifiers import (
     IMPLEMENTATION_CLASS_UID,
     IMPLEMENTATION_VERSION_NAME,
@@ -37,6 +36,7 @@ from mar_pipeline.dicom.writing.tags import (
     SOURCE_IMAGE,
     TYPE_2,
 )
+from simulation.errors import InputError, ResourceError
 from simulation.files import whole_file
 
 MAX_DESCRIPTION = 64
@@ -60,7 +60,7 @@ def derived_slice(source: Dataset, pixels: SlicePixels, stored: np.ndarray, deri
         derivation: how it was made.
 
     Raises:
-        RefusedInput: if the source has no UIDs, or pixels that CT images do not have.
+        InputError: if the source has no UIDs, or pixels that CT images do not have.
         ValueError: if `stored` has another shape or values that cannot be stored.
     """
     header, _ = carried(source, derivation.keep_private, _DROPPED_TAGS)
@@ -69,7 +69,7 @@ def derived_slice(source: Dataset, pixels: SlicePixels, stored: np.ndarray, deri
             keyword for keyword in NEEDED if not isinstance(header.get(keyword), str) or not header[keyword].value
         ]
     if nameless:
-        raise RefusedInput(f"got a slice without one {', one '.join(nameless)}, which nothing derived can refer to")
+        raise InputError(f"got a slice without one {', one '.join(nameless)}, which nothing derived can refer to")
     dataset = FileDataset("", header, bytes(128), is_implicit_VR=False)
     dataset.set_original_encoding(False, True, header.original_character_set)
     with quiet():
@@ -107,7 +107,7 @@ def _set_pixels(dataset: FileDataset, pixels: SlicePixels, stored: np.ndarray) -
     shape, bits = (int(dataset.Rows), int(dataset.Columns)), int(dataset.BitsStored)
     shift = int(dataset.get("HighBit", bits - 1)) + 1 - bits
     if dataset.BitsAllocated != 16:
-        raise RefusedInput(f"got BitsAllocated {dataset.BitsAllocated}; expected 16, as CT images have")
+        raise InputError(f"got BitsAllocated {dataset.BitsAllocated}; expected 16, as CT images have")
     if stored.shape != shape or not np.issubdtype(stored.dtype, np.integer):
         raise ValueError(f"stored: got {stored.dtype} {stored.shape}; expected whole numbers {shape}")
     if stored.min() < pixels.lowest or stored.max() > pixels.highest:
@@ -273,14 +273,14 @@ def write_dataset(dataset: FileDataset, path: Path) -> None:
         path: a new file in a folder that exists.
 
     Raises:
-        OutputError: if there is such a file already, or it cannot be written.
+        ResourceError: if there is such a file already, or it cannot be written.
     """
     if path.exists():
-        raise OutputError(f"{path.name}: exists already; nothing is replaced; name another output folder")
+        raise ResourceError(f"{path.name}: exists already; nothing is replaced; name another output folder")
     try:
         with whole_file(path) as partial, quiet():
             descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(descriptor, "wb") as file:
                 dcmwrite(file, dataset, enforce_file_format=True)
     except OSError as error:
-        raise OutputError(f"{path.name}: cannot be written: {error.strerror}") from None
+        raise ResourceError(f"{path.name}: cannot be written: {error.strerror}") from None

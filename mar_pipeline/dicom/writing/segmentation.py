@@ -18,13 +18,13 @@ from pydicom.sr.codedict import codes
 from pydicom.tag import BaseTag, Tag
 from pydicom.uid import ExplicitVRLittleEndian
 
-from mar_pipeline.dicom.errors import OutputError, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER, derived_uid
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.writing.derivation import Derivation
 from mar_pipeline.dicom.writing.derive import file_meta, write_dataset
 from mar_pipeline.dicom.writing.headers import Element, carried, text_of
 from mar_pipeline.dicom.writing.tags import OF_THE_STUDY
+from simulation.errors import InputError, ResourceError
 
 ALGORITHM = "threshold with hysteresis"
 PLACED = (
@@ -68,8 +68,8 @@ def metal_segmentation(
         Number of frames; 0 if there is no metal, and then nothing is written.
 
     Raises:
-        OutputError: if the file exists or cannot be written.
-        RefusedInput: if the images lie in different directions.
+        ResourceError: if the file exists or cannot be written.
+        InputError: if the images lie in different directions.
         ValueError: if a mask has another shape than its image.
     """
     try:
@@ -84,7 +84,7 @@ def metal_segmentation(
             made = _segmentation(placed, frames, derivation, series_number, whole, parameters or {}, header)
             write_dataset(_with_patient(made, header), path)
     except OSError as error:
-        raise OutputError(f"{path.name}: cannot be made: {error.strerror}") from None
+        raise ResourceError(f"{path.name}: cannot be made: {error.strerror}") from None
     return len(placed)
 
 
@@ -116,7 +116,7 @@ def _placed(header: Dataset, first: Dataset | None) -> Dataset:
         setattr(image, keyword, None)
     if first is not None:
         if not np.allclose(image.ImageOrientationPatient, first.ImageOrientationPatient, atol=SAME_DIRECTION, rtol=0):
-            raise RefusedInput("got slices in different directions, of which no segmentation can be made")
+            raise InputError("got slices in different directions, of which no segmentation can be made")
         image.ImageOrientationPatient = first.ImageOrientationPatient
     return image
 

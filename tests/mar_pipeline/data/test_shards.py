@@ -15,7 +15,7 @@ from mar_pipeline.data import KEYS, DataSettings, ShardPairs, make_loaders, shar
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from simulation.dataset.generate import SimulateSettings, generate
 from simulation.dataset.shard_file import Shard
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.physics.protocols import PROTOCOLS
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
@@ -183,7 +183,7 @@ def test_damage_found_while_training_is_one_line(written, folder, workers):
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(written, kind, change, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(MarError, match=message) as caught:
         make_loaders(dataclasses.replace(settings(written, kind), **change), 0)
     assert "\n" not in str(caught.value)
 

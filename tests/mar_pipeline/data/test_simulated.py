@@ -24,7 +24,7 @@ from mar_pipeline.sample import (
     generator,
 )
 from simulation.correction import hardening_corrected, nmar_prior
-from simulation.errors import InputError, UsageError
+from simulation.errors import InputError, MarError, UsageError
 from simulation.implants.library import ImplantLibrary, MaskStack, resize_mask
 from simulation.physics.projector import why_no_cuda
 from simulation.simulator import Simulator
@@ -280,7 +280,7 @@ def test_procedural_implants_are_those_asked_for():
     ],
 )
 def test_what_cannot_be_is_refused_in_one_line(change, message):
-    with pytest.raises(InputError, match=message) as caught:
+    with pytest.raises(MarError, match=message) as caught:
         make_loaders(dataclasses.replace(SETTINGS, **change), 0)
     assert "\n" not in str(caught.value)
 

@@ -25,7 +25,7 @@ from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.sample import UNITS_PER_MU
 from mar_pipeline.weights.trained import Trained
 from simulation.dataset.store import Pair, read_pair
-from simulation.errors import InputError, UsageError
+from simulation.errors import MarError, UsageError
 from simulation.files import sha256_of
 from simulation.physics.protocols import PROTOCOLS
 
@@ -315,7 +315,7 @@ def test_time_is_that_of_the_processor() -> None:
     ],
 )
 def test_a_network_that_fails_is_named(settings: EvaluateSettings, add: Add, function: Images, reason: str) -> None:
-    with pytest.raises(InputError, match=rf"no pair could be scored \(0 without .*; the first one, \S+: {reason}"):
+    with pytest.raises(MarError, match=rf"no pair could be scored \(0 without .*; the first one, \S+: {reason}"):
         scored(settings, "li", add("broken", function))
 
 

@@ -13,8 +13,8 @@ from mar_pipeline.dicom.correction.metal import decide
 from mar_pipeline.dicom.correction.parts import find_candidates
 from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated, virtual_scan
-from mar_pipeline.dicom.errors import RefusedInput
 from mar_pipeline.judge.verdict import Judge
+from simulation.errors import InputError
 from simulation.physics.projector import Projector
 
 THRESHOLD_HU, LEAST_MM2 = 2500.0, 4.0
@@ -38,7 +38,7 @@ def judged(known: KnownSlice, method: str) -> Iterator[tuple[bool, float]]:
     correction = ProjectionCorrection(SINOGRAM_METHODS[method], grid, Projector(geometry, "cpu"), 0.6)
     try:
         result = correction(hu, metal, inside, truncated).hu
-    except RefusedInput:
+    except InputError:
         return
     result = np.clip(np.rint(result), -1024, 30000)
     where = inside & ~ndimage.binary_dilation(known.metal | metal, iterations=max(1, round(1 / known.spacing_mm)))

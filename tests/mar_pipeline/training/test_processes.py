@@ -111,16 +111,16 @@ def test_another_number_of_processes_is_refused(folder, tmp_path):
 @pytest.mark.parametrize(
     ("how", "message"),
     [
-        ("error", "mar: error: digits: broken"),
-        ("killed", "mar: error: another process of this training ended"),
-        ("differs", "mar: error: the processes of this training differ in the data: 36 images / 37 images; "),
+        ("error", "digits: broken"),
+        ("killed", "another process of this training ended|train: stopped by SIGTERM"),  # torchrun's, if it is earlier
+        ("differs", "the processes of this training differ in the data: 36 images / 37 images; "),
     ],
 )
 def test_an_error_in_one_process_ends_all_with_one_message(tmp_path, how, message):
     run = tmp_path / "run"
     code, said = torchrun(2, "fails", how, *COMMON, TWO, *WITH_NORMS, f"--run={run}")
     assert code == 1, said  # torchrun's
-    assert said.count(message) == said.count("mar: error:") == 1, said
+    assert len(re.findall(f"mar: error: ({message})", said)) == said.count("mar: error:") == 1, said
     assert "[rank" not in said  # no process tells a traceback
     assert not (run / "DONE").exists()
 

@@ -30,7 +30,7 @@ from simulation.dataset.build import only_run
 from simulation.dataset.generate import SimulateSettings
 from simulation.dataset.store import read_pair, verify
 from simulation.dataset.workers import interrupts_noticed
-from simulation.errors import UsageError
+from simulation.errors import MarError
 from simulation.physics import protocols
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Projector
@@ -264,7 +264,7 @@ def test_a_rerun_tells_again_what_could_not_be_done(source, tmp_path, mar, small
     arguments = request(source, write_stack(tmp_path / "masks.npy", ((0, 0), (-230, -230))), out, "--slices", 2)
     for pairs, more in ((2, []), (0, []), (0, ["--workers", 2])):
         code, said, err = mar(*arguments, *more)
-        assert code == 3
+        assert code == 8
         assert f"{pairs} pairs made, 2 of 2 slices done, 2 failed" in said
         for number, line in enumerate(err.splitlines()):
             assert line.startswith(f"failed: case0{number}/000, mask 1: metal mask lies outside the body")
@@ -272,7 +272,7 @@ def test_a_rerun_tells_again_what_could_not_be_done(source, tmp_path, mar, small
         assert [f"failed: {line}" for line in report["failed"]] == err.splitlines()
         assert report["counts"]["failed"] == 2
     code, _, err = mar(*arguments, "--shard", "1/2")
-    assert (code, err.count("\n")) == (3, 1)
+    assert (code, err.count("\n")) == (8, 1)
     assert "case01/000, mask 1: " in err
 
 
@@ -381,10 +381,10 @@ def test_unfit_slices_are_skipped_and_counted(masks, tmp_path, mar, small_scanne
 def test_a_source_without_a_usable_slice_is_a_failure(masks, tmp_path, mar, small_scanner):
     arguments = request(write_source(tmp_path / "source", ["metal", "empty"]), masks, tmp_path / "set")
     code, _, err = mar(*arguments)
-    assert code == 1
+    assert code == 5
     assert re.fullmatch(r"mar: error: no slice could be used \(2 tried\); the first one: case00/000: metal\n", err)
     assert contents(tmp_path / "set") == {}
-    assert mar(*arguments, "--seed", 1)[0] == 1  # nothing was made, so nothing binds
+    assert mar(*arguments, "--seed", 5)[0] == 5  # nothing was made, so nothing binds
 
 
 def test_a_slice_that_cannot_be_read_is_its_message(source, masks, tmp_path, mar, small_scanner):
@@ -393,7 +393,7 @@ def test_a_slice_that_cannot_be_read_is_its_message(source, masks, tmp_path, mar
     (part / "case03" / "000" / "gt.h5").write_bytes(b"half")
     for _ in range(2):
         code, said, err = mar(*request(part, masks, tmp_path / "set"))
-        assert (code, err.count("\n")) == (3, 1)
+        assert (code, err.count("\n")) == (8, 1)
         assert err.startswith("failed: case03/000/gt.h5: broken or truncated")
         assert "5 of 6 slices done, 1 failed" in said
 
@@ -414,7 +414,7 @@ def test_the_report_says_all_that_was_asked_and_made(straight):
 
 
 @pytest.mark.parametrize("damage", ["flip", "truncate", "remove", "add"])
-def test_verify_finds_damage_and_exits_3(source, masks, tmp_path, mar, small_scanner, damage):
+def test_verify_finds_damage_and_exits_8(source, masks, tmp_path, mar, small_scanner, damage):
     out = tmp_path / "set"
     mar(*request(source, masks, out, "--slices", 1))
     code, said, err = mar("verify", out)
@@ -434,7 +434,7 @@ def test_verify_finds_damage_and_exits_3(source, masks, tmp_path, mar, small_sca
             victim = victim.with_name("9.h5")
             victim.write_bytes(data)
     code, said, err = mar("verify", out)
-    assert (code, err) == (3, "")
+    assert (code, err) == (8, "")
     assert str(victim.relative_to(out)) in said
 
 
@@ -447,7 +447,7 @@ def test_verify_compares_the_stack_of_procedural_masks_with_those_of_the_slices(
     for damaged in (data[:-70000] + b"\1" + data[-69999:], data[:-1], b"", None):
         stack.unlink() if damaged is None else stack.write_bytes(damaged)
         code, said, _ = mar("verify", out)
-        assert (code, said.count("trainmask.npy: ")) == (3, 1), said
+        assert (code, said.count("trainmask.npy: ")) == (8, 1), said
         stack.unlink(missing_ok=True)
         assert mar(*arguments)[0] == 0
         assert stack.read_bytes() == data
@@ -663,7 +663,7 @@ def test_a_worker_that_is_killed_is_one_line(long_source, masks, tmp_path):
         children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGKILL)
         _, err = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == 1
+    assert process.returncode == 5
     assert err.startswith("mar: error: ")
     assert err.count("\n") == 1
 
@@ -678,7 +678,7 @@ def test_a_second_run_at_the_same_time_is_refused(long_source, masks, tmp_path, 
         os.kill(process.pid, signal.SIGSTOP)
         before = contents(out)
         code, said, err = mar(*request(long_source, masks, out))
-        assert (code, said) == (2, "")
+        assert (code, said) == (6, "")
         assert err.startswith("mar: error: ")
         assert err.count("\n") == 1
         assert "another run" in err
@@ -696,7 +696,7 @@ def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, mas
         assert wait_until(lambda: progress(out) >= 1, process)
         os.kill(process.pid, signal.SIGSTOP)
         code, _, err = mar(*request(long_source, masks, out, "--shard", "7/8"))
-        assert code == 2
+        assert code == 6
         assert "another run" in err
 
 
@@ -729,9 +729,9 @@ def test_a_slice_that_has_no_place_for_any_mask_is_not_missing(source, tmp_path,
     """It is told when the set is made; a job array that has seen all of it is whole."""
     out = tmp_path / "set"
     arguments = request(source, write_stack(tmp_path / "masks.npy", ((-230, -230),)), out, "--slices", 2)
-    assert mar(*arguments, "--shard", "0/2")[0] == 3
+    assert mar(*arguments, "--shard", "0/2")[0] == 8
     assert [own.partition(":")[0] for own in verify(out).problems] == ["1 of 2 planned slices"]
-    assert mar(*arguments, "--shard", "1/2")[0] == 3
+    assert mar(*arguments, "--shard", "1/2")[0] == 8
     assert verify(out).problems == ()
     reasons = json.loads((out / "train_manifest.json").read_text())["left_out"]
     assert list(reasons) == ["case00/000", "case01/000"]
@@ -767,7 +767,7 @@ def test_parts_that_begin_together_do_not_take_each_other_for_another_division(t
 
     with ThreadPoolExecutor(8) as threads:
         list(threads.map(begins, range(8)))
-    refused = pytest.raises(UsageError, match="another run is writing there")
+    refused = pytest.raises(MarError, match="another run is writing there")
     with only_run(tmp_path, "0/8"), refused, only_run(tmp_path, "0/1"):
         pass
 
@@ -786,7 +786,7 @@ def test_broken_masks_of_a_slice_are_one_line(tmp_path, mar, damage):
     assert "masks.npz: its bytes are not those that were written" in mar("verify", out)[1]
     (out / "trainmask.npy").unlink()
     code, said, err = mar(*arguments)
-    assert (code, said, err.count("\n")) == (1, "", 1)
+    assert (code, said, err.count("\n")) == (5, "", 1)
     assert f"{victim}: broken" in err
     victim.unlink()
     assert mar(*arguments)[0] == 0

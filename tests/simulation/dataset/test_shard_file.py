@@ -19,7 +19,7 @@ from mar_pipeline import cli
 from simulation.dataset.shard_file import Shard, ShardPlan, ShardWriter
 from simulation.dataset.shard_reading import SCAN, scan_of
 from simulation.dataset.store import read_pair, verify
-from simulation.errors import InputError
+from simulation.errors import InputError, MarError
 from simulation.files import sha256_of
 from simulation.physics import protocols
 from simulation.physics.projector import Projector
@@ -197,7 +197,7 @@ def test_what_cannot_be_done_is_told_each_time(masks, tmp_path, mar):
     (source / "case01/000/gt.h5").write_bytes(b"half")
     for _ in range(2):
         code, _, err = mar(*request(source, masks, tmp_path / "set", *shards()))
-        assert (code, err.count("\n")) == (3, 1)
+        assert (code, err.count("\n")) == (8, 1)
         assert err.startswith("failed: case01/000/gt.h5: broken or truncated")
     assert "delete shard_00000.h5 to try again" in err
 
@@ -206,7 +206,7 @@ def test_a_set_without_a_pair_is_a_failure_that_binds_nothing(masks, tmp_path, m
     arguments = request(write_source(tmp_path / "source", ["metal", "empty"]), masks, tmp_path / "set", *shards())
     for more in ([], ["--seed", 1]):
         code, _, err = mar(*arguments, *more)
-        assert (code, err) == (1, "mar: error: no slice could be used (2 tried); the first one: case00/000: metal\n")
+        assert (code, err) == (5, "mar: error: no slice could be used (2 tried); the first one: case00/000: metal\n")
         assert contents(tmp_path / "set") == {}
 
 
@@ -274,7 +274,7 @@ def test_shards_of_slices_that_could_not_be_read_are_told_until_they_are_made_an
     whole = path.read_bytes()
     path.write_bytes(whole[:999])
     arguments = request(tmp_path / "source", masks, out, *shards(store="images"))
-    assert mar(*arguments)[0] == 3
+    assert mar(*arguments)[0] == 8
     path.write_bytes(whole)
     (problem,) = verify(out).problems
     assert problem.startswith("train_shards/shard_00001.h5: 1 slices could not be read when it was made, the first is ")
@@ -287,7 +287,7 @@ def test_procedural_masks_survive_there_and_back(tmp_path, mar):
     """On the small scanner some masks vanish: they are told when the set is made, and leave gaps in the numbers."""
     arguments = ["--slices", 3, "--masks-per-slice", 3, "--device", "cpu", "--compression", 0]
     code, _, told = mar("simulate", "--source", "phantom", *arguments, "--out", tmp_path / "a")
-    assert (code, "vanishes when resized" in told) == (3, True)
+    assert (code, "vanishes when resized" in told) == (8, True)
     for _ in range(2):
         assert mar(*convert(tmp_path / "a", tmp_path / "b", *shards()))[::2] == (0, "")
         assert mar(*convert(tmp_path / "b", tmp_path / "c"))[::2] == (0, "")
@@ -307,12 +307,12 @@ def test_a_public_set_without_a_manifest_is_converted(made, tmp_path, mar):
     stack = np.load(public / "trainmask.npy")
     np.save(public / "trainmask.npy", stack[:, :, [1, 0, 2]])
     code, said, err = mar(*convert(public, tmp_path / "other", *shards()))
-    assert (code, "5 pairs made, 5 of 5 slices done, 10 failed" in said) == (3, True)
+    assert (code, "5 pairs made, 5 of 5 slices done, 10 failed" in said) == (8, True)
     assert err.startswith("failed: case00/000, mask 0: the mask is another one: its trace and the stored metal_trace ")
     assert [name for name, *_ in pairs_of(tmp_path / "other")] == [name for name in names if name.endswith("2.h5")]
     np.save(public / "trainmask.npy", stack[:, :, [1, 2, 0]])
     code, _, err = mar(*convert(public, tmp_path / "none", *shards()))
-    assert (code, err.count("\n")) == (1, 1)
+    assert (code, err.count("\n")) == (5, 1)
     assert "no slice could be used (5 tried); the first one: case00/000, mask 0: the mask is another one" in err
 
 
@@ -330,7 +330,7 @@ def test_a_public_set_without_a_manifest_is_converted(made, tmp_path, mar):
 )
 def test_what_cannot_be_converted_is_refused_in_one_line(made, tmp_path, mar, origin, options, message):
     code, _, err = mar(*convert(made / origin, tmp_path / "set", *options))
-    assert (code in (1, 2), err.count("\n")) == (True, 1)
+    assert (code in (2, 5), err.count("\n")) == (True, 1)
     assert message in err
     assert not (tmp_path / "set").exists()
 
@@ -338,7 +338,7 @@ def test_what_cannot_be_converted_is_refused_in_one_line(made, tmp_path, mar, or
 def test_an_unfinished_set_is_not_converted(folder, tmp_path, mar):
     (folder / "train_shards" / "shard_00001.h5").unlink()
     code, _, err = mar(*convert(folder, tmp_path / "out"))
-    assert code == 1
+    assert code == 5
     assert "1 of 3 shards are not there, or truncated, the first is shard_00001.h5; finish it" in err
 
 
@@ -379,7 +379,7 @@ def test_damage_is_not_copied(made, tmp_path, mar, origin, victim, options):
     data = (root / victim).read_bytes()
     (root / victim).write_bytes(data[:-3] + bytes([data[-3] ^ 1]) + data[-2:])
     code, said, err = mar(*convert(root, tmp_path / "set", *options))
-    assert (code, said, err.count("\n")) == (1, "", 1)
+    assert (code, said, err.count("\n")) == (5, "", 1)
     assert f"{victim}: " in err and "its bytes are not those that were written" in err
 
 
@@ -410,13 +410,13 @@ def test_any_flipped_bit_is_found(folder):
 def test_a_truncated_shard_is_found_and_refused(folder, share, mar):
     path = folder / "train_shards" / "shard_00002.h5"
     path.write_bytes(path.read_bytes()[: int(share * path.stat().st_size)])
-    with pytest.raises(InputError, match=r"shard_00002\.h5: .*truncated.*the same mar simulate again") as caught:
+    with pytest.raises(MarError, match=r"shard_00002\.h5: .*truncated.*the same mar simulate again") as caught:
         shard = Shard(path)
         for row in range(len(shard)):
             shard.read("mask_512", row)
     assert "\n" not in str(caught.value)
     code, said, _ = mar("verify", folder)
-    assert code == 3
+    assert code == 8
     assert "train_shards/shard_00002.h5: its bytes are not those that were written" in said
 
 
@@ -443,7 +443,7 @@ def test_what_was_planned_and_never_begun_is_found(source, masks, tmp_path, monk
 
     monkeypatch.setattr("simulation.dataset.build.make_units", full)
     out = tmp_path / "set"
-    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--shard", "0/4")))]) == 1
+    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--shard", "0/4")))]) == 6
     not_made = [f"train_shards/shard_0000{number}.h5: not made yet; the same mar simulate makes it" for number in "012"]
     assert list(verify(out).problems) == not_made
 
@@ -484,7 +484,7 @@ def test_a_killed_set_is_not_converted(folder, tmp_path, mar):
     (folder / "train_manifest.json").write_text(json.dumps(manifest | {"files": {}, "slices": 0, "pairs": 0}))
     (folder / "train_shards" / "shard_00001.h5").unlink()
     code, _, err = mar(*convert(folder, tmp_path / "out"))
-    assert (code, err.count("\n"), "1 of 3 shards are not there" in err) == (1, 1, True)
+    assert (code, err.count("\n"), "1 of 3 shards are not there" in err) == (5, 1, True)
 
 
 def test_a_file_that_is_no_shard_is_one_line(tmp_path):
@@ -529,7 +529,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_shard(source, masks, tmp_path):
     limited = PROGRAM.replace("if __name__", f"{lines}signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\nif __name__")
     command = [sys.executable, "-c", limited, "-q", *map(str, request(source, masks, tmp_path / "set", *shards()))]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=100)
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (6, "")
     assert re.fullmatch(r"mar: error: .*shard_00000\.h5.*\n", done.stderr)
     assert list((tmp_path / "set" / "train_shards").iterdir()) == []
 

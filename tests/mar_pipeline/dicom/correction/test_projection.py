@@ -11,7 +11,7 @@ from scipy import ndimage
 
 from mar_pipeline.dicom.correction.projection import SINOGRAM_METHODS, ProjectionCorrection, added, replaced_share
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated, virtual_scan
-from mar_pipeline.dicom.errors import RefusedInput
+from simulation.errors import InputError
 from simulation.physics.projector import Projector
 
 SPACING_MM, SHAPE = 2.0, (160, 160)
@@ -133,9 +133,9 @@ def test_of_a_disc_all_is_replaced_and_of_a_needle_only_what_is_seen_along_it() 
 @methods
 def test_metal_that_hides_too_much_is_refused(method: str, steel) -> None:
     _, corrupted, metal = steel
-    with pytest.raises(RefusedInput, match=r"metal hides \d+ % of the projections.*at most 5 %"):
+    with pytest.raises(InputError, match=r"metal hides \d+ % of the projections.*at most 5 %"):
         correction(method, most_trace=0.05)(corrupted, metal, everywhere(), False)
-    with pytest.raises(RefusedInput, match="metal hides"):
+    with pytest.raises(InputError, match="metal hides"):
         correction(method, most_trace=1.0)(corrupted, np.ones(SHAPE, bool), everywhere(), False)
 
 

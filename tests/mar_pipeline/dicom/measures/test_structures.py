@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from dicom_files import write_series
+from dicom_files import strip_meta, write_series
 from structure_files import OWN_NAME, write_rtstruct, write_seg
 
 from mar_pipeline.dicom.measures.regions import Plane, half_gap_mm
@@ -99,3 +99,16 @@ def test_points_and_open_contours_are_left_out_and_told(folder):
     structures, planes = found(folder)
     np.testing.assert_array_equal(structures.regions[0].mask(planes[0]), block(10, 12))
     assert "left out" in structures.warnings[0]
+
+
+def test_structures_without_preamble_and_file_meta_are_read(folder):
+    write_rtstruct(folder / "rs.dcm", {7: [box(10, 30, 1)]})
+    write_seg(folder / "seg.dcm", {0: block(3, 9)})
+    for name in ("rs.dcm", "seg.dcm"):
+        strip_meta(folder / name)
+        assert b"DICM" not in (folder / name).read_bytes()[:200]
+    structures, planes = found(folder)
+    contours, segment = structures.regions
+    assert structures.warnings == ()
+    np.testing.assert_array_equal(contours.mask(planes[1]), block(10, 30))
+    np.testing.assert_array_equal(segment.mask(planes[0]), block(3, 9))

@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 from dicom_files import contents, ct_dataset, disc_hu, save, write_series
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading.discovery import Discovery, discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
-from simulation.errors import UsageError
+from simulation.errors import InputError, LimitError, UsageError
 
 NOISE = np.random.default_rng(0).integers(-100, 100, (64, 64)).astype(np.float32)
 """Does not shrink, so that the archive has a middle to damage."""
@@ -123,7 +122,7 @@ def test_a_bomb_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     found = discover(folder, Limits(max_file_mb=16))
     assert found.series[0].refusal is None and [one.limit_hit for one in found.skipped] == [True]
     assert "unpacks to 24 MiB" in reasons(found)["bomb.zip"]
-    with pytest.raises(LimitHit, match="the input: got a zip file"):
+    with pytest.raises(LimitError, match="the input: got a zip file"):
         discover(folder / "bomb.zip", Limits(max_file_mb=16))
 
 
@@ -152,17 +151,17 @@ def test_members_that_overlap_are_refused(tmp_path: Path) -> None:
     second = whole.index(b"PK\x01\x02", whole.index(b"PK\x01\x02") + 4)
     struct.pack_into("<L", whole, second + 42, 0)  # both begin at 0
     archive.write_bytes(whole)
-    with pytest.raises(RefusedInput, match="overlap"):
+    with pytest.raises(InputError, match="overlap"):
         discover(archive)
 
 
 def test_too_many_members_are_a_limit(tmp_path: Path) -> None:
     archive = pack(tmp_path / "in" / "a.zip", slices(tmp_path, 3))
     for limits in (Limits(max_files=2), Limits(max_files=1)):
-        with pytest.raises(LimitHit):
+        with pytest.raises(LimitError):
             discover(archive, limits)
     shutil.copy(archive, archive.parent / "b.zip")
-    with pytest.raises(LimitHit):
+    with pytest.raises(LimitError):
         discover(archive.parent, Limits(max_files=5))
     assert len(discover(archive.parent, Limits(max_files=6)).series[0].slices) == 3
 
@@ -173,7 +172,7 @@ def test_a_directory_is_not_read_without_end(tmp_path: Path) -> None:
         entry.comment = bytes(60_000)
         archive.writestr(entry, b"")
     assert discover(tmp_path / "a.zip").series == ()
-    with pytest.raises(LimitHit):
+    with pytest.raises(LimitError):
         discover(tmp_path / "a.zip", Limits(max_files=100))
 
 
@@ -193,7 +192,7 @@ def test_a_zip_file_cut_short_is_said(tmp_path: Path, keep: float) -> None:
     archive = pack(tmp_path / "in" / "a.zip", slices(tmp_path))
     archive.write_bytes(archive.read_bytes()[: int(keep * archive.stat().st_size)])
     assert reasons(discover(archive.parent)) == {"a.zip": "is a damaged zip file; fetch it again"}
-    with pytest.raises(RefusedInput, match="the input: is a damaged zip file"):
+    with pytest.raises(InputError, match="the input: is a damaged zip file"):
         discover(archive)
 
 
@@ -208,7 +207,7 @@ def test_damaged_bytes_end_in_a_listing_or_in_a_refusal(tmp_path: Path) -> None:
         archive.write_bytes(damaged)
         try:
             discover(archive)
-        except (RefusedInput, LimitHit, UsageError):
+        except (InputError, LimitError, UsageError):
             continue
 
 
@@ -216,9 +215,9 @@ def test_an_archive_that_changed_after_it_was_listed_is_refused(tmp_path: Path) 
     archive = pack(tmp_path / "a.zip", slices(tmp_path))
     (series,) = discover(archive).series
     archive.write_bytes(archive.read_bytes()[:100])
-    with pytest.raises(RefusedInput, match=r"1\.dcm: cannot be read"):
+    with pytest.raises(InputError, match=r"1\.dcm: cannot be read"):
         read_slice(series.slices[1], series)
     archive.unlink()
-    with pytest.raises(RefusedInput, match=r"1\.dcm: cannot be read") as caught:
+    with pytest.raises(InputError, match=r"1\.dcm: cannot be read") as caught:
         read_slice(series.slices[1], series)
     assert str(tmp_path) not in str(caught.value)

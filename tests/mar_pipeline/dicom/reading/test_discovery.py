@@ -36,13 +36,12 @@ from pydicom.uid import (
     XRayRadiationDoseSRStorage,
 )
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.identifiers import MANUFACTURER
 from mar_pipeline.dicom.reading import discovery
 from mar_pipeline.dicom.reading.discovery import Discovery, Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
-from simulation.errors import UsageError
+from simulation.errors import InputError, LimitError, UsageError
 
 
 def only(found: Discovery) -> Series:
@@ -249,7 +248,7 @@ def test_one_slice_of_another_unit_has_its_series_refused_not_shortened(tmp_path
 def test_what_does_not_look_like_hu_is_not_taken_for_it(tmp_path: Path) -> None:
     write_series(tmp_path, 1, RescaleType="US", RescaleIntercept="0", hu=disc_hu() + 1024)
     series = only(discover(tmp_path, assume_hu=True))
-    with pytest.raises(RefusedInput, match=r"0\.dcm: got no value below 0"):
+    with pytest.raises(InputError, match=r"0\.dcm: got no value below 0"):
         read_slice(series.slices[0], series)
 
 
@@ -583,7 +582,7 @@ def test_a_truncated_slice_fails_its_series_and_no_other(tmp_path: Path, keep: f
     bad, good = discover(tmp_path).series
     assert good.refusal is None and len(good.slices) == 2
     assert bad.refusal and "bad/1.dcm" in bad.refusal and not bad.limit_hit
-    assert isinstance(bad.error, RefusedInput)
+    assert isinstance(bad.error, InputError)
 
 
 def test_a_slice_cut_anywhere_never_leaves_its_series_silently_short(tmp_path: Path) -> None:
@@ -616,8 +615,8 @@ def test_limits_are_told_from_other_refusals(tmp_path: Path, limits: Limits) -> 
     write_series(tmp_path / "wrong", 3, hu=np.zeros((512, 512)), SeriesInstanceUID="1.3", FrameOfReferenceUID="")
     large, small, wrong = discover(tmp_path, limits).series
     assert small.refusal is None
-    assert large.limit_hit and isinstance(large.error, LimitHit) and large.error.exit_code == 7
-    assert wrong.refusal and not wrong.limit_hit and isinstance(wrong.error, RefusedInput)  # no option would help
+    assert large.limit_hit and isinstance(large.error, LimitError) and large.error.exit_code == 7
+    assert wrong.refusal and not wrong.limit_hit and isinstance(wrong.error, InputError)  # no option would help
     assert wrong.error.exit_code == 5
     assert not any(one.refusal for one in discover(tmp_path, Limits(512, max_series_mb=2)).series[:2])
 
@@ -650,7 +649,7 @@ def test_a_large_file_and_too_many_files_are_limits(tmp_path: Path) -> None:
     write_series(tmp_path, 2, hu=np.zeros((800, 800)))
     found = discover(tmp_path, Limits(max_file_mb=1))
     assert found.series == () and [one.limit_hit for one in found.skipped] == [True, True]
-    with pytest.raises(LimitHit):
+    with pytest.raises(LimitError):
         discover(tmp_path, Limits(max_files=1))
     assert len(discover(tmp_path, Limits(max_files=2)).series) == 1
 

@@ -32,7 +32,6 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mar_pipeline.dicom.errors import LimitHit, RefusedInput
 from mar_pipeline.dicom.reading import decoding
 from mar_pipeline.dicom.reading.discovery import Series, discover
 from mar_pipeline.dicom.reading.limits import Limits
@@ -40,6 +39,7 @@ from mar_pipeline.dicom.reading.pixels import SlicePixels, read_slice
 from mar_pipeline.dicom.writing.check import check_derived
 from mar_pipeline.dicom.writing.derivation import Derivation
 from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
+from simulation.errors import InputError, LimitError
 
 LOSSLESS = (
     ExplicitVRLittleEndian,
@@ -76,7 +76,7 @@ def read(folder: Path, **options: Any) -> tuple[FileDataset, SlicePixels]:
 def refused(folder: Path, limits: Limits | None = None) -> str:
     """Why the only slice cannot be read, though its header can."""
     series = only(folder)
-    with pytest.raises(RefusedInput) as caught:
+    with pytest.raises(InputError) as caught:
         read_slice(series.slices[0], series, limits or Limits())
     message = str(caught.value)
     assert series.slices[0].name in message and str(folder) not in message
@@ -468,10 +468,10 @@ def test_a_file_cut_after_it_was_listed_is_refused(tmp_path: Path) -> None:
     (path,) = write_series(tmp_path, 1)
     series = only(tmp_path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RefusedInput, match=r"0\.dcm.*fetch the file again"):
+    with pytest.raises(InputError, match=r"0\.dcm.*fetch the file again"):
         read_slice(series.slices[0], series)
     path.unlink()
-    with pytest.raises(RefusedInput, match=r"0\.dcm: cannot be read") as caught:
+    with pytest.raises(InputError, match=r"0\.dcm: cannot be read") as caught:
         read_slice(series.slices[0], series)
     assert str(tmp_path) not in str(caught.value)
 
@@ -486,7 +486,7 @@ def test_a_file_replaced_after_it_was_listed_is_refused(tmp_path: Path, change: 
     series = only(tmp_path)
     kept = {"SOPInstanceUID": fake_uid("image", 0)} if "number" not in change else {}
     save(ct_dataset(**change, **kept), tmp_path / "0.dcm")
-    with pytest.raises(RefusedInput, match="not as it was listed"):
+    with pytest.raises(InputError, match="not as it was listed"):
         read_slice(series.slices[0], series)
 
 
@@ -534,7 +534,7 @@ def test_a_tiny_rle_file_that_claims_an_enormous_image_allocates_nothing(tmp_pat
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     (listed,) = discover(tmp_path).series
     assert listed.limit_hit and listed.slices == ()
-    with pytest.raises((LimitHit, RefusedInput)):
+    with pytest.raises((LimitError, InputError)):
         read_slice(series.slices[0], series)
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200 * 1024  # KiB
 
@@ -588,7 +588,7 @@ def test_damaged_bytes_end_in_a_refusal_or_in_pixels(tmp_path: Path, transfer_sy
             for file in series.slices:
                 try:
                     pixels = read_slice(file, series, repair_uids=True)[1]
-                except (RefusedInput, LimitHit):
+                except (InputError, LimitError):
                     continue
                 assert pixels.hu.shape == series.shape and np.isfinite(pixels.hu).all()
 
@@ -640,7 +640,7 @@ def test_limits_hold_when_a_slice_is_read(tmp_path: Path) -> None:
     write_series(tmp_path, 1, hu=np.zeros((800, 800)))
     series = only(tmp_path)
     for limits in (Limits(max_side=799), Limits(max_file_mb=1)):
-        with pytest.raises(LimitHit):
+        with pytest.raises(LimitError):
             read_slice(series.slices[0], series, limits)
 
 
@@ -651,7 +651,7 @@ def test_a_header_is_read_up_to_the_limit_and_no_further(tmp_path: Path) -> None
     series = only(tmp_path)
     assert read_slice(series.slices[0], series, Limits(max_header_mb=21))[1].stored.shape == (64, 64)
     tracemalloc.start()
-    with pytest.raises(LimitHit, match="1 MiB"):
+    with pytest.raises(LimitError, match="1 MiB"):
         read_slice(series.slices[0], series, Limits(max_header_mb=1))
     assert tracemalloc.get_traced_memory()[1] < 8 << 20
     tracemalloc.stop()
@@ -663,7 +663,7 @@ def test_repaired_uids_are_those_of_the_listing(tmp_path: Path) -> None:
     before = contents(tmp_path)
     series = only(tmp_path, repair_uids=True)
     for file in series.slices:
-        with pytest.raises(RefusedInput, match="repair-uids"):
+        with pytest.raises(InputError, match="repair-uids"):
             read_slice(file, series)
         dataset, _ = read_slice(file, series, repair_uids=True)
         assert dataset.SOPInstanceUID == file.sop_uid and dataset.StudyInstanceUID == series.study_uid

@@ -27,10 +27,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from mar_pipeline.dicom.errors import OutputError, RefusedInput
 from mar_pipeline.dicom.identifiers import derived_uid
 from mar_pipeline.dicom.writing.derivation import Derivation, series_number, series_uid
 from mar_pipeline.dicom.writing.derive import derived_slice, write_dataset
+from simulation.errors import InputError, ResourceError
 
 COPIED = """
     StudyInstanceUID FrameOfReferenceUID PositionReferenceIndicator ImagePositionPatient ImageOrientationPatient
@@ -424,7 +424,7 @@ def test_refuses_pixels_that_do_not_fit(tmp_path: Path) -> None:
 def test_refuses_a_source_without_identifiers(keyword: str, tmp_path: Path) -> None:
     _, pixels = source_of(save(ct_dataset(), tmp_path / "source.dcm"))
     for blank in (None, ""):
-        with pytest.raises(RefusedInput, match=keyword):
+        with pytest.raises(InputError, match=keyword):
             derived_slice(ct_dataset(**{keyword: blank}), pixels, pixels.stored, DERIVATION)
 
 
@@ -538,7 +538,7 @@ def test_file_is_whole_private_and_never_replaces(tmp_path: Path, monkeypatch: p
     write_dataset(made, path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     before = hashlib.sha256(path.read_bytes()).hexdigest()
-    with pytest.raises(OutputError, match=r"IM00001\.dcm: exists"):
+    with pytest.raises(ResourceError, match=r"IM00001\.dcm: exists"):
         write_dataset(made, path)
     assert hashlib.sha256(path.read_bytes()).hexdigest() == before
 
@@ -546,7 +546,7 @@ def test_file_is_whole_private_and_never_replaces(tmp_path: Path, monkeypatch: p
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("mar_pipeline.dicom.writing.derive.dcmwrite", full)
-    with pytest.raises(OutputError, match="No space left"):
+    with pytest.raises(ResourceError, match="No space left"):
         write_dataset(made, tmp_path / "IM00002.dcm")
     assert [entry.name for entry in tmp_path.iterdir()] == ["IM00001.dcm"]
 
@@ -560,7 +560,7 @@ def test_says_nothing_of_the_patient_when_it_fails(tmp_path: Path) -> None:
         lambda: write_dataset(made, tmp_path / "no folder" / "IM00001.dcm"),
         lambda: derived(SOPInstanceUID=None),
     ):
-        with pytest.raises((OutputError, RefusedInput)) as raised:
+        with pytest.raises((ResourceError, InputError)) as raised:
             fails()
         assert raised.value.__cause__ is None
         texts.append(str(raised.value))

@@ -16,10 +16,10 @@ from pydicom import dcmread
 from pydicom.dataelem import RawDataElement
 from pydicom.tag import Tag
 
-from mar_pipeline.dicom.errors import OutputError, RefusedInput
 from mar_pipeline.dicom.reading.files import quiet
 from mar_pipeline.dicom.writing.derivation import Derivation
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
+from simulation.errors import InputError, ResourceError
 
 Tool = Callable[[str], str]
 COUNT, ROWS, COLUMNS = 6, 33, 21
@@ -268,11 +268,11 @@ def test_refuses_what_it_cannot_segment(tmp_path: Path, metal: np.ndarray) -> No
     turned = save(
         ct_dataset(9, np.zeros((ROWS, COLUMNS)), ImageOrientationPatient=[0, 1, 0, 0, 0, -1]), tmp_path / "turned.dcm"
     )
-    with pytest.raises(RefusedInput, match="different directions"):
+    with pytest.raises(InputError, match="different directions"):
         metal_segmentation(path, [images[0], turned], lambda index: metal[0], DERIVATION, 1004)
-    with pytest.raises(OutputError, match=r"SEG\.dcm"):
+    with pytest.raises(ResourceError, match=r"SEG\.dcm"):
         metal_segmentation(tmp_path / "none" / "SEG.dcm", images, lambda index: metal[index], DERIVATION, 1004)
     assert len(list((tmp_path / "out").iterdir())) == COUNT
     segmented(path, images, metal)
-    with pytest.raises(OutputError, match=r"SEG\.dcm: exists"):
+    with pytest.raises(ResourceError, match=r"SEG\.dcm: exists"):
         metal_segmentation(path, images, lambda index: metal[index], DERIVATION, 1004)
