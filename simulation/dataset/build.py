@@ -12,7 +12,7 @@ from typing import Any
 import filelock
 
 from simulation.dataset.manifest import Counts, SetFolder
-from simulation.dataset.pairs import CaseResult
+from simulation.dataset.pairs import SliceResult
 from simulation.dataset.settings import WHOLE, SimulateSettings
 from simulation.dataset.workers import make_units
 from simulation.errors import InputError, ResourceError, UsageError
@@ -43,15 +43,15 @@ class Work:
         """Whether a unit is there."""
         raise NotImplementedError
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         """Makes a unit; answers what became of its slices."""
         raise NotImplementedError
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def told_again(self, number: int) -> list[SliceResult]:
         """What an earlier run could not do of a unit that is done."""
         raise NotImplementedError
 
-    def collate(self, results: Sequence[CaseResult]) -> Counts:
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
         """Lists what is done, whoever made it, and what this run skipped."""
         raise NotImplementedError
 
@@ -80,7 +80,7 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
     """
     started = time.monotonic()
     work.folder.open(**work.plan)
-    results: list[CaseResult] = []
+    results: list[SliceResult] = []
     missing = [number for number in work.numbers if not work.is_done(number)]
     try:
         with closing(make_units(work, missing, workers, work.unit, check_interrupt)) as made:
@@ -89,7 +89,7 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
         raise  # the folder cannot be written, so it cannot be told there what is done either
     except BaseException:
         work.collate(results)
-        if settings.shard == WHOLE:
+        if settings.part == WHOLE:
             work.folder.discard_if_empty()
         raise
     counts = work.collate(results)
@@ -97,8 +97,8 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
         results += work.told_again(number)
     report = _report(work, settings, results, counts, time.monotonic() - started)
     with work.folder.turn():
-        write_json(work.folder.root / _report_name(settings.shard), report)
-    if settings.shard != WHOLE:  # other parts may have what this one has not
+        write_json(work.folder.root / _report_name(settings.part), report)
+    if settings.part != WHOLE:  # other parts may have what this one has not
         return report
     work.folder.discard_if_empty()
     if work.numbers and not counts.here:
@@ -107,22 +107,22 @@ def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: A
     return report
 
 
-def numbers_of_part(shard: str, count: int) -> list[int]:
+def numbers_of_part(part: str, count: int) -> list[int]:
     """The units of part I of N: I, I + N, I + 2 N ...
 
     Raises:
         UsageError: there is no such part.
     """
-    part, _, parts = shard.partition("/")
-    if not (part.isdecimal() and parts.isdecimal()) or not int(part) < int(parts):
+    own, _, parts = part.partition("/")
+    if not (own.isdecimal() and parts.isdecimal()) or not int(own) < int(parts):
         raise UsageError(
-            f"--shard: got {shard!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4 (an array counts from 0)"
+            f"--part: got {part!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4 (an array counts from 0)"
         )
-    return list(range(int(part), count, int(parts)))
+    return list(range(int(own), count, int(parts)))
 
 
 @contextmanager
-def only_run(out: Path, shard: str) -> Iterator[None]:
+def only_run(out: Path, part: str) -> Iterator[None]:
     """Holds the folder against a second run of the same part, or of a part of another division.
 
     Raises:
@@ -130,12 +130,12 @@ def only_run(out: Path, shard: str) -> Iterator[None]:
     """
     if out.exists() and not out.is_dir():
         raise ResourceError(f"{out}: is a file; --out needs a folder")
-    part, parts = shard.split("/")
+    own, parts = part.split("/")
     with ExitStack() as held:
         try:
             out.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(out / ".parts.lock"):  # to look for others is to take their locks: one at a time
-                held.enter_context(filelock.FileLock(out / f".simulate-{part}-of-{parts}.lock", timeout=0))
+                held.enter_context(filelock.FileLock(out / f".simulate-{own}-of-{parts}.lock", timeout=0))
                 for path in out.glob(".simulate-*.lock"):
                     if not path.stem.endswith(f"-of-{parts}"):
                         with filelock.FileLock(path, timeout=0):
@@ -147,9 +147,9 @@ def only_run(out: Path, shard: str) -> Iterator[None]:
         yield
 
 
-def _report_name(shard: str) -> str:
+def _report_name(part: str) -> str:
     """Parts of one set share the folder, and each has a report of its own."""
-    return "report.json" if shard == WHOLE else f"report-{shard.replace('/', '-of-')}.json"
+    return "report.json" if part == WHOLE else f"report-{part.replace('/', '-of-')}.json"
 
 
 def outlook(work: Work) -> dict[str, Any]:
@@ -166,7 +166,7 @@ def outlook(work: Work) -> dict[str, Any]:
 
 
 def _report(
-    work: Work, settings: SimulateSettings, results: list[CaseResult], counts: Counts, seconds: float
+    work: Work, settings: SimulateSettings, results: list[SliceResult], counts: Counts, seconds: float
 ) -> dict[str, Any]:
     failed = [line for result in results for line in result.failed]
     skipped = [f"{r.name}: {r.skipped}" for r in results if r.skipped]

@@ -8,7 +8,7 @@ import numpy as np
 
 from simulation.dataset.community import DataSet
 from simulation.dataset.layout import CASE_MASKS
-from simulation.dataset.pairs import CaseResult, Drawn, PairMaker
+from simulation.dataset.pairs import Drawn, PairMaker, SliceResult
 from simulation.dataset.store import write_case, write_sample
 from simulation.errors import InputError
 from simulation.files import PARTIAL, sha256_of, whole_file
@@ -32,7 +32,7 @@ class CaseMaker:
     pairs: PairMaker
     compression: int = 4
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         """Makes what is missing of a slice; what the slice itself is at fault for is told, not raised.
 
         Args:
@@ -44,14 +44,14 @@ class CaseMaker:
         """
         ref = self.refs[number]
         drawn = self.pairs.draw(ref, number)
-        if isinstance(drawn, CaseResult):
+        if isinstance(drawn, SliceResult):
             return [drawn]
         name = f"{ref.case}/{ref.name}"
         try:
             pairs = self._make_pairs(drawn, ref, number)
         except InputError as error:
-            return [CaseResult(name, failed=(str(error),))]
-        return [CaseResult(name, pairs, failed=drawn.told)]
+            return [SliceResult(name, failed=(str(error),))]
+        return [SliceResult(name, pairs, failed=drawn.told)]
 
     def _make_pairs(self, drawn: Drawn, ref: SliceRef, number: int) -> int:
         """Writes what is missing of a slice; answers the number of pairs made."""

@@ -11,7 +11,7 @@ from simulation.dataset.case import case_record
 from simulation.dataset.community import SliceName, read_masks
 from simulation.dataset.layout import CASE_MASKS, mask_file, read_manifest, read_record, split_folder
 from simulation.dataset.manifest import Identity
-from simulation.dataset.pairs import CaseResult
+from simulation.dataset.pairs import SliceResult
 from simulation.dataset.shard_case import PackedMasks, PlannedSlice
 from simulation.dataset.store import read_h5
 from simulation.errors import InputError
@@ -71,7 +71,7 @@ class CommunitySource:
         """Slices in a part of the plan, with their places in it."""
         return [(number, self._refs[number]) for number in range(first, first + count) if number in self._refs]
 
-    def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, CaseResult]:
+    def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, SliceResult]:
         """A slice and its masks, and the pairs whose mask is not known, which its record tells as well.
 
         Args:
@@ -102,7 +102,7 @@ class CommunitySource:
         known = {index: implants[str(index)] for index in masks if str(index) in implants}
         origin = record.get("origin", f"{ref.case}/{ref.name}/gt.h5")
         own = case_record(number, origin, record.get("pixel_mm"), known, [*record.get("failed", ()), *failed])
-        result = CaseResult(f"{ref.case}/{ref.name}", len(masks), failed=tuple(failed))
+        result = SliceResult(f"{ref.case}/{ref.name}", len(masks), failed=tuple(failed))
         return PlannedSlice(ref.case, ref.name, number, own, masks), result
 
     def truth(self, own: PlannedSlice, names: Collection[str]) -> dict[str, np.ndarray]:

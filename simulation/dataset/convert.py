@@ -11,7 +11,7 @@ from simulation.dataset.community import DataSet, SliceName
 from simulation.dataset.community_source import CommunitySource
 from simulation.dataset.layout import CASE_MASKS, layout_of, read_manifest
 from simulation.dataset.manifest import Counts, Identity
-from simulation.dataset.pairs import CaseResult
+from simulation.dataset.pairs import SliceResult
 from simulation.dataset.settings import PROCEDURAL, SimulateSettings
 from simulation.dataset.shard_case import PlannedSlice, plan_of, shard_record
 from simulation.dataset.shard_file import Shard, ShardWriter
@@ -65,7 +65,7 @@ class _ToShards(Work):
                 f"{root}: its {settings.split} set holds no slice yet; finish it with the same mar simulate"
             )
         self.plan = {"shards": max(self._source.numbers) // size + 1}
-        self.numbers = numbers_of_part(settings.shard, self.plan["shards"])
+        self.numbers = numbers_of_part(settings.part, self.plan["shards"])
         self._check_interrupt = check_interrupt
         self.slices = sum(len(self._source.within(number * size, size)) for number in self.numbers)
 
@@ -75,10 +75,10 @@ class _ToShards(Work):
         known = self.folder.record(number).get("planned", 0)
         return self.folder.is_done(number) and known >= len(self._source.within(number * size, size))
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def told_again(self, number: int) -> list[SliceResult]:
         return self.folder.told_again(number)
 
-    def collate(self, results: Sequence[CaseResult]) -> Counts:
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
         return self.folder.collate(self.plan["shards"], self.numbers)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
@@ -86,7 +86,7 @@ class _ToShards(Work):
         slices = sum(len(self._source.within(number * size, size)) for number in missing)
         return f"from {slices} slices", {"slices": slices}
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         size = self.folder.identity.slices_per_shard
         verdicts: dict[int, str] = {}
         planned = [self._source.planned(ref, n, verdicts) for n, ref in self._source.within(number * size, size)]
@@ -136,7 +136,7 @@ class _ToCommunity(Work):
                 f"{root}: {len(absent)} of {len(shards)} shards are not there, or truncated, the first is "
                 f"{self._source.path(absent[0]).name}; finish it with the same mar simulate"
             )
-        self.numbers = numbers_of_part(settings.shard, len(shards))
+        self.numbers = numbers_of_part(settings.part, len(shards))
         self._names = _names(self._source, len(shards))
         self._left_out = {number: self._without_pairs(number) for number in shards}
         made = sum(len(self._slices(number)) for number in shards)
@@ -166,10 +166,10 @@ class _ToCommunity(Work):
         record = self._source.record(number)
         return dict(record["left_out"] if "left_out" in record else record["skipped"])
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def told_again(self, number: int) -> list[SliceResult]:
         return []  # what could not be done of its slices was told when the shards were made
 
-    def collate(self, results: Sequence[CaseResult]) -> Counts:
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
         masks = self.folder.identity.masks_per_slice
         part = [own["number"] for number in self.numbers for own in self._slices(number)]
         left_out = {name: reason for number in self.numbers for name, reason in self._left_out[number].items()}
@@ -180,19 +180,19 @@ class _ToCommunity(Work):
         slices = sum(len(self._slices(number)) for number in missing)
         return f"with {slices} slices", {"slices": slices}
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         path, results = self._source.path(number), []
         if sha256_of(path) != self._source.record(number)["sha256"]:
             raise InputError(f"{path}: its bytes are not those that were written; mar verify names all such files")
         shard = Shard(path)
         for row, own in enumerate(self._slices(number)):
             if self.folder.is_done(SliceName(own["case"], own["name"])):
-                results.append(CaseResult(f"{own['case']}/{own['name']}"))
+                results.append(SliceResult(f"{own['case']}/{own['name']}"))
             else:
                 results.append(self._write(shard, row, own))
         return results
 
-    def _write(self, shard: Shard, row: int, own: dict[str, Any]) -> CaseResult:
+    def _write(self, shard: Shard, row: int, own: dict[str, Any]) -> SliceResult:
         ref = SliceName(own["case"], own["name"])
         folder = self.folder.case_folder(ref)
         for left_over in folder.glob(f"*{PARTIAL}"):
@@ -214,7 +214,7 @@ class _ToCommunity(Work):
             names.append(CASE_MASKS)
         record = {key: value for key, value in own.items() if key not in ("case", "name")}
         self.folder.write_record(ref, record | {"files": {name: sha256_of(folder / name) for name in sorted(names)}})
-        return CaseResult(f"{ref.case}/{ref.name}", len(masks))
+        return SliceResult(f"{ref.case}/{ref.name}", len(masks))
 
 
 def _names(source: ShardSet, shards: int) -> list[SliceName]:

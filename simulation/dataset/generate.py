@@ -11,7 +11,7 @@ from simulation.dataset.case import CaseMaker
 from simulation.dataset.community import DataSet
 from simulation.dataset.convert import conversion
 from simulation.dataset.manifest import Identity
-from simulation.dataset.pairs import CaseResult, PairMaker, left_out
+from simulation.dataset.pairs import PairMaker, SliceResult, left_out
 from simulation.dataset.settings import (
     SimulateSettings,
     build_simulator,
@@ -49,7 +49,7 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
         work, workers = planned(settings, check_interrupt)
         if settings.dry_run:
             return outlook(work)
-        with only_run(work.folder.root, settings.shard):
+        with only_run(work.folder.root, settings.part):
             return run(work, settings, workers, check_interrupt)
 
 
@@ -72,7 +72,7 @@ class _CommunityWork(Work):
 
     def __init__(self, settings: SimulateSettings, identity: Identity, refs: list[SliceRef], pairs: PairMaker) -> None:
         self.folder: DataSet = DataSet(Path(settings.out), settings.split, identity)
-        self.numbers = numbers_of_part(settings.shard, len(refs))
+        self.numbers = numbers_of_part(settings.part, len(refs))
         self.slices = len(self.numbers)
         self.plan = {"planned": len(refs)}
         self.device = identity.device
@@ -81,14 +81,14 @@ class _CommunityWork(Work):
     def is_done(self, number: int) -> bool:
         return self.folder.is_done(self._maker.refs[number])
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         return self._maker.make(number)
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def told_again(self, number: int) -> list[SliceResult]:
         ref = self._maker.refs[number]
-        return [CaseResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
+        return [SliceResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
 
-    def collate(self, results: Sequence[CaseResult]) -> Counts:
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
         maker, pairs = self._maker, self._maker.pairs
         in_set = self.folder.collate(maker.refs, pairs.library, pairs.masks_per_slice, self.numbers, left_out(results))
         return Counts(sum(map(self.is_done, self.numbers)), in_set)
@@ -108,7 +108,7 @@ class _ShardWork(Work):
         of_shards = ShardIdentity.of(identity, stored, size)
         self.folder: ShardSet = ShardSet(Path(settings.out), settings.split, of_shards)
         self.plan = {"shards": -(-len(refs) // size)}
-        self.numbers = numbers_of_part(settings.shard, self.plan["shards"])
+        self.numbers = numbers_of_part(settings.part, self.plan["shards"])
         self.slices = self._slices_of(self.numbers, len(refs))
         self.device = identity.device
         self._maker = ShardMaker(self.folder, refs, pairs)
@@ -120,13 +120,13 @@ class _ShardWork(Work):
     def is_done(self, number: int) -> bool:
         return self.folder.is_done(number)
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         return self._maker.make(number)
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def told_again(self, number: int) -> list[SliceResult]:
         return self.folder.told_again(number)
 
-    def collate(self, results: Sequence[CaseResult]) -> Counts:
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
         return self.folder.collate(self.plan["shards"], self.numbers)
 
     def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:

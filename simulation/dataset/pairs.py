@@ -21,7 +21,7 @@ _AT_ONCE = 4
 
 
 @dataclass(frozen=True)
-class CaseResult:
+class SliceResult:
     """What became of a slice: pairs made now, why it was skipped, and one line for each failure.
 
     `unread` says that the slice could not be read, as where a disk was away: another run may.
@@ -34,7 +34,7 @@ class CaseResult:
     unread: bool = False
 
 
-def left_out(results: Iterable[CaseResult]) -> dict[str, str]:
+def left_out(results: Iterable[SliceResult]) -> dict[str, str]:
     """The slices that cannot have a pair, and why."""
     looked_at = [own for own in results if not own.pairs and not own.unread]
     return {own.name: own.skipped or own.failed[0] for own in looked_at if own.skipped or own.failed}
@@ -92,7 +92,7 @@ class PairMaker:
         """The slice on the scanner's grid."""
         return to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol)
 
-    def draw(self, ref: SliceRef, number: int) -> Drawn | CaseResult:
+    def draw(self, ref: SliceRef, number: int) -> Drawn | SliceResult:
         """Reads a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
 
         Args:
@@ -106,13 +106,13 @@ class PairMaker:
         try:
             clean = ref.load()
             if reason := screen(clean.image_mu):
-                return CaseResult(name, skipped=reason)
+                return SliceResult(name, skipped=reason)
             image_mu = self.image(clean)
             masks = self._draw_masks(clean, image_mu, number)
         except InputError as error:
-            return CaseResult(name, failed=(str(error),), unread=clean is None)
+            return SliceResult(name, failed=(str(error),), unread=clean is None)
         told = tuple(f"{name}, {line}" for line in masks.failed)
-        return Drawn(clean, image_mu, masks, told) if masks.labels else CaseResult(name, failed=told)
+        return Drawn(clean, image_mu, masks, told) if masks.labels else SliceResult(name, failed=told)
 
     def _draw_masks(self, clean: CleanSlice, image_mu: np.ndarray, number: int) -> Masks:
         drawn = Masks({}, {}, [])

@@ -16,7 +16,7 @@ _PROCEDURAL_MASKS = 10
 
 
 WHOLE = "0/1"
-"""The shard that is all of the work."""
+"""The part that is all of the work."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SimulateSettings:
         masks_per_slice: number of masks; all of a stack if not given (procedural: 10).
         seed: of implants and noise.
         workers: number of processes; 0 takes one for each core. The files do not depend on it.
-        shard: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
+        part: I/N makes only the Ith of N parts (I from 0), as a Slurm array does; the parts share one folder.
         device: where to project: cpu, cuda, or auto: CUDA where there is a GPU, if one worker is asked for.
         spectrum: csv of energy in keV and relative photons, instead of the preset's.
         kvp: tube voltage of a modelled spectrum, instead of the preset's.
@@ -68,7 +68,7 @@ class SimulateSettings:
     masks_per_slice: int | None = None
     seed: int = 0
     workers: int = 1
-    shard: str = WHOLE
+    part: str = WHOLE
     device: Literal["auto", "cpu", "cuda"] = "auto"
     spectrum: str | None = None
     kvp: float | None = None
@@ -87,7 +87,7 @@ class SimulateSettings:
 
 
 WITH_CONVERT = {
-    *("out", "preset", "masks", "split", "workers", "shard", "layout", "store", "slices_per_shard", "convert"),
+    *("out", "preset", "masks", "split", "workers", "part", "layout", "store", "slices_per_shard", "convert"),
     *("compression", "dry_run"),
 }
 """Settings that a conversion looks at; what the set was made from is not to be said again."""

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from simulation.dataset.case import case_record
-from simulation.dataset.pairs import CaseResult, PairMaker, left_out
+from simulation.dataset.pairs import PairMaker, SliceResult, left_out
 from simulation.dataset.shard_file import ShardPlan, ShardWriter
 from simulation.dataset.shard_set import ShardSet
 from simulation.implants.library import STACK_SIZE
@@ -54,7 +54,7 @@ def plan_of(slices: list[PlannedSlice]) -> ShardPlan:
     return ShardPlan([(own.case, own.name) for own in slices], pairs)
 
 
-def shard_record(number: int, slices: list[PlannedSlice], results: list[CaseResult]) -> dict[str, Any]:
+def shard_record(number: int, slices: list[PlannedSlice], results: list[SliceResult]) -> dict[str, Any]:
     """What is written about a shard."""
     return {
         "shard": number,
@@ -82,7 +82,7 @@ class ShardMaker:
     refs: list[SliceRef]
     pairs: PairMaker
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         """Makes a shard; what a slice itself is at fault for is told, not raised.
 
         Args:
@@ -95,7 +95,7 @@ class ShardMaker:
         """
         size = self.shard_set.identity.slices_per_shard
         slices: list[PlannedSlice] = []
-        results: list[CaseResult] = []
+        results: list[SliceResult] = []
         for place in range(number * size, min((number + 1) * size, len(self.refs))):
             self.pairs.check_interrupt()
             planned, result = self._plan(place)
@@ -110,10 +110,10 @@ class ShardMaker:
                 first += len(planned_slice.masks)
         return results
 
-    def _plan(self, number: int) -> tuple[list[PlannedSlice], CaseResult]:
+    def _plan(self, number: int) -> tuple[list[PlannedSlice], SliceResult]:
         ref = self.refs[number]
         drawn = self.pairs.draw(ref, number)
-        if isinstance(drawn, CaseResult):
+        if isinstance(drawn, SliceResult):
             return [], drawn
         masks = PackedMasks()
         for index, labels in drawn.masks.labels.items():
@@ -121,7 +121,7 @@ class ShardMaker:
         clean = drawn.clean
         record = case_record(number, clean.origin, clean.pixel_mm, drawn.masks.implants, list(drawn.told))
         planned = PlannedSlice(ref.case, ref.name, number, record, masks)
-        return [planned], CaseResult(f"{ref.case}/{ref.name}", len(masks), failed=drawn.told)
+        return [planned], SliceResult(f"{ref.case}/{ref.name}", len(masks), failed=drawn.told)
 
     def _write(self, writer: ShardWriter, planned: PlannedSlice, row: int, first: int) -> None:
         image_mu = self.pairs.image(self.refs[planned.number].load())

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any, Protocol
 
-from simulation.dataset.pairs import CaseResult
+from simulation.dataset.pairs import SliceResult
 from simulation.errors import InputError
 from simulation.progress import with_progress
 
@@ -21,7 +21,7 @@ from simulation.progress import with_progress
 class Maker(Protocol):
     """What makes the units of a data set."""
 
-    def make(self, number: int) -> list[CaseResult]:
+    def make(self, number: int) -> list[SliceResult]:
         """Makes a unit; answers what became of its slices."""
 
 
@@ -76,7 +76,7 @@ def end_with(parent: int) -> None:
     os._exit(1)
 
 
-def _make(number: int) -> list[CaseResult]:
+def _make(number: int) -> list[SliceResult]:
     if _maker is None:
         raise RuntimeError("the worker has not been started by _start_worker")
     return _maker.make(number)
@@ -84,7 +84,7 @@ def _make(number: int) -> list[CaseResult]:
 
 def make_units(
     maker: Maker, numbers: list[int], workers: int, unit: str, check_interrupt: Callable[[], None]
-) -> Generator[CaseResult, None, None]:
+) -> Generator[SliceResult, None, None]:
     """Makes units and yields what became of each slice as it comes; closing the iterator ends the workers at once.
 
     Args:

@@ -191,17 +191,17 @@ def test_bytes_do_not_depend_on_workers(straight, source, masks, tmp_path, mar, 
 @pytest.mark.parametrize("shards", [("0/2", "1/2"), ("1/2", "0/2"), ("3/4", "0/4", "2/4", "1/4"), ("1/2", "0/1")])
 def test_bytes_do_not_depend_on_shards_and_their_order(straight, source, masks, tmp_path, mar, small_scanner, shards):
     for shard in shards:
-        assert mar(*request(source, masks, tmp_path / "set", "--shard", shard))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", "--part", shard))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
 
 
 def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
-    assert mar(*request(source, masks, tmp_path / "set", "--shard", "1/4"))[0] == 0
+    assert mar(*request(source, masks, tmp_path / "set", "--part", "1/4"))[0] == 0
     listed = (tmp_path / "set" / "train_640geo_dir.txt").read_text().split()
     assert listed == ["case01/000/gt.h5", "case05/000/gt.h5"]
     not_made = "planned slices: not made yet; the same mar simulate makes them, or says why it cannot"
     assert verify(tmp_path / "set").problems == (f"4 of 6 {not_made}",)
-    mar(*request(source, masks, tmp_path / "set", "--shard", "3/4"))
+    mar(*request(source, masks, tmp_path / "set", "--part", "3/4"))
     assert verify(tmp_path / "set").problems == (f"3 of 6 {not_made}",)
     counts = json.loads((tmp_path / "set" / "report-3-of-4.json").read_text())["counts"]
     assert (counts["slices_done"], counts["slices_in_set"], counts["pairs_made"]) == (1, 3, 3)
@@ -209,7 +209,7 @@ def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
 
 def test_a_shard_without_slices_has_nothing_to_do(straight, source, masks, tmp_path, mar, small_scanner):
     for shard in range(7):
-        assert mar(*request(source, masks, tmp_path / "set", "--shard", f"{shard}/7"))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", "--part", f"{shard}/7"))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
 
 
@@ -237,7 +237,7 @@ def test_a_rerun_makes_nothing_new(source, masks, tmp_path, mar, small_scanner):
     arguments = request(source, masks, tmp_path / "set", "--slices", 2)
     mar(*arguments)
     before, times = contents(tmp_path / "set"), stamps(tmp_path / "set")
-    for more in ([], ["--workers", 2], ["--shard", "1/2"]):
+    for more in ([], ["--workers", 2], ["--part", "1/2"]):
         code, out, err = mar(*arguments, *more)
         assert (code, err) == (0, "")
         assert "0 pairs made" in out
@@ -271,7 +271,7 @@ def test_a_rerun_tells_again_what_could_not_be_done(source, tmp_path, mar, small
         report = json.loads((out / "report.json").read_text())
         assert [f"failed: {line}" for line in report["failed"]] == err.splitlines()
         assert report["counts"]["failed"] == 2
-    code, _, err = mar(*arguments, "--shard", "1/2")
+    code, _, err = mar(*arguments, "--part", "1/2")
     assert (code, err.count("\n")) == (8, 1)
     assert "case01/000, mask 1: " in err
 
@@ -352,7 +352,7 @@ def test_dry_run_writes_nothing(source, masks, tmp_path, mar, small_scanner):
     assert (code, err) == (0, "")
     assert "would make up to 6 of 6 slices with 3 masks each: 18 pairs" in said
     assert list(tmp_path.iterdir()) == []
-    mar(*request(source, masks, out, "--shard", "0/2"))
+    mar(*request(source, masks, out, "--part", "0/2"))
     before = contents(tmp_path)
     assert "would make up to 3 of 6 slices" in mar(*request(source, masks, out, "--dry-run"))[1]
     assert contents(tmp_path) == before
@@ -695,7 +695,7 @@ def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, mas
     with started(request(long_source, masks, out)) as process:
         assert wait_until(lambda: progress(out) >= 1, process)
         os.kill(process.pid, signal.SIGSTOP)
-        code, _, err = mar(*request(long_source, masks, out, "--shard", "7/8"))
+        code, _, err = mar(*request(long_source, masks, out, "--part", "7/8"))
         assert code == 6
         assert "another run" in err
 
@@ -703,8 +703,8 @@ def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, mas
 def test_shards_run_side_by_side(straight, source, masks, tmp_path):
     out = tmp_path / "set"
     with (
-        started(request(source, masks, out, "--shard", "0/2")) as first,
-        started(request(source, masks, out, "--shard", "1/2")) as second,
+        started(request(source, masks, out, "--part", "0/2")) as first,
+        started(request(source, masks, out, "--part", "1/2")) as second,
     ):
         for process in (first, second):
             _, err = process.communicate(timeout=PATIENCE_S)
@@ -729,9 +729,9 @@ def test_a_slice_that_has_no_place_for_any_mask_is_not_missing(source, tmp_path,
     """It is told when the set is made; a job array that has seen all of it is whole."""
     out = tmp_path / "set"
     arguments = request(source, write_stack(tmp_path / "masks.npy", ((-230, -230),)), out, "--slices", 2)
-    assert mar(*arguments, "--shard", "0/2")[0] == 8
+    assert mar(*arguments, "--part", "0/2")[0] == 8
     assert [own.partition(":")[0] for own in verify(out).problems] == ["1 of 2 planned slices"]
-    assert mar(*arguments, "--shard", "1/2")[0] == 8
+    assert mar(*arguments, "--part", "1/2")[0] == 8
     assert verify(out).problems == ()
     reasons = json.loads((out / "train_manifest.json").read_text())["left_out"]
     assert list(reasons) == ["case00/000", "case01/000"]
@@ -750,7 +750,7 @@ def test_an_interrupted_part_leaves_the_folder_to_the_others(
     arguments = request(source, masks, tmp_path / "set", "--layout", layout)
     with monkeypatch.context() as patch:
         patch.setattr("simulation.dataset.build.make_units", interrupted)
-        assert mar(*arguments, "--shard", "0/2")[0] == 130
+        assert mar(*arguments, "--part", "0/2")[0] == 130
     assert (tmp_path / "set" / "train_manifest.json").exists()
 
 

@@ -147,7 +147,7 @@ def test_rows_are_read_in_part(made):
 
 
 @pytest.mark.parametrize(
-    "parts", [[["--workers", 2]], [["--shard", "1/2"], ["--shard", "0/2", "--workers", 2]], [["--shard", "2/4"], []]]
+    "parts", [[["--workers", 2]], [["--part", "1/2"], ["--part", "0/2", "--workers", 2]], [["--part", "2/4"], []]]
 )
 def test_bytes_do_not_depend_on_workers_and_parts(made, source, masks, tmp_path, parts):
     for part in parts:
@@ -156,7 +156,7 @@ def test_bytes_do_not_depend_on_workers_and_parts(made, source, masks, tmp_path,
 
 
 def test_a_part_makes_its_shards_only(source, masks, tmp_path, mar):
-    code, said, _ = mar(*request(source, masks, tmp_path / "set", *shards("--shard", "1/2")))
+    code, said, _ = mar(*request(source, masks, tmp_path / "set", *shards("--part", "1/2")))
     assert (code, "3 pairs made, 1 of 2 slices done, 1 skipped (metal)" in said) == (0, True)
     assert [path.name for path in sorted((tmp_path / "set/train_shards").glob("*.h5"))] == ["shard_00001.h5"]
     assert [line.split(": ")[1] for line in verify(tmp_path / "set").problems] == [
@@ -255,7 +255,7 @@ def test_converted_shards_are_those_that_are_simulated(made, tmp_path, store, mo
 @pytest.mark.parametrize("store", ["both", "sinograms"])
 def test_there_and_back_gives_the_same_bytes(made, tmp_path, store):
     for part in ("1/2", "0/2"):
-        run(*convert(made / store, tmp_path / "set", "--shard", part))
+        run(*convert(made / store, tmp_path / "set", "--part", part))
     assert contents(tmp_path / "set") == contents(made / "community")
 
 
@@ -344,7 +344,7 @@ def test_an_unfinished_set_is_not_converted(folder, tmp_path, mar):
 
 def test_a_set_that_grew_is_converted_anew(made, source, masks, tmp_path, mar):
     for part in ("0/2", "1/2"):
-        run(*request(source, masks, tmp_path / "growing", "--shard", part))
+        run(*request(source, masks, tmp_path / "growing", "--part", part))
         run(*convert(tmp_path / "growing", tmp_path / "out", *shards(store="images")))
     run(*convert(made / "community", tmp_path / "whole", *shards(store="images")))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -354,7 +354,7 @@ def test_a_part_of_slices_that_are_all_skipped_is_done(masks, tmp_path, mar):
     source = write_source(tmp_path / "source", ["clean", "metal"])
     more = shards("--slices-per-shard", 1)
     for part in ("1/2", "0/2"):
-        assert mar(*request(source, masks, tmp_path / "set", *more, "--shard", part))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", *more, "--part", part))[0] == 0
     assert verify(tmp_path / "set").problems == ()
 
 
@@ -443,7 +443,7 @@ def test_what_was_planned_and_never_begun_is_found(source, masks, tmp_path, monk
 
     monkeypatch.setattr("simulation.dataset.build.make_units", full)
     out = tmp_path / "set"
-    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--shard", "0/4")))]) == 6
+    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--part", "0/4")))]) == 6
     not_made = [f"train_shards/shard_0000{number}.h5: not made yet; the same mar simulate makes it" for number in "012"]
     assert list(verify(out).problems) == not_made
 
