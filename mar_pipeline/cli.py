@@ -75,7 +75,7 @@ def _dispatch(arguments: list[str]) -> int:
 
 
 def _configure_logging(arguments: list[str]) -> list[str]:
-    """Sets the messages' level from -v and -q, wherever they stand, and returns the other arguments."""
+    """Set the messages' level from -v and -q, wherever they stand, and return the other arguments."""
     verbose, quiet = {"-v", "--verbose"}, {"-q", "--quiet"}
     level = logging.INFO
     if verbose & set(arguments):
@@ -89,7 +89,7 @@ def _configure_logging(arguments: list[str]) -> list[str]:
 
 
 def _tell(result: str, failed: list[str]) -> int:
-    """Writes a command's result and the items it could not do, and answers the exit code."""
+    """Write a command's result and the items it could not do, and return the exit code."""
     sys.stdout.write(f"{result}\n")
     for item in failed:
         sys.stderr.write(f"failed: {item}\n")

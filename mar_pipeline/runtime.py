@@ -55,7 +55,7 @@ def processes() -> Processes:
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Joins the processes that `torchrun` started; does nothing where it did not.
+    """Join the processes that `torchrun` started; do nothing where it did not.
 
     Tensors on the CPU travel by gloo, those on CUDA by nccl. An error in one process ends all of them: the first that
     fails raises what it was, the others exit without a word and with its exit code.
@@ -89,7 +89,7 @@ def joined() -> Iterator[Processes]:
 
 
 def leave() -> None:
-    """Leaves the processes that were joined.
+    """Leave the processes that were joined.
 
     What still holds their group has to go first: its threads would outlive Python, and abort the process.
     """
@@ -98,14 +98,14 @@ def leave() -> None:
 
 
 def _exit_at_once(code: int) -> None:
-    """Ends this process without waiting for threads that wait for other processes."""
+    """End this process without waiting for threads that wait for other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
 
 
 def _told_by_another(store: dist.Store, rank: int, exit_code: int) -> int:
-    """Settles which of the processes that fail tells the user why: the leading one, unless another failed before it.
+    """Decide which of the processes that fail says why: the leading one, unless another failed before it.
 
     Returns:
         The exit code of the one that does, 0 for this one.
@@ -156,7 +156,7 @@ def process_device(name: str) -> torch.device:
 
 
 def cores_share(cores: int) -> int:
-    """Cores for this process where several share a machine.
+    """Return cores for this process where several share a machine.
 
     Args:
         cores: of the machine.
@@ -165,12 +165,12 @@ def cores_share(cores: int) -> int:
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+    """Return when all processes have come here."""
     mean_over_processes([0.0])
 
 
 def refuse_differences(facts: Mapping[str, Any]) -> None:
-    """Refuses processes that do not see the same.
+    """Refuse processes that do not see the same.
 
     Args:
         facts: name -> what every process should find alike.
@@ -214,7 +214,7 @@ def mean_over_processes(values: Sequence[float]) -> list[float]:
 
 
 def average_over_processes(tensors: Sequence[torch.Tensor]) -> None:
-    """Replaces tensors by their mean over the processes.
+    """Replace tensors by their mean over the processes.
 
     Args:
         tensors: as many, of the same shapes, in every process.

@@ -8,7 +8,7 @@ BENCHES = ("simulate", "data", "train", "infer", "dicom", "gpu")
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Runs the benchmarks that are named, all by default; each prints a line for each figure."""
+    """Run the benchmarks that are named, all by default; each prints a line for each figure."""
     parser = argparse.ArgumentParser(prog="./scripts/bench", description=import_module("mar_pipeline.bench").__doc__)
     parser.add_argument(
         "what", nargs="*", choices=[*BENCHES, []], metavar="what", help=f"any of {', '.join(BENCHES)}; all by default"

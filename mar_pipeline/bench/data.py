@@ -20,7 +20,7 @@ _REFERENCE = "community, gzip 4"
 
 
 def main() -> None:
-    """Prints crops a second of one process without workers, warm, and the ratio to the community layout."""
+    """Print crops a second of one process without workers, warm, and the ratio to the community layout."""
     with tempfile.TemporaryDirectory() as folder:
         community, shards = f"{folder}/community", f"{folder}/shards"
         generate(SimulateSettings(community, slices=_SLICES, masks_per_slice=_MASKS, device="cpu"))
@@ -44,7 +44,7 @@ def _loader(kind: Literal["community", "shards"], folder: str, batches: int) -> 
 
 
 def _rates(loader: PairLoader, epoch: int) -> tuple[float, float]:
-    """Crops a second that passes, and a second of the processor."""
+    """Return crops a second that passes, and a second of the processor."""
     loader.set_epoch(epoch)
     wall, cpu = time.monotonic(), time.process_time()
     crops = sum(len(batch[IMAGE]) for batch in loader)

@@ -20,7 +20,7 @@ _SLICES = 12
 
 
 def main() -> None:
-    """Prints wall seconds of a slice with metal and of one without, and ratios to ASTRA's pair of projections."""
+    """Print wall seconds of a slice with metal and of one without, and ratios to ASTRA's pair of projections."""
     logging.getLogger("mar_pipeline").setLevel(logging.ERROR)
     workers = usable_cores()
     with tempfile.TemporaryDirectory() as temporary:

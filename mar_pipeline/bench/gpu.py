@@ -32,7 +32,7 @@ _BATCH, _PATCH, _CROPS_PER_PAIR = 16, 64, 4
 
 
 def main() -> None:
-    """Prints seconds and rates on the GPU, or on the CPU where there is none."""
+    """Print seconds and rates on the GPU, or on the CPU where there is none."""
     device = torch_device("auto")
     cuda = device.type == "cuda"
     name = torch.cuda.get_device_name() if cuda else f"no CUDA device: {torch.get_num_threads()} threads of the CPU"

@@ -24,7 +24,7 @@ _ROUNDS = 3
 
 
 def main() -> None:
-    """Prints the cost of every network of images and of the dual-domain ones, and how far rounding moves the image."""
+    """Print the cost of every network of images and of the dual-domain ones, and how far rounding moves the image."""
     _networks_of_images()
     infer_dual.main()
 
@@ -67,7 +67,7 @@ def _report(name: str, network: nn.Module, inputs: tuple[Tensor, Tensor, Tensor]
 
 
 def published(network: nn.Module, image: Tensor, li: Tensor, metal_mask: Tensor) -> Tensor:
-    """The same with the operations of the public code."""
+    """Return the same with the operations of the public code."""
     with (
         mock.patch.object(dicdnet, "synthesise", _synthesise),
         mock.patch.object(dicdnet, "analyse", _analyse),
@@ -97,7 +97,7 @@ def _analyse(residual: Tensor, kernels: Tensor) -> Tensor:
 
 
 def _side_by_side(images: Tensor, groups: int) -> Tensor:
-    """A batch that has kernels for each image as the channels of one."""
+    """Return a batch that has kernels for each image as the channels of one."""
     return images if groups == 1 else images.reshape(1, -1, *images.shape[2:])
 
 

@@ -20,7 +20,7 @@ _ROUNDS = 2
 
 
 def main() -> None:
-    """Prints seconds of both paths, their ratio, and the RMSE between their images inside the body.
+    """Print seconds of both paths, their ratio, and the RMSE between their images inside the body.
 
     Wall seconds are what a user waits for; CPU-seconds tell on a machine that others use as well.
     """

@@ -22,7 +22,7 @@ _LARGE = 1
 
 
 def say(line: str) -> None:
-    """Prints a line at once."""
+    """Print a line at once."""
     sys.stdout.write(f"{line}\n")
     sys.stdout.flush()
 
@@ -35,7 +35,7 @@ def cpu_seconds(function: Callable[[], Any]) -> float:
 
 
 def wall_and_cpu_seconds(function: Callable[[], Any]) -> tuple[float, float]:
-    """Seconds that pass during one call, and its CPU-seconds."""
+    """Return seconds that pass during one call, and its CPU-seconds."""
     start = time.monotonic()
     cpu = cpu_seconds(function)
     return time.monotonic() - start, cpu
@@ -63,7 +63,7 @@ def fastest_cpu_seconds(functions: Mapping[str, Callable[[], Any]], rounds: int)
 
 
 def workload() -> tuple[np.ndarray, list[np.ndarray]]:
-    """An abdomen on the benchmark's grid, 1/cm, and ten discs of the public masks' sizes."""
+    """Return an abdomen on the benchmark's grid, 1/cm, and ten discs of the public masks' sizes."""
     hu, _ = phantom("abdomen", np.random.default_rng(0), 416)
     image_mu = np.maximum(hu_to_mu(hu), 0).astype(np.float32)
     rows, columns = np.mgrid[:416, :416]
@@ -76,7 +76,7 @@ def workload() -> tuple[np.ndarray, list[np.ndarray]]:
 
 
 def network_sample(layout: Layout = IMAGES_ONLY) -> Sample:
-    """A pair of the slice in network units, on the grids of the benchmark.
+    """Return a pair of the slice in network units, on the grids of the benchmark.
 
     Args:
         layout: the names of its images and sinograms.
@@ -94,7 +94,7 @@ def network_sample(layout: Layout = IMAGES_ONLY) -> Sample:
 
 
 def crops(sample: dict[str, Tensor], count: int, side: int) -> dict[str, Tensor]:
-    """A batch of square crops at random places within the body, all tensors of the sample at the same ones."""
+    """Return a batch of square crops at random places within the body, all tensors of the sample at the same ones."""
     rng = np.random.default_rng(0)
     corners = rng.integers(100, 316 - side, (count, 2))
     return {

@@ -11,7 +11,7 @@ _BODY_HU = -500.0
 
 
 def settled(network: nn.Module, batch: Sample) -> nn.Module:
-    """The network in evaluation mode, its batch norms filled with what a batch gives: random, but not unrealistic."""
+    """Return the network in evaluation mode, its batch norms filled with what a batch gives."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):
             module.momentum = None  # the mean over all batches
@@ -20,7 +20,7 @@ def settled(network: nn.Module, batch: Sample) -> nn.Module:
 
 
 def plain(network: nn.Module, *inputs: Tensor) -> Tensor:
-    """The module's own forward without gradients."""
+    """Return the module's own forward without gradients."""
     with torch.no_grad():
         return network(*inputs).image
 

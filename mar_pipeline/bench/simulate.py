@@ -32,7 +32,7 @@ _REFERENCE_MASKS = 2
 
 
 def main() -> None:
-    """Prints CPU-seconds and memory of a pair, throughput, and ratios to the reference."""
+    """Print CPU-seconds and memory of a pair, throughput, and ratios to the reference."""
     image_mu, masks = workload()
     simulator = Simulator("syndeeplesion", device="cpu", threads=1)
     simulator.simulate_masks(image_mu, masks, _rngs())  # compiles the kernels
@@ -128,7 +128,7 @@ class _AstraChain:
 
 
 def _throughput(workers: int) -> float:
-    """Pairs a second of the command, its start included."""
+    """Return pairs a second of the command, its start included."""
     slices, masks = 4, 10
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, "-m", "mar_pipeline", "-q", "simulate", "--out", f"{folder}/set"]

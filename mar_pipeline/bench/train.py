@@ -23,7 +23,7 @@ _NAMES = IMAGE, LI, METAL_MASK, TARGET
 
 
 def main() -> None:
-    """Prints CPU-seconds of a step: plain, with EQ-Reg's schedules, and with the penalty of the weights."""
+    """Print CPU-seconds of a step: plain, with EQ-Reg's schedules, and with the penalty of the weights."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -31,7 +31,7 @@ SOME_FAILED = 8
 
 
 def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
-    """Runs the command and answers its exit code.
+    """Run the command and return its exit code.
 
     Args:
         parser: an empty one, which complains as the program does.
@@ -213,7 +213,7 @@ def _write_json(target: str | None, summary: object) -> None:
 
 
 def _check_targets(options: argparse.Namespace) -> None:
-    """Refuses places where nothing can, or must, be written, before anything is done."""
+    """Refuse places where nothing can, or must, be written, before anything is done."""
     source = options.source.absolute()
     for name, target in (("OUT", options.out), ("--json", options.json and options.json != "-" and options.json)):
         if target and (Path(target).absolute() == source or source in Path(target).absolute().parents):

@@ -26,7 +26,7 @@ _GAP_MM, _INTERCEPT = 3.0, -1024
 def write_example(
     folder: Path, slices: int = 5, with_metal: Collection[int] = (1, 2, 3), size: int = 512, seed: int = 0
 ) -> None:
-    """Writes a pelvis on a clinical scanner, some of its slices with steel hips.
+    """Write a pelvis on a clinical scanner, some of its slices with steel hips.
 
     Args:
         folder: is made.
@@ -52,7 +52,7 @@ def write_example(
 
 
 def _ct_image(hu: np.ndarray, pixel_mm: float, number: int, seed: int) -> FileDataset:
-    """A complete CT image of 16 bits."""
+    """Return a complete CT image of 16 bits."""
     name = ("example", str(seed), str(hu.shape))
     meta = file_meta(CTImageStorage, derived_uid(*name, str(number)))
     dataset = FileDataset("", {}, preamble=bytes(128), file_meta=meta)

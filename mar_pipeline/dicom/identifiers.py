@@ -9,7 +9,7 @@ _NAMESPACE = uuid.UUID("b5a4d2a6-6e4e-5d0c-9c57-0f6f7b1f2a11")
 
 
 def derived_uid(*parts: str) -> str:
-    """A UID that is the same for the same parts, in the same order, and another for any others.
+    """Return a UID that is the same for the same parts, in the same order, and another for any others.
 
     Args:
         parts: texts; where one ends and the next begins counts.

@@ -49,12 +49,12 @@ class SeriesResult:
 
     @property
     def metal_slices(self) -> list[int]:
-        """Places of the slices with metal."""
+        """Return places of the slices with metal."""
         return [report.number for report in self.slices if report.metal_mm2 > 0]
 
     @cached_property
     def figures(self) -> SeriesFigures | None:
-        """Numbers of the whole series; None if nothing was corrected."""
+        """Return numbers of the whole series; None if nothing was corrected."""
         if self.derivation is None:
             return None
         return series_figures((report.figures for report in self.slices), self.work.series.gap_mm)
@@ -63,7 +63,7 @@ class SeriesResult:
 def process(
     work: Work, method: Method, folder: Path | None, created: datetime, taken_numbers: Collection[int]
 ) -> SeriesResult:
-    """Makes the derived series of a series; or looks only.
+    """Make the derived series of a series, or only look for metal.
 
     Args:
         work: the series, the settings and a folder for what waits.
@@ -109,7 +109,7 @@ def process(
 
 
 def write_segmentation(result: SeriesResult, folder: Path, taken_numbers: Collection[int]) -> int:
-    """Writes the metal beside the derived images; number of frames."""
+    """Write the metal beside the derived images; number of frames."""
     if result.derivation is None:
         raise ValueError("nothing was written to which a segmentation could refer")
     images = [folder / image_name(number) for number in range(len(result.slices))]
@@ -126,7 +126,7 @@ def series_name(series: Series) -> str:
 
 
 def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> Metal:
-    """What is metal: what the user gives, or what the evidence says.
+    """Return what is metal: what the user gives, or what the evidence says.
 
     Raises:
         InputError: the user's mask meets no slice.
@@ -158,7 +158,7 @@ def _check_harm(work: Work, trials: Sequence[Trial]) -> None:
 
 
 def _copied(work: Work, number: int, area_mm2: float, seen: Look) -> SliceReport:
-    """What becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
+    """Return what becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
     place_mm = work.series.slices[number].position_mm
     return SliceReport(number, place_mm, area_mm2, "copied", figures=None if area_mm2 > 0 else seen.figures)
 

@@ -97,7 +97,7 @@ def _restored(hint: Any, plain: Any) -> Any:
 
 
 def _one_of(hints: tuple[Any, ...], plain: Any) -> Any:
-    """A value that may be None, or else is of one kind or plain."""
+    """Return a value that may be None, or else is of one kind or plain."""
     others = [hint for hint in hints if hint is not type(None)]
     if plain is None and len(others) < len(hints):
         return None

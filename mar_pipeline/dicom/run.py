@@ -80,7 +80,7 @@ def correct_dicom(source: str | Path, out: str | Path | None = None, **options: 
 
 
 def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> DicomRun:
-    """Corrects the series of a folder.
+    """Correct the series of a folder.
 
     Args:
         settings: `out` None looks and writes nothing.
@@ -125,7 +125,7 @@ def run(settings: DicomSettings, before: Callable[[], object] | None = None) -> 
 
 
 def choose(found: Discovery, wanted: Sequence[str]) -> list[Series]:
-    """The series that were asked for, or all.
+    """Return the series that were asked for, or all.
 
     Args:
         found: the input.
@@ -158,7 +158,7 @@ def _process_all(
     method: Method,
     journal: Journal,
 ) -> tuple[list[SeriesResult], list[tuple[Series, MarError]]]:
-    """Works through the series; one that fails leaves nothing behind, and the others go on."""
+    """Work through the series; one that fails leaves nothing behind, and the others go on."""
     taken = set(taken)
     created = settings.created or datetime.now()
     results: list[SeriesResult] = []
@@ -190,7 +190,7 @@ def _process_one(
     method: Method,
     journal: Journal,
 ) -> SeriesResult:
-    """A series from its files to its place in the staging folder, unless an interrupted run has put it there."""
+    """Return a series from its files to its place in the staging folder, unless an interrupted run has put it there."""
     if series.error is not None:
         raise series.error
     source = source_sha256(series) if settings.out is not None else ""
@@ -206,7 +206,7 @@ def _process_one(
 
 
 def _unexpected(error: Exception) -> MarError:
-    """An error that nobody foresaw, without its text, which may quote a header."""
+    """Return an error that nobody foresaw, without its text, which may quote a header."""
     logger.debug("unexpected", exc_info=error)
     last = traceback.extract_tb(error.__traceback__)[-1]
     return MarError(
@@ -221,7 +221,7 @@ def _finish(
     settings: DicomSettings,
     method: Method,
 ) -> DicomRun:
-    """The outcome, or the exception for a run in which nothing was there to correct."""
+    """Return the outcome, or the exception for a run in which nothing was there to correct."""
     if not any(result.metal_slices for result in results):
         if failures:
             limits = [failure for failure in failures if isinstance(failure[1], LimitError)]
@@ -235,7 +235,7 @@ def _finish(
 
 
 def _no_metal(results: Sequence[SeriesResult], settings: DicomSettings) -> str:
-    """What was found above the threshold, and why none of it is metal."""
+    """Return what was found above the threshold, and why none of it is metal."""
     where = f"no metal in {len(results)} series"
     left = Counter(one.reason.split(" (")[0] for result in results for one in result.metal.components)
     if not left:
@@ -248,7 +248,7 @@ def _no_metal(results: Sequence[SeriesResult], settings: DicomSettings) -> str:
 
 
 def _write_reports(staging: Path, outcome: DicomRun, settings: DicomSettings, method: Method) -> dict[str, list[int]]:
-    """Writes one page for each patient: report.html, or report_001.html, ... of several; name -> numbers of series."""
+    """Write one page for each patient: report.html, or report_001.html, ... of several; name -> numbers of series."""
     series = sorted(
         [*(result.work.series for result in outcome.results), *(failed for failed, _ in outcome.failures)],
         key=lambda one: one.number,

@@ -103,7 +103,7 @@ class Work:
     def of(
         cls, series: Series, settings: DicomSettings, staging: Path, beside: Sequence[tuple[InputFile, str]]
     ) -> "Work":
-        """The work on a series, with the regions in RTSTRUCT and SEG files that lie beside it.
+        """Return the work on a series, with the regions in RTSTRUCT and SEG files that lie beside it.
 
         Args:
             series: it gets the warnings about those files.
@@ -133,7 +133,7 @@ class Work:
         return self.staging / f"{number}.result.npy"
 
     def stored(self, number: int, pixels: SlicePixels) -> np.ndarray:
-        """The derived slice's stored values."""
+        """Return the derived slice's stored values."""
         path = self.corrected_path(number)
         return np.load(path) if path.exists() else pixels.stored
 
@@ -156,7 +156,7 @@ def look(work: Work, number: int) -> Look:
 
 
 def write_slice(work: Work, derivation: Derivation, folder: Path, number: int) -> tuple[str, ...]:
-    """Writes the derived slice and reads it back; names of source attributes that are too malformed to be written.
+    """Write the derived slice and read it back; return the names of source attributes too malformed to be written.
 
     Raises:
         InputError: it cannot be written, or was not written as it was meant.

@@ -9,7 +9,7 @@ from mar_pipeline.equivariance.fields import Fields, act, check_fields
 
 
 def samples_kept(images: Sequence[Tensor], fraction: float) -> int:
-    """Samples of a batch that are kept beside their rotated copies: round(fraction B).
+    """Sample of a batch that are kept beside their rotated copies: round(fraction B).
 
     Args:
         images: the tensors of one batch.

@@ -31,27 +31,27 @@ class Capture:
         return bool(self._handles) or not self.modules
 
     def attach(self) -> None:
-        """Puts the hooks on; twice is once."""
+        """Put the hooks on; twice is once."""
         if not self._handles:
             self._handles = [
                 layer.register_forward_hook(self._hook(name, layer)) for name, layer in self.modules.items()
             ]
 
     def detach(self) -> None:
-        """Takes the hooks off, and drops what was kept."""
+        """Take the hooks off, and drops what was kept."""
         self.stop()
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
     def start(self) -> None:
-        """Keeps from now on. If gradients are on, every layer kept must run with them."""
+        """Keep from now on. If gradients are on, every layer kept must run with them."""
         self._outputs = {}
         self._needs_grad = torch.is_grad_enabled()
         self._active = True
 
     def stop(self) -> dict[str, list[Tensor]]:
-        """Ends it.
+        """End it.
 
         Returns:
             The outputs by name, one for each time that the layer was called.
@@ -60,7 +60,7 @@ class Capture:
         return outputs
 
     def keep(self, name: str, output: Any) -> None:
-        """Keeps an output, if started.
+        """Keep an output, if started.
 
         Raises:
             ValueError: not a tensor.

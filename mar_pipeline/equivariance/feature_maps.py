@@ -51,7 +51,7 @@ def turned_maps(
     disk_margin: float = 0.12,
     border: float = 0.0,
 ) -> TurnedMaps:
-    """Runs a network on an image and on the rotated image, and compares maps of a layer, turned to the image.
+    """Run a network on an image and on the rotated image, and compares maps of a layer, turned to the image.
 
     The maps are one orientation of the regular groups, and the trivial channels, that vary most. An angle that is no
     multiple of 360 / t degrees has no action on the orientations: each regular group then counts as their mean, which
@@ -102,7 +102,7 @@ def turned_maps(
 
 
 def find_layer(network: nn.Module, layer: str | None, group_order: int) -> tuple[str, nn.Module]:
-    """The one layer that is meant.
+    """Return the one layer that is meant.
 
     Args:
         network: the network.
@@ -132,7 +132,7 @@ def _channels(module: nn.Module, group_order: int) -> int:
 
 
 def _answer(network: nn.Module, name: str, module: nn.Module, inputs: Sequence[Tensor]) -> Tensor:
-    """What a layer answers when it is called first."""
+    """Return what a layer answers when it is called first."""
     answers: list[Any] = []
     handle = module.register_forward_hook(lambda _, __, answer: answers.append(_copy(answer)))
     try:
@@ -145,7 +145,7 @@ def _answer(network: nn.Module, name: str, module: nn.Module, inputs: Sequence[T
 
 
 def _copy(answer: Any) -> Any:
-    """A copy, since an activation may write into it."""
+    """Return a copy, since an activation may write into it."""
     return answer.float().clone() if isinstance(answer, Tensor) else answer
 
 

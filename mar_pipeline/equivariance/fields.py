@@ -35,7 +35,7 @@ def quarter_turns(n: int, group_order: int) -> int | None:
 
 
 def check_group_order(group_order: int) -> None:
-    """Refuses a group order that is not a whole number above 1.
+    """Refuse a group order that is not a whole number above 1.
 
     Raises:
         ValueError: so it is.
@@ -45,12 +45,12 @@ def check_group_order(group_order: int) -> None:
 
 
 def width(kind: str, count: int, group_order: int) -> int:
-    """Channels of a field."""
+    """Return channels of a field."""
     return count * group_order if kind == "regular" else count
 
 
 def check_fields(fields: Fields, channels: int, group_order: int) -> None:
-    """Refuses fields that do not describe so many channels.
+    """Refuse fields that do not describe so many channels.
 
     Args:
         fields: (kind, count) in channel order.
@@ -82,7 +82,7 @@ def check_fields(fields: Fields, channels: int, group_order: int) -> None:
 
 
 def automatic_fields(channels: int, group_order: int = 4, is_output: bool = False, strict: bool = False) -> Fields:
-    """Fields of a layer of which nothing is known: floor(C / t) regular groups, and the rest trivial.
+    """Return fields of a layer of which nothing is known: floor(C / t) regular groups, and the rest trivial.
 
     An output layer, and one of fewer channels than t, is an image: all trivial.
 
@@ -121,13 +121,13 @@ def _tell_of_rest(channels: int, group_order: int) -> None:
 
 
 def split(x: Tensor, fields: Fields, group_order: int) -> Iterator[tuple[str, Tensor]]:
-    """The kind and the channels of each field of a map [..., C, A, B]."""
+    """Yield the kind and the channels of each field of a map [..., C, A, B]."""
     parts = x.split([width(kind, count, group_order) for kind, count in fields], dim=-3)
     yield from zip((kind for kind, _ in fields), parts, strict=True)
 
 
 def act(x: Tensor, n: int, fields: Fields, group_order: int = 4) -> Tensor:
-    """The action pi_n: what the rotation of the scene by 360 n / t degrees, counter-clockwise, does to a map.
+    """Return the action pi_n: what the rotation of the scene by 360 n / t degrees, counter-clockwise, does to a map.
 
     Trivial: rot90 or, between quarter turns, a bilinear rotation. Regular: that, and a roll by +n of the orientations.
     Views: a roll by n views / t. Free: nothing.
@@ -167,7 +167,7 @@ def act(x: Tensor, n: int, fields: Fields, group_order: int = 4) -> Tensor:
 
 
 def _reordered(x: Tensor, n: int, fields: Fields, group_order: int) -> Tensor:
-    """The channels with the orientations of every regular group rolled by +n: one copy, whatever the fields."""
+    """Return the channels with the orientations of every regular group rolled by +n: one copy, whatever the fields."""
     if n % group_order == 0 or all(kind == "trivial" for kind, _ in fields):
         return x
     return x.index_select(-3, _order(tuple(map(tuple, fields)), n % group_order, group_order).to(x.device))
@@ -175,7 +175,7 @@ def _reordered(x: Tensor, n: int, fields: Fields, group_order: int) -> Tensor:
 
 @lru_cache(maxsize=256)
 def _order(fields: Fields, n: int, group_order: int) -> Tensor:
-    """Number of the channel that comes to each place."""
+    """Return number of the channel that comes to each place."""
     numbers = torch.arange(sum(width(kind, count, group_order) for kind, count in fields))
     parts = []
     for kind, part in zip(

@@ -46,7 +46,7 @@ def feature_figure(
     disk_margin: float = 0.12,
     border: float = 0.0,
 ) -> Figure:
-    """The same layer of several networks: its maps of an image, those of the rotated image turned back, the difference.
+    """Return a layer of several networks: its maps of an image, of the rotated image turned back, the difference.
 
     Each column of maps has its own scale, the same for both rows; the difference is shown at half of it to both sides.
     The head of each network says the relative error of all maps of the layer, centred: 0 for an equivariant layer,
@@ -129,7 +129,7 @@ class _Layout:
         return axes
 
     def head(self, block: int, lines: Sequence[tuple[str, float, str]]) -> None:
-        """Lines (text, size, weight) above a block, the first one a title over a thin rule."""
+        """Write lines (text, size, weight) above a block, the first one a title over a thin rule."""
         left, right = self.lefts[block][0], self.lefts[block][-1] + _PANEL_INCH
         middle = (left + right) / 2 / self.width
         for number, (text, size, weight) in enumerate(lines):
@@ -150,7 +150,7 @@ class _Layout:
 def _draw_image(
     layout: _Layout, image: np.ndarray, turned: np.ndarray, angle_deg: float, limits: tuple[float, float] | None
 ) -> AxesImage:
-    """The image above the rotated image."""
+    """Return the image above the rotated image."""
     low, high = limits or _limits(image)
     layout.head(0, [("Input", 9, "bold"), (f"below: rotated by {angle_deg:g}°", 7.5, "normal")])
     for row, values in enumerate((image, turned)):
@@ -162,7 +162,7 @@ def _draw_image(
 
 
 def _draw_network(layout: _Layout, block: int, label: str, one: TurnedMaps) -> tuple[AxesImage, AxesImage]:
-    """The block of a network: its maps, those rotated back, and their difference."""
+    """Return the block of a network: its maps, those rotated back, and their difference."""
     lines = [f"layer {one.layer}", f"relative error {short(one.centred_error)}"]
     lines += [f"floor {short(one.floor)}"] if one.floor else []
     layout.head(block, [(label, 9, "bold"), *((line, 7.5, "normal") for line in lines)])

@@ -25,7 +25,7 @@ class FourierBasis(NamedTuple):
 def rotated_fourier_basis(
     size: int, in_p: int | None = None, rotations: int = 8, edge: float | None = EDGE, dtype: torch.dtype | None = None
 ) -> FourierBasis:
-    """A basis of filters, each function sampled at every rotation; index s is rotated by s * 360 / rotations degrees.
+    """Return a basis of filters, each sampled at every rotation; index s is rotated by s * 360 / rotations degrees.
 
     The functions are cos and sin of v (k X + l Y), v = pi (p - 1) / p, with k and l in 0..p-1, those above p / 2 less
     p, on the grid [-1, 1]^2 rotated by each angle and faded out beyond the inscribed circle by exp(-max(r^2 - 1, 0) /
@@ -68,7 +68,7 @@ def rotated_fourier_basis(
 
 
 def sample_filters(coefficients: Tensor, functions: Tensor) -> Tensor:
-    """Filters of Fourier coefficients, at every rotation: psi(s) = sum over b of c[b] functions[:, :, s, b].
+    """Filter of Fourier coefficients, at every rotation: psi(s) = sum over b of c[b] functions[:, :, s, b].
 
     Args:
         coefficients: Float[Tensor, "*leading n_basis"].
@@ -127,7 +127,7 @@ def _variation(functions: Tensor) -> Tensor:
 
 
 def _exact_quarter_turns(functions: Tensor) -> Tensor:
-    """The same functions, without the rounding errors between rotations that differ by 90 or 180 degrees."""
+    """Return the same functions, without the rounding errors between rotations that differ by 90 or 180 degrees."""
     rotations = functions.shape[2]
     turns = math.gcd(4, rotations)
     own = functions[:, :, : rotations // turns]

@@ -46,7 +46,7 @@ class LayerFields:
             )
 
     def of(self, name: str, channels: int) -> Fields:
-        """Fields of the output of a layer.
+        """Return fields of the output of a layer.
 
         Args:
             name: of the layer.
@@ -67,5 +67,5 @@ class LayerFields:
         return self._known[name]
 
     def add(self, name: str, fields: Fields) -> None:
-        """Fields of what is tapped under a name."""
+        """Add the fields of what is tapped under a name."""
         self._known[name] = fields

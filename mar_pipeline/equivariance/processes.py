@@ -11,7 +11,7 @@ from mar_pipeline.runtime import joins
 
 
 def gathered(x: Tensor) -> Tensor:
-    """The x of all processes, Float["processes ..."], differentiable with regard to this one's.
+    """Return the x of all processes, Float["processes ..."], differentiable with regard to this one's.
 
     The gradient is that of what all of them compute from the result alike and add to their losses, times their number:
     `DistributedDataParallel` takes the mean over the processes, which leaves the sum of the parts, as in one process.
@@ -23,7 +23,7 @@ def gathered(x: Tensor) -> Tensor:
 
 
 def mean_of_all(x: Tensor) -> Tensor:
-    """The mean of x over the processes, each of which has as many values behind it; x itself outside of a group.
+    """Return the mean of x over the processes, each of which has as many values behind it; x itself outside of a group.
 
     Args:
         x: of the same shape in every process.
@@ -32,7 +32,7 @@ def mean_of_all(x: Tensor) -> Tensor:
 
 
 def norm_of_all(norm: Tensor) -> Tensor:
-    """The norm of all values of all processes.
+    """Return the norm of all values of all processes.
 
     Args:
         norm: of those of this one, a scalar.
@@ -51,5 +51,5 @@ class _Gathered(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Tensor:
-        """That of the own part."""
+        """Return that of the own part."""
         return grad[dist.get_rank()] * dist.get_world_size()

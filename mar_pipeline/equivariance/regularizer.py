@@ -65,7 +65,7 @@ class EquivarianceRegularizer:
         >>> loss = nn.functional.mse_loss(output, target) + regularizer.loss(output)
         >>> loss.backward()
         >>> list(regularizer.values)
-        ['0', '2']
+        ['0', '2', 'output']
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class EquivarianceRegularizer:
         self.attach()
 
     def attach(self) -> None:
-        """Puts the hooks on the layers; the constructor does."""
+        """Put the hooks on the layers; the constructor does."""
         self._capture.attach()
 
     def detach(self) -> None:
-        """Takes the hooks off; what was prepared is dropped."""
+        """Take the hooks off; what was prepared is dropped."""
         self._capture.detach()
         self._prepared = False
 
@@ -130,7 +130,7 @@ class EquivarianceRegularizer:
         self.detach()
 
     def reseed(self, seed: int, step: int = 0) -> None:
-        """Starts the sequence of rotations and the count of steps again; the n of a step depends on both alone.
+        """Start the sequence of rotations and the count of steps again; the n of a step depends on both alone.
 
         Args:
             seed: not negative.
@@ -149,7 +149,7 @@ class EquivarianceRegularizer:
         return {name: float(value) for name, value in self._values.items()}
 
     def prepare(self, *images: Tensor, fields: Sequence[Fields | None] | None = None) -> tuple[Tensor, ...]:
-        """Draws n, and puts the first samples of a batch and their rotated copies into one.
+        """Draw n, and join the first samples of a batch and their rotated copies in one batch.
 
         Inputs and targets go together. In evaluation mode, and in the steps that `every_k` leaves out, they come back
         as they are.
@@ -185,7 +185,7 @@ class EquivarianceRegularizer:
         return doubled
 
     def tap(self, x: Tensor, name: str, fields: Fields | None = None) -> Tensor:
-        """Adds what a functional convolution answers to the layers; for use inside a network's forward.
+        """Add what a functional convolution answers to the layers; for use inside a network's forward.
 
         Args:
             x: Float["2b C H W"].
@@ -201,7 +201,7 @@ class EquivarianceRegularizer:
         return x
 
     def loss(self, output: Tensor | Sequence[Tensor] | None = None) -> Tensor:
-        """The regularisation of this step: once after the forward pass, before the backward pass.
+        """Return the regularisation of this step: once after the forward pass, before the backward pass.
 
         Args:
             output: what the network answered to the prepared batch, one tensor or several: maps Float["2b C H W"] or

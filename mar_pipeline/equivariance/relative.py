@@ -29,7 +29,7 @@ class RelativePenalty(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, first: Tensor, second: Tensor, n: int, fields: Fields, group_order: int) -> Tensor:
-        """The penalty.
+        """Return the penalty.
 
         Args:
             ctx: what the backward pass needs.
@@ -62,7 +62,7 @@ class RelativePenalty(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """Gradients for `first` and `second`.
+        """Return gradients for `first` and `second`.
 
         Args:
             ctx: of the forward pass.
@@ -79,7 +79,7 @@ class RelativePenalty(torch.autograd.Function):
 
 
 def _sum_of_squares(x: Tensor) -> Tensor:
-    """Norms of rows, which sum no more than a map in float32."""
+    """Return norms of rows, which sum no more than a map in float32."""
     return torch.linalg.vector_norm(x.flatten(2), dim=-1).square().sum()
 
 
@@ -96,7 +96,7 @@ def _group_means(x: Tensor, fields: Fields, group_order: int) -> Tensor:
 
 
 def _of_all(square: Tensor, spread: Tensor, *means: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The same numbers of the maps of all processes: what is about each one's means becomes about their mean.
+    """Return the same numbers of the maps of all processes: what is about each one's means becomes about their mean.
 
     Args:
         square: mean square of the residual.

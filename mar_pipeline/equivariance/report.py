@@ -41,7 +41,7 @@ def equivariance_report(
     disk_margin: float = 0.12,
     border: float = 0.0,
 ) -> EquivarianceReport:
-    """Measures the residual r = pi f(x) - f(pi x) of layers and the whole network f for rotations pi of the input x.
+    """Measure the residual r = pi f(x) - f(pi x) of layers and the whole network f for rotations pi of the input x.
 
     The relative error is ||r|| / sqrt((||a||^2 + ||b||^2) / 2) with a = pi f(x) and b = f(pi x): 0 for an equivariant
     layer, and sqrt 2, once centred, for unrelated maps. 90, 180 and 270 degrees are exact. Other angles interpolate:
@@ -123,7 +123,7 @@ def equivariance_report(
 
 
 def first_tensor(answer: Any, *inputs: Tensor) -> Tensor:
-    """What a network answers, if it is a tensor, else its first item.
+    """Return what a network answers, if it is a tensor, else its first item.
 
     Raises:
         ValueError: the first item is no tensor.
@@ -135,7 +135,7 @@ def first_tensor(answer: Any, *inputs: Tensor) -> Tensor:
 
 
 def known_fields(name: str, module: nn.Module, fields: Mapping[str, Fields] | None) -> Fields | None:
-    """Fields that are given for a layer, or that it has as a strict layer; None leaves them to the channels."""
+    """Return fields that are given for a layer, or that it has as a strict layer; None leaves them to the channels."""
     given = lookup(fields or {}, name)
     if given is None and isinstance(module, StrictConv2d | FourierConv2d):
         return (module.out_field,)
@@ -144,7 +144,7 @@ def known_fields(name: str, module: nn.Module, fields: Mapping[str, Fields] | No
 
 @contextmanager
 def evaluation_mode(network: nn.Module) -> Iterator[None]:
-    """Puts a network into evaluation mode, and each module back into its own."""
+    """Put a network into evaluation mode, and each module back into its own."""
     modes = [(module, module.training) for module in network.modules()]
     network.eval()
     try:
@@ -167,7 +167,7 @@ class _Measurement:
         self.input_side = 1
 
     def add(self, name: str, both: Tensor, fields: Fields) -> None:
-        """Adds the maps of a layer, or of the output, for inputs and turned inputs."""
+        """Add the maps of a layer, or of the output, for inputs and turned inputs."""
         maps, of_turned = both.chunk(2)
         height, width = maps.shape[-2:]
         spatial = any(kind in ("regular", "trivial") for kind, _ in fields)
@@ -248,7 +248,7 @@ def _call_on_both(
     pick: Callable[..., Tensor],
     output_fields: Fields | None,
 ) -> Tensor:
-    """What the network answers to a batch, and below that to the turned batch; images are measured as well."""
+    """Return what the network answers to a batch, and below that to the turned batch; images are measured as well."""
     both = [torch.cat([x, turn.act(x, fields, 4)]) for x, fields in zip(batch, kinds, strict=True)]
     measurement.input_side = min(side for image in batch for side in image.shape[-2:])
     output = pick(network(*both), *both)

@@ -80,7 +80,7 @@ class EquivarianceReport:
         return reports_to_csv({"": self}, runs=False)
 
     def to_markdown(self) -> str:
-        """Tables of the whole network, of labels and of the layers."""
+        """Return tables of the whole network, of labels and of the layers."""
         parts = []
         if self.network:
             body: list[Sequence[str]] = [
@@ -132,12 +132,12 @@ def reports_to_csv(reports: Mapping[str, EquivarianceReport], runs: bool = True)
 
 
 def field_text(fields: Sequence[tuple[str, int]]) -> str:
-    """Fields in a few words, such as ``8 regular + 1 trivial``."""
+    """Return fields in a few words, such as ``8 regular + 1 trivial``."""
     return " + ".join(f"{count} {kind}" for kind, count in fields)
 
 
 def short(value: float) -> str:
-    """A relative error for people: three digits, powers of ten below a thousandth."""
+    """Return a relative error for people: three digits, powers of ten below a thousandth."""
     if value == 0 or value >= 1e-3:
         return f"{value:.3f}"
     return f"{value:.0e}"

@@ -32,7 +32,7 @@ class Turn:
 
     @classmethod
     def of(cls, angle_deg: float) -> "Turn":
-        """The turn by an angle.
+        """Return the turn by an angle.
 
         Args:
             angle_deg: in degrees; 120 is a third.
@@ -58,7 +58,7 @@ class Turn:
         return steps.numerator if steps.denominator == 1 else None
 
     def comparable(self, x: Tensor, fields: Fields, group_order: int) -> tuple[Tensor, Fields]:
-        """Maps on which this rotation acts: where the orientations lack its angle, their mean in each regular group.
+        """Map on which this rotation acts: where the orientations lack its angle, their mean in each regular group.
 
         The mean over the orientations of an equivariant layer is a trivial field and follows any rotation.
 
@@ -97,7 +97,7 @@ class Turn:
         return act(x, self.n, fields, self.order)
 
     def there_and_back(self, x: Tensor) -> Tensor:
-        """Images turned by the angle and back again; only interpolation makes them differ from ``x``."""
+        """Return images turned by the angle and back again; only interpolation makes them differ from ``x``."""
         if self.exact:
             return x
         angle_rad = math.radians(self.angle_deg)
@@ -121,7 +121,7 @@ class ResidualSums:
         self._groups: list[Tensor] = []
 
     def add(self, a: Tensor, b: Tensor, fields: Fields, pixels: Tensor | None = None) -> None:
-        """Adds maps.
+        """Add maps.
 
         Args:
             a: Float["batch channels H W"].

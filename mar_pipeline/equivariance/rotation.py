@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 def rotate(x: Tensor, angle_rad: float) -> Tensor:
-    """Rotates images about their middle, bilinearly; what comes from outside is 0.
+    """Rotate images about their middle, bilinearly; what comes from outside is 0.
 
     The sampling grid is corrected for the aspect ratio, so that pixels stay square on images of any shape, and the
     shape does not change. A quarter turn on square images agrees with `torch.rot90(x, 1, (-2, -1))`.
@@ -38,7 +38,7 @@ def rotate(x: Tensor, angle_rad: float) -> Tensor:
 
 
 def disk(height: int, width: int, margin: float = 0.12, border: float = 0.0) -> Tensor:
-    """Pixels that a rotation about the middle does not take outside the image.
+    """Return pixels that a rotation about the middle does not take outside the image.
 
     Their centres lie within the radius (1 - margin) min(H, W) / 2 - border of the middle of the image.
 

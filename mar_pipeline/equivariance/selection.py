@@ -13,7 +13,7 @@ Value = TypeVar("Value")
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The network inside `DistributedDataParallel` and `torch.compile`.
+    """Return the network inside `DistributedDataParallel` and `torch.compile`.
 
     Raises:
         ValueError: `nn.DataParallel`, which cuts the two halves of a batch apart.
@@ -33,7 +33,7 @@ def select_layers(
     exclude: str | Iterable[str] = (),
     default: tuple[type[nn.Module], ...] = (nn.Conv2d,),
 ) -> dict[str, nn.Module]:
-    """Layers by name, in the order of the network.
+    """Return layers by name, in the order of the network.
 
     Args:
         model: the network, wrapped or not; names are those of the network inside.
@@ -61,14 +61,14 @@ def select_layers(
 
 
 def lookup(table: Mapping[str, Value], name: str) -> Value | None:
-    """The entry of a layer: under its name, else under the first pattern that fits; None where there is none."""
+    """Return the entry of a layer: under its name, else under the first pattern that fits; None where there is none."""
     if name in table:
         return table[name]
     return next((value for pattern, value in table.items() if fnmatchcase(name, pattern)), None)
 
 
 def check_keys(keys: Iterable[str], names: Iterable[str], what: str) -> None:
-    """Refuses names and patterns that fit none of the layers.
+    """Refuse names and patterns that fit none of the layers.
 
     Raises:
         ValueError: so it is, with the names that are near.

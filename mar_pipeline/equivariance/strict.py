@@ -45,7 +45,7 @@ class _EquivariantConv2d(nn.Module):
 
     @property
     def _free_filters(self) -> tuple[int, int, int]:
-        """Numbers of filters psi: out, in, and one per relative orientation between regular fields."""
+        """Return numbers of filters psi: out, in, and one per relative orientation between regular fields."""
         between_regular = self.in_field[0] == self.out_field[0] == "regular"
         return self.out_field[1], self.in_field[1], self.group_order if between_regular else 1
 
@@ -54,7 +54,7 @@ class _EquivariantConv2d(nn.Module):
         raise NotImplementedError
 
     def weight(self) -> Tensor:
-        """The weight of the plain convolution that this layer is: Float[Tensor, "out_channels in_channels k k"]."""
+        """Return the weight of the plain convolution that this is: Float[Tensor, "out_channels in_channels k k"]."""
         turned = self.rotated_filters()
         kinds = self.in_field[0], self.out_field[0]
         if kinds == ("trivial", "trivial"):
@@ -95,7 +95,7 @@ class _EquivariantConv2d(nn.Module):
 
     @torch.no_grad()
     def as_conv2d(self) -> nn.Conv2d:
-        """A plain convolution with this layer's weights as they are now: for export and fast inference."""
+        """Return a plain convolution with this layer's weights as they are now: for export and fast inference."""
         weight, bias = self.weight(), self._bias_per_channel()
         plain = nn.Conv2d(
             weight.shape[1], weight.shape[0], self.kernel_size, self.stride, self.padding, bias=bias is not None
@@ -106,7 +106,7 @@ class _EquivariantConv2d(nn.Module):
         return plain
 
     def extra_repr(self) -> str:
-        """What ``print(layer)`` shows."""
+        """Return what ``print(layer)`` shows."""
         into = f"{self.in_field[1]} {self.in_field[0]} -> {self.out_field[1]} {self.out_field[0]}"
         return f"{into}, kernel_size={self.kernel_size}, group_order={self.group_order}, stride={self.stride}"
 

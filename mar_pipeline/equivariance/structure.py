@@ -44,7 +44,7 @@ class Finding:
 def check_structure(
     model: nn.Module, example_inputs: Tensor | Sequence[Any], group_order: int = 4, threshold: float = THRESHOLD
 ) -> list[Finding]:
-    """Lists the layers of a network whose structural floor is above zero.
+    """List the layers of a network whose structural floor is above zero.
 
     Every layer without inner layers that maps one image to another is probed, at each shape that it meets, on its own:
     with random weights projected on strict ones, white noise in, and automatic fields. A stride is exact only if
@@ -79,7 +79,7 @@ def check_structure(
 
 
 def names(findings: Iterable[Finding]) -> tuple[str, ...]:
-    """Names of the layers found, for the `exclude` of the regulariser and of the weight penalty."""
+    """Return names of the layers found, for the `exclude` of the regulariser and of the weight penalty."""
     return tuple(finding.layer for finding in findings)
 
 
@@ -87,7 +87,7 @@ def names(findings: Iterable[Finding]) -> tuple[str, ...]:
 def _layers_and_shapes(
     model: nn.Module, example_inputs: Tensor | Sequence[Any]
 ) -> list[tuple[str, nn.Module, list[tuple[int, ...]]]]:
-    """Layers that map one image to one image, with the shapes (C, H, W) of what they got."""
+    """Return layers that map one image to one image, with the shapes (C, H, W) of what they got."""
     shapes: dict[str, dict[tuple[int, ...], None]] = defaultdict(dict)
 
     def note(name: str, module: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
@@ -110,7 +110,7 @@ def _layers_and_shapes(
 
 
 def _probe(layer: nn.Module, group_order: int) -> nn.Module | None:
-    """A copy with random strict weights, float32, on the CPU; None for weights of an unknown kind."""
+    """Return a copy with random strict weights, float32, on the CPU; None for weights of an unknown kind."""
     probe = copy.deepcopy(layer).float().cpu().eval()
     generator = torch.Generator().manual_seed(0)
     for values in probe.parameters():

@@ -22,7 +22,7 @@ Ends: TypeAlias = tuple[Fields, Fields]
 
 
 def exact_rotations(group_order: int) -> list[int]:
-    """The n of 0..t-1 whose rotations by 360 n / t degrees are quarter turns.
+    """Return the n of 0..t-1 whose rotations by 360 n / t degrees are quarter turns.
 
     Raises:
         ValueError: there is none but 0.
@@ -88,7 +88,7 @@ def project_to_equivariant(
     exclude: str | Sequence[str] = (),
     strict: bool = False,
 ) -> tuple[str, ...]:
-    """Replaces weights by the nearest strictly equivariant ones, in place: a soft network becomes a strict one.
+    """Replace weights by the nearest strictly equivariant ones, in place: a soft network becomes a strict one.
 
     W becomes PW; biases, and the parameters and running statistics of norms and PReLU, become their mean over the
     orientations of each regular group. What `structure.check_structure` finds stays inexact.
@@ -145,7 +145,7 @@ def _channels(layer: nn.Module) -> tuple[int, int]:
 
 
 def _per_channel(layer: nn.Module) -> list[Tensor]:
-    """What a layer holds of one number per output channel."""
+    """Return what a layer holds of one number per output channel."""
     names = (
         ("bias", "running_mean", "running_var")
         if isinstance(layer, CONVOLUTIONS)
@@ -182,7 +182,7 @@ def _mean_over_rotations(weight: Tensor, rows: Fields, columns: Fields, group_or
 
 
 def _roll(weight: Tensor, n: int, rows: Fields, group_order: int) -> Tensor:
-    """The orientations of the first axis rolled by n."""
+    """Return the orientations of the first axis rolled by n."""
     parts = [
         part.unflatten(-3, (-1, group_order)).roll(n, dims=-3).flatten(-4, -3) if kind == "regular" else part
         for kind, part in split(weight.transpose(0, 1), rows, group_order)
@@ -211,7 +211,7 @@ def _over_orientations(values: Tensor, fields: Fields, group_order: int) -> Tens
 
 
 def _dense(weight: Tensor, groups: int) -> Tensor:
-    """Weights of a grouped convolution as those of a full one, zero between groups."""
+    """Return weights of a grouped convolution as those of a full one, zero between groups."""
     if groups == 1:
         return weight
     blocks = weight.unflatten(0, (groups, -1))

@@ -18,7 +18,7 @@ _VECTOR = 16
 
 
 def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNetwork:
-    """An inference copy: batch norms folded into convolutions, no autograd, compiled proximal networks.
+    """Return an inference copy: batch norms folded into convolutions, no autograd, compiled proximal networks.
 
     In bfloat16 the proximal networks of feature maps work on rounded numbers; the image, the proximal networks that it
     runs through and the dictionaries stay in float32. A network without proximal networks runs under autocast.
@@ -55,7 +55,7 @@ def fast_network(network: nn.Module, precision: Precision = "float32") -> FastNe
 
 
 def _make_fast(module: nn.Module, dtype: torch.dtype) -> bool:
-    """Replaces proximal networks, and convolutions before a batch norm in a sequence, at any depth.
+    """Replace proximal networks, and convolutions before a batch norm in a sequence, at any depth.
 
     Returns:
         Whether there were proximal networks.

@@ -61,7 +61,7 @@ class WinogradConvolution:
         self.weights = padded.reshape(36, blocks_out, 3, blocks_in, 3).swapaxes(2, 3).copy()
 
     def __call__(self, x: Tensor, out: Tensor, addend: Tensor | None = None) -> None:
-        """Convolves a batch, strips in as many threads as PyTorch has.
+        """Convolve a batch, strips in as many threads as PyTorch has.
 
         Args:
             x: [batch, channels, height, width], contiguous, no wider than `MAX_WIDTH`.
@@ -90,7 +90,7 @@ class WinogradConvolution:
                 list(pool.map(convolve, jobs))
 
     def _scratch(self) -> tuple[np.ndarray, ...]:
-        """Transformed strip, its products, rows of pixels, tiles' numbers, rows at a border; PyTorch aligns them."""
+        """Return transformed strip, products, rows of pixels, tiles' numbers, rows at a border; PyTorch aligns them."""
         _, blocks_out, blocks_in = self.weights.shape[:3]
         sizes = [3 * blocks_in * int(_CHANNEL), 3 * blocks_out * int(_CHANNEL), 6 * int(_ROW), 6 * STRIP, 6 * int(_ROW)]
         parts = torch.empty(sum(sizes)).split(sizes)
@@ -102,7 +102,7 @@ class WinogradConvolution:
 def _convolve(  # type: ignore[no-untyped-def]
     image, weights, bias, addend, add, out, strip, products, pixels, tiles, border, strip_rows, first, last
 ):
-    """Rows first..last of tiles; `image` (channels, height, width), `strip` and what follows are scratch."""
+    """Compute rows first..last of tiles; `image` (channels, height, width), `strip` and what follows are scratch."""
     across = (image.shape[2] + 3) // 4
     for row in range(first, last, strip_rows):
         rows = min(strip_rows, last - row)
@@ -149,7 +149,7 @@ def _restore(source, start, step, target, at, jump, count):  # type: ignore[no-u
 
 @njit(**_COMPILE)
 def _transform_rows(image, channel, row, across, r, pixels, border):  # type: ignore[no-untyped-def]
-    """Transforms the six rows of pixels under a row of tiles; zeros beyond the image."""
+    """Transform the six rows of pixels under a row of tiles; zeros beyond the image."""
     height, width = image.shape[1:]
     source, top = image.reshape(-1), 4 * row - 1
     start = (channel * height + top) * width
@@ -168,7 +168,7 @@ def _transform_rows(image, channel, row, across, r, pixels, border):  # type: ig
 
 @njit(**_COMPILE)
 def _transform_columns(pixels, i, rows, across, tiles, strip, channel):  # type: ignore[no-untyped-def]
-    """Transforms transformed row i along the other axis: six numbers of every tile."""
+    """Transform transformed row i along the other axis: six numbers of every tile."""
     count, row = uint64(rows * across), uint64(i) * _ROW
     for t in range(count):
         tiles[_PHASE + t] = pixels[row + _N4 * t]
@@ -188,7 +188,7 @@ def _transform_columns(pixels, i, rows, across, tiles, strip, channel):  # type:
 
 @njit(**_COMPILE)
 def _multiply(weights, strip, products, count):  # type: ignore[no-untyped-def]
-    """Sums over channels of weight times strip for each of the 36 numbers, three channels by three."""
+    """Sum over channels of weight times strip for each of the 36 numbers, three channels by three."""
     for k in range(36):
         for block_out in range(weights.shape[1]):
             at = uint64(3 * block_out) * _CHANNEL + uint64(k) * _PHASE
@@ -232,7 +232,7 @@ def _restore_columns(products, channel, i, count, tiles, pixels):  # type: ignor
 
 @njit(**_COMPILE)
 def _restore_rows(pixels, r, across, rows, out, bias, addend, add, row):  # type: ignore[no-untyped-def]
-    """The four rows of a row of tiles, with bias, addend and ReLU, into a channel of the result."""
+    """Write the four rows of a row of tiles, with bias, addend and ReLU, into a channel of the result."""
     height, width = out.shape
     _restore(pixels, uint64(4 * r * across), _ROW, rows, uint64(0), _ROW, uint64(width))
     for k in range(min(4, height - 4 * row)):

@@ -217,7 +217,7 @@ class Judge:
         return math.log(bone / soft)
 
     def _of_anatomy(self, result: np.ndarray) -> dict[str, float]:
-        """What happens to cavities, bone and the body as a whole, far from metal."""
+        """Return what happens to cavities, bone and the body as a whole, far from metal."""
         change = result - self._original
         smooth = ndimage.gaussian_filter(self._original, np.divide(_CAVITY_MM, self._spacing_mm))
         cavity, bone = self._far & (smooth < _CAVITY_HU), self._far & (self._original > _BONE_HU)

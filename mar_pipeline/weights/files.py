@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 
 def save_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Writes weights as safetensors, whole or not at all; the same content gives the same bytes.
+    """Write weights as safetensors, whole or not at all; the same content gives the same bytes.
 
     Args:
         path: ends in .safetensors; its folder exists.
@@ -44,7 +44,7 @@ def save_weights(path: Path, state_dict: Mapping[str, Tensor], metadata: Mapping
 
 
 def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Reads weights, on the CPU.
+    """Read weights, on the CPU.
 
     A .pt or .pth file is a pickle, which may hold code: only plain tensors are taken from it, nothing is executed.
 
@@ -74,7 +74,7 @@ def load_weights(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def load_into(network: nn.Module, state_dict: Mapping[str, Tensor], strict: bool = True) -> None:
-    """Loads weights into a network.
+    """Load weights into a network.
 
     Args:
         network: takes them over; untouched if they do not fit.

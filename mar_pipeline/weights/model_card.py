@@ -37,7 +37,7 @@ _PATHS = ("folder", "source", "masks", "val_folder")
 
 
 def model_card(trained: Trained, hashes: Mapping[str, str], onnx: OnnxFacts | None) -> str:
-    """The model card, in Markdown.
+    """Return the model card, in Markdown.
 
     M. Mitchell et al., "Model Cards for Model Reporting", FAT* 2019.
 

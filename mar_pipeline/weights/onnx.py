@@ -107,7 +107,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(network: nn.Module, path: Path, batch: int) -> str:
-    """Traces the network with so many images at once, any number if more than one; why it cannot, empty if it can."""
+    """Trace the network with so many images at once, any number if more than one; why it cannot, empty if it can."""
     names = {2: "height", 3: "width"} | ({0: "batch"} if batch > 1 else {})
     free = dict.fromkeys(names, torch.export.Dim.DYNAMIC)
     try:
@@ -135,7 +135,7 @@ def _write(network: nn.Module, path: Path, batch: int) -> str:
 
 
 def _example(batch: int, rows: int, columns: int, seed: int = 0) -> tuple[Tensor, ...]:
-    """Images with the range of soft tissue and streaks, and some metal."""
+    """Return images with the range of soft tissue and streaks, and some metal."""
     random = torch.Generator().manual_seed(seed)
     shape = (batch, 1, rows, columns)
     li = 60 * torch.rand(shape, generator=random)

@@ -12,7 +12,7 @@ SHIPPED = {"unet_small": "dc2fc21f406a1e2bd9709cfa0d3be191ee431207787248277c91ae
 
 
 def shipped_or_path(word: str | Path) -> Path:
-    """The file of shipped weights, or the path as it is.
+    """Return the file of shipped weights, or the path as it is.
 
     Args:
         word: a key of `SHIPPED`, unless a file or folder of that name is there; or a path.

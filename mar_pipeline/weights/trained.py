@@ -57,7 +57,7 @@ TRUST_VARIABLE = "MAR_TRUST_PACKAGES"
 
 
 def refuse_unknown_import(name: str, weights: Path) -> None:
-    """Refuses weights of a class whose import would run code that the user did not ask for.
+    """Refuse weights of a class whose import would run code that the user did not ask for.
 
     Args:
         name: key of `NETWORKS`, or import path.
@@ -77,7 +77,7 @@ def refuse_unknown_import(name: str, weights: Path) -> None:
 
 
 def load_trained(path: str | Path, device: str | torch.device = "cpu", task: str = MAR) -> Trained:
-    """The best weights of a run, in their network.
+    """Return the best weights of a run, in their network.
 
     Args:
         path: a run folder, a weights file that `mar train` or `mar export` wrote, or a name of `shipped.SHIPPED`.

@@ -110,7 +110,7 @@ def decide(
 
 
 def _connected(found: Sequence[Candidates], positions_mm: Sequence[float]) -> list[list[Place]]:
-    """Parts that overlap in neighbouring slices, together; in the order of slices."""
+    """Return parts that overlap in neighbouring slices, together; in the order of slices."""
     group: dict[Place, list[Place]] = {(n, k): [(n, k)] for n, one in enumerate(found) for k in range(len(one.parts))}
     for number in range(1, len(found)):
         if abs(positions_mm[number] - positions_mm[number - 1]) > FARTHEST_MM:
@@ -174,7 +174,7 @@ def _component(parts: dict[Place, Part], kept: bool, reason: str) -> Component:
 def _continued(
     masks: Sequence[PackedMask], found: Sequence[Candidates], positions_mm: Sequence[float]
 ) -> list[PackedMask]:
-    """The masks with what partial volume leaves of metal in the slice before and behind its ends."""
+    """Return the masks with what partial volume leaves of metal in the slice before and behind its ends."""
     continued = []
     for number, mask in enumerate(masks):
         grown = mask.unpack()

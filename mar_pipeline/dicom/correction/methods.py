@@ -37,7 +37,7 @@ class Method:
 
 
 def method_of(settings: DicomSettings) -> Method:
-    """The method that the settings name.
+    """Return the method that the settings name.
 
     Raises:
         UsageError: neither a method nor a trained network.

@@ -67,7 +67,7 @@ class NetworkFill:
     def __call__(
         self, mu: np.ndarray, sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector
     ) -> np.ndarray:
-        """The corrected sinogram.
+        """Return the corrected sinogram.
 
         Args:
             mu: Float["rows columns"] on the scan's grid, 1/cm.
@@ -89,7 +89,7 @@ class NetworkFill:
         return replace_trace(sinogram, trace, prior, projector, "standard")[0]
 
     def _change(self, mu: np.ndarray, metal: np.ndarray) -> np.ndarray:
-        """What the network adds to an image on its grid, 1/cm; on metal it means nothing."""
+        """Return what the network adds to an image on its grid, 1/cm; on metal it means nothing."""
         network = self.trained.network
         given = with_projected_data(Sample(None, None, mu, None, None), metal, self.projector, self.weighting)
         layout = Layout.of(network_inputs(network)).without_truth
@@ -102,7 +102,7 @@ class NetworkFill:
 def network_fill(
     trained: Trained, side: int, pixel_mm: float, device: str, precision: Precision, threads: int
 ) -> NetworkFill:
-    """A trained network for square images of a scan.
+    """Return a trained network for square images of a scan.
 
     Image-domain networks get a grid of their training pixel size as large as the image. A dual-domain network has one
     grid: where the image is larger, its pixels grow until it fits.
@@ -128,6 +128,6 @@ def network_fill(
 
 
 def _without_metal(image: np.ndarray, metal: np.ndarray) -> np.ndarray:
-    """The image with the nearest values around metal in its place."""
+    """Return the image with the nearest values around metal in its place."""
     nearest = ndimage.distance_transform_edt(metal, return_distances=False, return_indices=True)
     return image[tuple(nearest)]

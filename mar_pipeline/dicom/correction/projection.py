@@ -57,14 +57,14 @@ SinogramMethod = Callable[[np.ndarray, np.ndarray, np.ndarray, np.ndarray, Proje
 
 
 def li(mu: np.ndarray, sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector) -> np.ndarray:
-    """The sinogram after linear interpolation, see `simulation.correction.linear_interpolation`."""
+    """Return the sinogram after linear interpolation, see `simulation.correction.linear_interpolation`."""
     return linear_interpolation(sinogram, trace)
 
 
 def normalised(
     mu: np.ndarray, sinogram: np.ndarray, trace: np.ndarray, metal: np.ndarray, projector: Projector
 ) -> np.ndarray:
-    """The sinogram after NMAR, see `simulation.correction.nmar`; the prior is cut from LI's smoothed image."""
+    """Return the sinogram after NMAR, see `simulation.correction.nmar`; the prior is cut from LI's smoothed image."""
     image = projector.fbp(linear_interpolation(sinogram, trace), "standard")
     image = ndimage.gaussian_filter(
         np.where(metal, MU_WATER_PER_CM, image), _PRIOR_SMOOTHING_MM / projector.geometry.pixel_mm
@@ -92,7 +92,7 @@ class ProjectionCorrection:
     most_trace: float
 
     def __call__(self, hu: np.ndarray, metal: np.ndarray, field_of_view: np.ndarray, truncated: bool) -> Corrected:
-        """Corrects a slice.
+        """Correct a slice.
 
         Args:
             hu: Float["rows columns"]; padding is air.
@@ -157,7 +157,7 @@ def added(
     field_of_view: np.ndarray,
     spacing_mm: tuple[float, float],
 ) -> np.ndarray:
-    """The image with the difference that a correction makes added, as far as the image itself speaks for it.
+    """Return the image with the difference that a correction makes added, as far as the image itself speaks for it.
 
     A streak that the correction removes is in the image, and its negative in the difference; one that the correction
     brings is in the difference alone. So the difference is weighted by the local regression coefficient of the image
@@ -206,7 +206,7 @@ def _evidence(hu: np.ndarray, difference: np.ndarray, where: np.ndarray, spacing
 
 
 def _blurred(image: np.ndarray, sigma: np.ndarray) -> np.ndarray:
-    """A wide Gaussian blur on every fourth pixel, interpolated linearly: within some per mille of the slow one."""
+    """Return a wide Gaussian blur, computed on every fourth pixel: within some per mille of the slow one."""
     if min(sigma) < 2 * _COARSE:
         return ndimage.gaussian_filter(image, sigma)
     coarse = ndimage.gaussian_filter(downscale_local_mean(image, _COARSE).astype(np.float32), sigma / _COARSE)

@@ -39,7 +39,7 @@ class Grid:
     pixel_mm: float
 
     def to_grid(self, image: np.ndarray, outside: float = 0.0) -> np.ndarray:
-        """The image on the grid, interpolated linearly where pixels differ.
+        """Return the image on the grid, interpolated linearly where pixels differ.
 
         Args:
             image: Float["rows columns"].
@@ -51,7 +51,7 @@ class Grid:
         return _resampled(image, self.spacing_mm, self.grid_shape, (self.pixel_mm,) * 2, outside)
 
     def from_grid(self, image: np.ndarray) -> np.ndarray:
-        """What lies on the grid on the pixels of the image, interpolated linearly: Float32["rows columns"]."""
+        """Return what lies on the grid on the pixels of the image, interpolated linearly: Float32["rows columns"]."""
         return _resampled(image, (self.pixel_mm,) * 2, self.shape, self.spacing_mm, 0.0)
 
     def mu_on_grid(self, hu: np.ndarray, field_of_view: np.ndarray, extend: bool) -> np.ndarray:
@@ -80,7 +80,7 @@ class Grid:
 
 
 def virtual_scan(shape: tuple[int, int], spacing_mm: tuple[float, float], extend: bool = False) -> tuple[Grid, FanBeam]:
-    """The scan of images of a shape and pixel spacing: pixels as fine as the image's, the whole image in the fan.
+    """Return the scan of images of a shape and spacing: pixels as fine as the image's, all of it in the fan.
 
     Distances and views are those of the preset ``clinical``, bins as dense in proportion to the pixels. More views
     do not help: the streaks of an image lie along the views of its scanner, which has about as many.
@@ -114,7 +114,7 @@ def virtual_scan(shape: tuple[int, int], spacing_mm: tuple[float, float], extend
 def field_of_view(
     shape: tuple[int, int], spacing_mm: tuple[float, float], padding: np.ndarray, diameter_mm: float | None
 ) -> np.ndarray:
-    """The circle that the scanner reconstructed, without what it marked as padding.
+    """Return the circle that the scanner reconstructed, without what it marked as padding.
 
     Args:
         shape: rows and columns.
@@ -155,7 +155,7 @@ def _resampled(
     new_spacing_mm: tuple[float, float],
     outside: float,
 ) -> np.ndarray:
-    """The image on another grid with the same middle, interpolated linearly, blurred before if that one is coarser."""
+    """Return the image on another grid with the same middle, linearly interpolated, blurred first if it is coarser."""
     scale = np.array(new_spacing_mm) / spacing_mm
     if (scale > 1).any():
         image = ndimage.gaussian_filter(image.astype(np.float32), np.maximum(scale - 1, 0) / 2)

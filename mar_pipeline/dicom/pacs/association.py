@@ -27,7 +27,7 @@ class SendError(MarError):
 
 
 def parse_address(text: str) -> tuple[str, int]:
-    """Splits HOST:PORT, such as pacs.example:104, 127.0.0.1:4242 or [::1]:4242.
+    """Split HOST:PORT, such as pacs.example:104, 127.0.0.1:4242 or [::1]:4242.
 
     Raises:
         UsageError: something else.
@@ -40,14 +40,14 @@ def parse_address(text: str) -> tuple[str, int]:
 
 
 def check_port(port: int) -> int:
-    """The port, or UsageError if there is no such."""
+    """Return the port, or UsageError if there is no such."""
     if not 1 <= port <= 65535:
         raise UsageError(f"port: got {port}; expected 1 .. 65535")
     return port
 
 
 def check_ae_title(title: str, what: str) -> str:
-    """The AE title without spaces around it.
+    """Return the AE title without spaces around it.
 
     Raises:
         UsageError: not 1 to 16 characters of ASCII without backslash and control characters.
@@ -62,7 +62,7 @@ def check_ae_title(title: str, what: str) -> str:
 
 @contextmanager
 def own_words() -> Iterator[None]:
-    """Keeps pynetdicom's and pydicom's messages to themselves: ours say the same without what the files hold.
+    """Keep pynetdicom's and pydicom's messages to themselves: ours say the same without what the files hold.
 
     A program that set up their loggers keeps what it asked for. Files are sent as bytes, not decoded and encoded anew;
     pynetdicom has a global switch for that.
@@ -90,7 +90,7 @@ def associate(
     where: str,
     tls: ssl.SSLContext | None,
 ) -> Association:
-    """An established association.
+    """Return an established association.
 
     Args:
         ae: ours, with its time limits.
@@ -156,7 +156,7 @@ def _connection_problem(host: str, port: int, timeout_s: float | None, tls: ssl.
 
 
 def echo(association: Association, where: str) -> None:
-    """Asks whether the server is there; one that takes no C-ECHO is asked to store all the same."""
+    """Ask whether the server is there; one that takes no C-ECHO is asked to store all the same."""
     if not any(context.abstract_syntax == Verification for context in association.accepted_contexts):
         logger.info("%s takes no C-ECHO; sending all the same", where)
         return

@@ -68,7 +68,7 @@ def send(
     timeout_s: float = 30.0,
     tls: ssl.SSLContext | None = None,
 ) -> SendReport:
-    """Sends every .dcm file under a folder in one association, its bytes as they are, after a C-ECHO.
+    """Send every .dcm file under a folder in one association, its bytes as they are, after a C-ECHO.
 
     A server that takes no Explicit VR gets the same values in Implicit VR.
 
@@ -106,7 +106,7 @@ def check_server(
     timeout_s: float = 30.0,
     tls: ssl.SSLContext | None = None,
 ) -> None:
-    """Asks a server by C-ECHO whether it is there and takes CT images, before anything is made that it is to store.
+    """Ask a server by C-ECHO whether it is there and takes CT images, before anything is made that it is to store.
 
     Args:
         host: name or address of the server, as all that follows see `send`.
@@ -139,7 +139,7 @@ def _asked(
     timeout_s: float,
     tls: ssl.SSLContext | None,
 ) -> Iterator[Association]:
-    """An association on which a C-ECHO was answered; it is released afterwards."""
+    """Provide an association on which a C-ECHO was answered, and release it afterwards."""
     ae = AE(ae_title=calling_aet)
     ae.connection_timeout = ae.acse_timeout = ae.dimse_timeout = timeout_s
     ae.network_timeout = None  # an answer that does not come is noticed by the one above
@@ -156,7 +156,7 @@ def _asked(
 
 
 def _list_files(folder: Path) -> tuple[list[_File], list[tuple[str, str]]]:
-    """The files with what they hold, and those that are no DICOM files."""
+    """Return the files with what they hold, and those that are no DICOM files."""
     files: list[_File] = []
     failed: list[tuple[str, str]] = []
     for path in sorted(folder.rglob("*.dcm")):
@@ -206,7 +206,7 @@ def _store_all(association: Association, files: Sequence[_File], unreadable: Seq
 
 
 def _store(association: Association, file: _File, accepted: set[Context], message: int) -> tuple[bool, str]:
-    """Sends one file; (whether the server stored it, what is to be said of it)."""
+    """Send one file; (whether the server stored it, what is to be said of it)."""
     if not association.is_established:
         return False, "not sent: the connection is lost"
     sop_class, syntax = file.context
@@ -235,5 +235,5 @@ def _store(association: Association, file: _File, accepted: set[Context], messag
 
 
 def _name(uid: str) -> str:
-    """What the standard calls it."""
+    """Return what the standard calls it."""
     return UID(uid).name if UID(uid).keyword else "something that the standard does not name"

@@ -160,7 +160,7 @@ def zip_members(archive: Path, name: str, limits: Limits) -> list[Listed]:
 
 
 def _directory(archive: Path, name: str, limits: Limits) -> Sequence[zipfile.ZipInfo]:
-    """The entries of an archive whose directory makes sense."""
+    """Return the entries of an archive whose directory makes sense."""
     with archive.open("rb") as file:
         metered = Metered(file, limits.max_files * ENTRY_BYTES)
         try:

@@ -27,7 +27,7 @@ class FrameSize:
 
 
 def frame_size(frame: bytes) -> FrameSize | None:
-    """The size in the header of a JPEG, JPEG-LS or JPEG 2000 frame, None if there is none.
+    """Return the size in the header of a JPEG, JPEG-LS or JPEG 2000 frame, None if there is none.
 
     Args:
         frame: one encoded frame, without the items that encapsulate it.
@@ -81,7 +81,7 @@ def rle_sizes(frame: bytes) -> list[int]:
 
 
 def _unpacked(segment: bytes) -> int:
-    """Bytes that a segment of literal runs and repetitions unpacks to."""
+    """Return bytes that a segment of literal runs and repetitions unpacks to."""
     at = size = 0
     while at + 1 < len(segment):
         run = segment[at]

@@ -104,7 +104,7 @@ class CTImage:
 def ct_image(
     path: InputFile, name: str, header: Header, meta: FileMetaDataset, limits: Limits, assume_hu: bool
 ) -> CTImage:
-    """Reads what the listing needs; what is wrong becomes the image's fault.
+    """Read what the listing needs; what is wrong becomes the image's fault.
 
     Args:
         path: the file, in a folder or a zip file.
@@ -148,7 +148,7 @@ def ct_image(
 
 
 def _remarks(header: Header, transfer_syntax: str) -> tuple[str, ...]:
-    """What a careful user wants to know; of the header's own text only words of a fixed list."""
+    """Return what a careful user wants to know; of the header's own text only words of a fixed list."""
     remarks = []
     for keyword in VENDOR_TEXTS:
         found = VENDOR_CORRECTED.search(text(header.dataset, keyword))

@@ -30,7 +30,7 @@ def _has_decoder(transfer_syntax: str) -> bool:
 
 
 def check_decoder(transfer_syntax: str, name: str) -> None:
-    """Raises InputError if the decoder of a transfer syntax is not installed."""
+    """Raise InputError if the decoder of a transfer syntax is not installed."""
     with quiet():
         available = _has_decoder(transfer_syntax)
     if not available:
@@ -127,6 +127,6 @@ def _decoded(data: bytes, pixels: PixelFormat) -> np.ndarray:
 
 
 def _from_words(words: np.ndarray, pixels: PixelFormat) -> np.ndarray:
-    """The bits BitsStored up to HighBit of each word, sign-extended where they are signed."""
+    """Return the bits BitsStored up to HighBit of each word, sign-extended where they are signed."""
     values = (words >> (pixels.high_bit + 1 - pixels.bits)) & ((1 << pixels.bits) - 1)
     return np.where(values > pixels.highest, values - (1 << pixels.bits), values) if pixels.signed else values

@@ -78,7 +78,7 @@ def discover(
 
 
 def _all_known(source: Path, limits: Limits, assume_hu: bool) -> Iterator[Known]:
-    """What each file is, those in zip files among them.
+    """Yield what each file is, those in zip files among them.
 
     Raises:
         LimitError: there are too many.
@@ -101,12 +101,12 @@ def _all_known(source: Path, limits: Limits, assume_hu: bool) -> Iterator[Known]
 
 
 def _name(path: Path, folder: Path) -> str:
-    """The file relative to the folder; bytes that are no text are escaped."""
+    """Return the file relative to the folder; bytes that are no text are escaped."""
     return _printable(os.fsencode(path.relative_to(folder).as_posix()).decode("utf-8", "backslashreplace"))
 
 
 def _printable(name: str) -> str:
-    """A name with its control characters escaped."""
+    """Return a name with its control characters escaped."""
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in name)
 
 
@@ -140,7 +140,7 @@ def _files(folder: Path) -> Iterator[Path | Skipped]:
 
 
 def _examine_file(path: Path, name: str, limits: Limits, assume_hu: bool) -> list[Known]:
-    """What a file is, or what the files are that it holds if it is a zip file."""
+    """Return what a file is, or what the files are that it holds if it is a zip file."""
     known = _examine(path, name, limits, assume_hu)
     if not isinstance(known, Skipped) or known.reason != NOT_DICOM:
         return [known]
@@ -158,7 +158,7 @@ def _examine_file(path: Path, name: str, limits: Limits, assume_hu: bool) -> lis
 
 
 def _examine_members(members: Sequence[Listed], beginning: str, limits: Limits, assume_hu: bool) -> list[Known]:
-    """What the files of a zip file are; their names are only texts."""
+    """Return what the files of a zip file are; their names are only texts."""
     known: list[Known] = []
     for one in members:
         name = _printable(f"{beginning}{one.name}")
@@ -178,7 +178,7 @@ def _examine_members(members: Sequence[Listed], beginning: str, limits: Limits, 
 
 
 def _examine(path: InputFile, name: str, limits: Limits, assume_hu: bool) -> Known:
-    """What a file is: by its magic word, then its file meta, then its header."""
+    """Return what a file is: by its magic word, then its file meta, then its header."""
     try:
         with reading(name), quiet():
             if size_bytes(path) == 0 and PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES:
@@ -239,7 +239,7 @@ def _refuse_shared(series: list[Series]) -> list[Series]:
 
 
 def _refused(series: Series, reason: str, limit_hit: bool = False) -> Series:
-    """The series with one more reason."""
+    """Return the series with one more reason."""
     if series.refusal is None:
         return replace(series, refusal=reason, limit_hit=limit_hit)
     return replace(series, refusal=f"{series.refusal}; {reason}", limit_hit=series.limit_hit and limit_hit)

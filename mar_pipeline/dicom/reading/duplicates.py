@@ -13,7 +13,7 @@ from simulation.errors import InputError
 
 
 def without_copies(images: Sequence[CTImage]) -> tuple[list[CTImage], list[CTImage]]:
-    """Splits images without a fault into one of each and exact copies of these.
+    """Split images without a fault into one of each and exact copies of these.
 
     Args:
         images: of one series. The first by name is kept.
@@ -54,7 +54,7 @@ def _same(one: CTImage, other: CTImage) -> bool:
 
 
 def same_position(images: Sequence[CTImage], positions: np.ndarray) -> InputError | None:
-    """A refusal that names two images at one position, None if there are none.
+    """Return a refusal that names two images at one position, None if there are none.
 
     Args:
         images: in the order of their positions.

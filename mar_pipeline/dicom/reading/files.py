@@ -32,7 +32,7 @@ LONG_VRS = ("OB", "OW", "UN", "OF", "OD", "OL")
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps pydicom silent: its warnings and log lines quote values of the header, which may be a patient's.
+    """Keep pydicom silent: its warnings and log lines quote values of the header, which may be a patient's.
 
     The settings are those of the whole process: not for several threads at once.
     """
@@ -49,7 +49,7 @@ def quiet() -> Iterator[None]:
 
 @contextmanager
 def reading(name: str) -> Iterator[None]:
-    """Names the file by its relative name when the system cannot read it: an OSError quotes the whole path."""
+    """Yield names the file by its relative name when the system cannot read it: an OSError quotes the whole path."""
     try:
         yield
     except OSError as error:
@@ -57,7 +57,7 @@ def reading(name: str) -> Iterator[None]:
 
 
 def check_file_size(path: InputFile, name: str, limits: Limits) -> None:
-    """Raises LimitError of a file that is larger than the limit."""
+    """Raise LimitError of a file that is larger than the limit."""
     size = size_bytes(path)
     if size > limits.max_file_mb * MIB:
         raise LimitError(f"{name}: got {size / MIB:.0f} MiB; expected at most {limits.max_file_mb}")
@@ -143,7 +143,7 @@ def read_meta(path: InputFile, name: str) -> FileMetaDataset:
 
 
 def read_header(path: InputFile, name: str, limits: Limits, keywords: Sequence[str] | None = None) -> Header:
-    """The data set up to its pixels.
+    """Return the data set up to its pixels.
 
     Args:
         path: the file.
@@ -195,7 +195,7 @@ def _ends_early(dataset: Dataset) -> bool:
 
 
 def read_pixel_data(path: InputFile, name: str) -> bytes:
-    """The encoded pixels: the value of PixelData, with its items if it is encapsulated.
+    """Return the encoded pixels: the value of PixelData, with its items if it is encapsulated.
 
     Args:
         path: a file whose header was read.

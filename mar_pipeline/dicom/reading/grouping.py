@@ -27,7 +27,7 @@ SHOWN = 3
 
 
 def group(images: Iterable[CTImage], limits: Limits, repair_uids: bool) -> tuple[list[Series], list[Skipped]]:
-    """Series in the order of their first files' names, and images that are no slices.
+    """Return series in the order of their first files' names, and images that are no slices.
 
     A damaged image has its series refused. An image without position, spacing or rescale does so only in the company of
     others that have them; alone it is no slice, but a dose report or a screen.
@@ -107,7 +107,7 @@ def _series(
 
 
 def _identify(images: Sequence[CTImage], repair: bool) -> tuple[dict[str, str], list[Refusal], list[str]]:
-    """The UIDs of a series, why they are refused, and what was filled in."""
+    """Return the UIDs of a series, why they are refused, and what was filled in."""
     uids = dict(min(images, key=lambda image: image.name).uids)
     blank = [keyword for keyword in IDENTIFIERS if any(not image.uids[keyword] for image in images)]
     if not blank:
@@ -175,6 +175,6 @@ def _slice_file(image: CTImage, position_mm: float) -> SliceFile:
 
 
 def _some(words: Sequence[str], separator: str = ", ") -> str:
-    """The first of many words."""
+    """Return the first of many words."""
     more = f"{separator}and {len(words) - SHOWN} more" if len(words) > SHOWN else ""
     return separator.join(words[:SHOWN]) + more

@@ -148,7 +148,7 @@ def metal_reduced(dataset: Dataset) -> bool:
 
 
 def text(dataset: Dataset, keyword: str) -> str:
-    """A value as stripped text, several joined by a backslash; blank if absent or malformed."""
+    """Return a value as stripped text, several joined by a backslash; blank if absent or malformed."""
     try:
         value = dataset.get(keyword)
     except Exception:  # a malformed value raises when it is asked for
@@ -188,7 +188,7 @@ def numbers(dataset: Dataset, keyword: str, count: int, name: str) -> tuple[floa
 
 
 def whole_number(dataset: Dataset, keyword: str, name: str, default: int | None = None) -> int:
-    """An integer; the default stands for an absent one.
+    """Return an integer; the default stands for an absent one.
 
     Raises:
         InputError: it is malformed, or absent without a default.

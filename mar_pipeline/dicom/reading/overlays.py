@@ -71,7 +71,7 @@ def _whole_ones(dataset: Dataset, pixels: PixelFormat) -> Iterator[tuple[int, in
 
 
 def _number(dataset: Dataset, group: int, element: int) -> int:
-    """A whole number of an overlay, -1 if it is absent or malformed."""
+    """Return a whole number of an overlay, -1 if it is absent or malformed."""
     try:
         return int(dataset[group, element].value)
     except Exception:  # a malformed value raises when it is asked for, each in its own way

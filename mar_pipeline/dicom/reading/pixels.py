@@ -71,7 +71,7 @@ class SlicePixels:
         return max(self.lowest * self.slope, self.highest * self.slope) + self.intercept
 
     def to_stored(self, hu: np.ndarray, changed: np.ndarray) -> tuple[np.ndarray, int]:
-        """Stored values of an image that was changed in places; everywhere else they are the original's, bit by bit.
+        """Return stored values of an image that changed in places; elsewhere they are the original's, bit by bit.
 
         Args:
             hu: image in HU (rows, columns).
@@ -202,7 +202,7 @@ def _padding_range(view: Dataset, image: PixelFormat, name: str) -> tuple[int, i
 
 
 def _is_padding(stored: np.ndarray, values: tuple[int, int] | None, slope: float, intercept: float) -> np.ndarray:
-    """True where a stored value is padding, by its header or by the corners."""
+    """Return True where a stored value is padding, by its header or by the corners."""
     padding = np.zeros(stored.shape, dtype=bool)
     if values is not None:
         padding |= (stored >= values[0]) & (stored <= values[1])

@@ -103,7 +103,7 @@ class Discovery:
     skipped: tuple[Skipped, ...]
 
     def without_names(self, text: str) -> str:
-        """A text with the names of files, which may name a patient, replaced by their numbers in alphabetical order."""
+        """Return a text with names of files, which may name a patient, replaced by their alphabetical numbers."""
         for name, number in self._numbers.items():
             if name in text:
                 text = text.replace(name, f"file {number}")
@@ -111,6 +111,6 @@ class Discovery:
 
     @cached_property
     def _numbers(self) -> dict[str, int]:
-        """Names of the input and their numbers, the longest first, so that no part of a name is left."""
+        """Return names of the input and their numbers, the longest first, so that no part of a name is left."""
         names = {file.name for one in self.series for file in one.slices} | {one.name for one in self.skipped}
         return dict(sorted(zip(sorted(names), count(1), strict=False), key=lambda one: -len(one[0])))

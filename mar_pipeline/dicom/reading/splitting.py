@@ -69,7 +69,7 @@ def _spacings(images: Iterable[CTImage]) -> dict[tuple[float, float], tuple[floa
 
 
 def _kind(image: CTImage, spacings: Mapping[tuple[float, float], tuple[float, float]]) -> Key:
-    """What images that can be stacked share, by the names of `SPLITTING`."""
+    """Return what images that can be stacked share, by the names of `SPLITTING`."""
     shape = (image.pixels.rows, image.pixels.columns) if image.pixels else None
     return image.uids["FrameOfReferenceUID"], shape, spacings[image.geometry.spacing_mm] if image.geometry else None
 
@@ -82,7 +82,7 @@ def _kinds_remark(kinds: Collection[Key]) -> tuple[str, ...]:
 
 
 def _phases(images: Sequence[CTImage]) -> tuple[list[list[CTImage]], tuple[str, ...]]:
-    """Parts without two images at one position and the attributes that tell them apart; all images and none if no.
+    """Return parts without two images at one position, and what tells them apart; all images if nothing does.
 
     An attribute that splits finer than there are images at any one position counts only if it does not tear the stack
     into single slices, and a time, which may be that of a slice, does not count then.

@@ -22,13 +22,13 @@ LEAST_AXIAL = 0.7
 
 
 def positions_mm(places: Sequence[Geometry]) -> np.ndarray:
-    """Positions along the normal of the first image: float64 [images], in mm."""
+    """Return positions along the normal of the first image: float64 [images], in mm."""
     normal = slice_normal(places[0])
     return np.array([place.position_mm for place in places]) @ normal
 
 
 def slice_normal(place: Geometry) -> np.ndarray:
-    """Unit vector across a slice."""
+    """Return the unit vector across a slice."""
     normal = np.cross(place.orientation[:3], place.orientation[3:])
     return normal / np.linalg.norm(normal)
 
@@ -60,7 +60,7 @@ def gap_mm(positions: np.ndarray) -> float | None:
 
 
 def stacking_warnings(names: Sequence[str], positions: np.ndarray, tilt: float) -> list[str]:
-    """What is uncommon about a stack: missing slices, uneven spacing, tilt.
+    """Return what is uncommon about a stack: missing slices, uneven spacing, tilt.
 
     Args:
         names: of the files, in order.

@@ -21,7 +21,7 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 
 
 def write_nifti(staging: Path, results: Sequence[SeriesResult]) -> None:
-    """Writes series_001.nii.gz, ... of all derived series whose slices are evenly spaced; others are named in the log.
+    """Write series_001.nii.gz, ... of all derived series whose slices are evenly spaced; others are named in the log.
 
     Args:
         staging: the output folder, with the derived series in it.

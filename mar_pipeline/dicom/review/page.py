@@ -83,7 +83,7 @@ class PageSeries:
 def write_page(
     path: Path, series: Sequence[PageSeries], not_processed: Sequence[tuple[str, str]], facts: Mapping[str, str]
 ) -> None:
-    """Writes the review page slice by slice, readable by its owner only: whole or not at all.
+    """Write the review page slice by slice, readable by its owner only: whole or not at all.
 
     All texts are shown as they are, never as HTML. Who calls sees to it that none names a patient.
 
@@ -108,7 +108,7 @@ def write_page(
 
 
 def _private(path: Path) -> TextIO:
-    """Opens a new file for writing that only its owner may read, from its first byte on."""
+    """Open a new file for writing that only its owner may read, from its first byte on."""
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
     os.fchmod(descriptor, 0o600)  # one left by a killed run may have had another mode
     return open(descriptor, "w", encoding="utf-8", errors="replace", newline="\n")
@@ -117,7 +117,7 @@ def _private(path: Path) -> TextIO:
 def _template(
     series: Sequence[PageSeries], not_processed: Sequence[tuple[str, str]], facts: Mapping[str, str]
 ) -> tuple[str, str]:
-    """The page up to the slices, and from there on."""
+    """Return the page up to the slices, and from there on."""
     folder = resources.files(__package__)
     names = ("page.html", "page.css", "page_pixels.js", "page.js")
     page, style, *scripts = (folder.joinpath(name).read_text("utf-8") for name in names)
@@ -143,12 +143,12 @@ def _template(
 
 
 def _source_hash(text: str) -> str:
-    """What names an inline style or script in a Content-Security-Policy."""
+    """Return what names an inline style or script in a Content-Security-Policy."""
     return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
 
 
 def _head(number: int, series: PageSeries) -> str:
-    """What stands above the images of a series."""
+    """Return what stands above the images of a series."""
     count = len(series.slices)
     shown = f"{count} slice{'s' * (count != 1)} shown" if count else "no slice shown"
     if series.slices_not_shown:
@@ -164,7 +164,7 @@ def _head(number: int, series: PageSeries) -> str:
 
 
 def _details(series: Sequence[PageSeries], not_processed: Sequence[tuple[str, str]], facts: Mapping[str, str]) -> str:
-    """What stands below the images: facts of each series and the run, and what was left out."""
+    """Return what stands below the images: facts of each series and the run, and what was left out."""
     parts = [
         f'<section class="of-series card" data-series="{number}"><h2>This series</h2>{_fact_list(item.facts)}</section>'
         for number, item in enumerate(series)
@@ -188,7 +188,7 @@ def _details(series: Sequence[PageSeries], not_processed: Sequence[tuple[str, st
 
 
 def _table(rows: Sequence[Sequence[str]]) -> str:
-    """A table of texts; its first row are the heads."""
+    """Return a table of texts; its first row are the heads."""
 
     def row(cells: Sequence[str], kind: str) -> str:
         return f"<tr>{''.join(f'<{kind}>{html.escape(cell)}</{kind}>' for cell in cells)}</tr>"
@@ -203,7 +203,7 @@ def _fact_list(facts: Mapping[str, str]) -> str:
 
 
 def _write_slice(file: TextIO, series: int, index: int, page_slice: PageSlice) -> None:
-    """Writes a slice as data blocks, which the browser neither runs nor shows: what is known of it and two images."""
+    """Write a slice as data blocks, which the browser neither runs nor shows: what is known of it and two images."""
     original, corrected, metal = page_slice.load()
     _check(page_slice, original, corrected, metal)
     changed = np.abs(_stored(corrected) - _stored(original)) > CHANGED_HU
@@ -233,7 +233,7 @@ def _write_slice(file: TextIO, series: int, index: int, page_slice: PageSlice) -
 
 
 def _images(original: np.ndarray, corrected: np.ndarray, metal: np.ndarray, step_hu: int) -> dict[str, np.ndarray]:
-    """The two images of a slice."""
+    """Return the two images of a slice."""
     first, second = _stored(original), _stored(corrected)
     if step_hu > 1:  # the change is rounded, not the result: two roundings would differ by a step everywhere
         change = step_hu * np.rint((second - first) / step_hu).astype(np.int32)
@@ -246,7 +246,7 @@ def _images(original: np.ndarray, corrected: np.ndarray, metal: np.ndarray, step
 
 
 def _check(page_slice: PageSlice, original: np.ndarray, corrected: np.ndarray, metal: np.ndarray) -> None:
-    """Refuses what the page could not show truly."""
+    """Refuse what the page could not show truly."""
     if original.ndim != 2 or original.size == 0 or not original.shape == corrected.shape == metal.shape:
         shapes = ", ".join(str(array.shape) for array in (original, corrected, metal))
         raise ValueError(f"{page_slice.label}: got shapes {shapes}; expected one shape (rows, columns)")
@@ -273,7 +273,7 @@ def _sum(image: np.ndarray) -> int:
 
 
 def _png(image: np.ndarray) -> str:
-    """A grey PNG without alpha and colour profile, base64."""
+    """Return a grey PNG without alpha and colour profile, base64."""
     file = io.BytesIO()
     Image.fromarray(image).save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode()

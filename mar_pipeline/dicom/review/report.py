@@ -28,7 +28,7 @@ def write_report(
     settings: DicomSettings,
     method: Method,
 ) -> None:
-    """Writes report.html: the slices with metal, at most so many of a series as the settings allow.
+    """Write report.html: the slices with metal, at most so many of a series as the settings allow.
 
     Args:
         path: the file.
@@ -84,7 +84,7 @@ def _page_series(result: SeriesResult, found: Discovery, most: int, method: Meth
 
 
 def _title(result: SeriesResult) -> str:
-    """Number of the series, and how the source calls it if that is to be told."""
+    """Return the number of the series, and how the source calls it if that is to be told."""
     labels = series_labels(result) or {}
     return ", ".join([f"Series {result.work.series.number}", *filter(None, labels.values())])
 
@@ -99,7 +99,7 @@ def _verdict(result: SeriesResult, method: Method) -> str:
 
 
 def _facts_of_figures(figures: SeriesFigures) -> dict[str, str]:
-    """Volumes and beams of the whole series."""
+    """Return volumes and beams of the whole series."""
     told = {}
     if metal := figures.metal_cm3:
         told["Metal"] = f"{metal.mask:.2f} cm3"
@@ -132,7 +132,7 @@ def _page_slice(result: SeriesResult, report: SliceReport) -> PageSlice:
 
 
 def _decision(report: SliceReport) -> str:
-    """What became of the slice and why, as a sentence says it."""
+    """Return what became of the slice and why, as a sentence says it."""
     done = "kept the original" if report.decision == "original kept" else report.decision
     return f"{done}: {report.reason}" if report.reason else done
 
@@ -168,7 +168,7 @@ def _hu(statistics: Statistics) -> str:
 
 
 def _components(components: Sequence[Component]) -> list[tuple[str, ...]]:
-    """What was taken for metal, and what was left alone, piece by piece."""
+    """Return what was taken for metal, and what was left alone, piece by piece."""
     heads = ("Piece", "Decision", "Why", "Slices", "Row, column", "Largest area", "Brightest voxel")
     rows = []
     for number, one in enumerate(components, start=1):

@@ -64,7 +64,7 @@ Rules = Iterator[tuple[str, bool]]
 
 
 def check_derived(path: Path, source: Dataset, derivation: Derivation, changed: bool = True) -> list[str]:
-    """Reads a derived image back and holds every line of the table of its header against the source.
+    """Read a derived image back and compare every line of the table of its header with the source.
 
     The pixels are those that were meant if SOPInstanceUID follows from them.
 
@@ -93,7 +93,7 @@ def check_derived(path: Path, source: Dataset, derivation: Derivation, changed: 
 
 
 def _guarded(rules: Rules) -> Rules:
-    """The rules, and a complaint in place of those behind one that fails on what is missing or malformed."""
+    """Yield the rules, and a complaint in place of those behind one that fails on what is missing or malformed."""
     last = "the first rule"
     try:
         for what, holds in rules:
@@ -294,13 +294,13 @@ def _reference(item: Dataset) -> tuple[str, str]:
 
 
 def _stored(derived: FileDataset) -> np.ndarray:
-    """Stored values, read back as those of the source were read."""
+    """Return stored values, read back as those of the source were read."""
     image = pixel_format(derived, ExplicitVRLittleEndian, "", Limits(max_side=65535))
     return stored_values(derived.PixelData, image, "")
 
 
 def _differences(derived: Dataset, source: Dataset, derivation: Derivation) -> list[str]:
-    """What is not as in the source though it should be, or is there though it should not."""
+    """Return what is not as in the source though it should be, or is there though it should not."""
     wrong = []
     written, dropped = {Tag(keyword) for keyword in WRITTEN}, {Tag(keyword) for keyword in DROPPED}
     added, moved = {Tag(keyword) for keyword in TYPE_2}, {Tag(keyword) for keyword in OF_THE_SCANNER}

@@ -46,12 +46,12 @@ _DROPPED_TAGS = frozenset(Tag(keyword) for keyword in DROPPED)
 
 
 def left_out(source: Dataset, keep_private: bool = False) -> tuple[str, ...]:
-    """Names of the source's attributes that cannot be written into a derived image, malformed as they are."""
+    """Return names of the source's attributes that cannot be written into a derived image, malformed as they are."""
     return carried(source, keep_private, _DROPPED_TAGS)[1]
 
 
 def derived_slice(source: Dataset, pixels: SlicePixels, stored: np.ndarray, derivation: Derivation) -> FileDataset:
-    """A derived CT image in Explicit VR Little Endian; the source is left as it is.
+    """Return a derived CT image in Explicit VR Little Endian; the source is left as it is.
 
     Args:
         source: header of the source slice, as `read_slice` gives it.
@@ -119,7 +119,7 @@ def _set_pixels(dataset: FileDataset, pixels: SlicePixels, stored: np.ndarray) -
 
 
 def code_item(code: Code) -> Dataset:
-    """A code as the item of a sequence."""
+    """Return a code as the item of a sequence."""
     item = Dataset()
     item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = code.value, code.scheme_designator, code.meaning
     return item
@@ -169,7 +169,7 @@ def _refer_to_source(dataset: FileDataset) -> None:
 
 
 def _name_equipment(dataset: FileDataset, derivation: Derivation) -> None:
-    """This program as the manufacturer; the scanner and it as contributing equipment."""
+    """Name this program as the manufacturer, and the scanner and it as contributing equipment."""
     scanner = item_of(dataset, (*OF_THE_SCANNER, *ALSO_OF_THE_SCANNER))
     scanner.Manufacturer = text_of(dataset, "Manufacturer") or "unknown"
     scanner.PurposeOfReferenceCodeSequence = [code_item(ACQUISITION_EQUIPMENT)]
@@ -188,7 +188,7 @@ def _name_equipment(dataset: FileDataset, derivation: Derivation) -> None:
 
 
 def _describe(dataset: FileDataset, derivation: Derivation) -> None:
-    """What the image is, by whom and when, and what it may be used for."""
+    """Write what the image is, by whom and when, and what it may be used for."""
     created = derivation.created_at(text_of(dataset, "TimezoneOffsetFromUTC"))
     for event in ("InstanceCreation", "Series", "Content"):
         setattr(dataset, f"{event}Date", f"{created:%Y%m%d}")
@@ -233,7 +233,7 @@ def reduction_applied(item: Dataset) -> bool:
 
 
 def _algorithm(derivation: Derivation) -> Dataset:
-    """This program's method by the Algorithm Identification macro (PS3.3 10.16)."""
+    """Return this program's method by the Algorithm Identification macro (PS3.3 10.16)."""
     item = Dataset()
     item.AlgorithmFamilyCodeSequence = [code_item(NETWORK_FAMILY if derivation.weights_sha256 else MAR_CODE)]
     item.AlgorithmName, item.AlgorithmVersion = derivation.method, derivation.version
@@ -243,7 +243,7 @@ def _algorithm(derivation: Derivation) -> Dataset:
 
 
 def series_description(source: str, suffix: str, encodings: list[str]) -> str:
-    """The source's description, cut so that what the image is now fits behind it.
+    """Return the source's description, cut so that what the image is now fits behind it.
 
     A value may have 64 characters; validators and archives that count bytes are content too.
 
@@ -266,7 +266,7 @@ def _identify(dataset: FileDataset, stored: np.ndarray, derivation: Derivation) 
 
 
 def write_dataset(dataset: FileDataset, path: Path) -> None:
-    """Writes a data set in its transfer syntax, whole or not at all, for this user only (mode 0600).
+    """Write a data set in its transfer syntax, whole or not at all, for this user only (mode 0600).
 
     Args:
         dataset: with its file meta information.

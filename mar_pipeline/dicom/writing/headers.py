@@ -51,7 +51,7 @@ def name_of(tag: BaseTag) -> str:
 
 
 def carried(source: Dataset, keep_private: bool, drop: Collection[int] = ()) -> tuple[Dataset, tuple[str, ...]]:
-    """The attributes of a source, to be written in Explicit VR Little Endian; the source is left as it is.
+    """Return the attributes of a source, to be written in Explicit VR Little Endian; the source is left as it is.
 
     Group lengths, private attributes unless they are to be kept, what belongs to messages and media (groups below 0008)
     and overlays without data of their own (their bits lay in the pixels) do not come along, at any depth.
@@ -97,7 +97,7 @@ def _carried(
 
 
 def _as_read(dataset: Dataset, tag: BaseTag) -> Element:
-    """An attribute as it came, its value not decoded if nobody asked for it yet."""
+    """Return an attribute as it came, its value not decoded if nobody asked for it yet."""
     return cast(Element, dataset.get_item(tag))
 
 
@@ -148,7 +148,7 @@ def _element(element: Element, ancestors: list[Dataset], keep_private: bool, enc
 def _sequence(
     element: DataElement, ancestors: list[Dataset], keep_private: bool, encoding: str | list[str]
 ) -> DataElement:
-    """A sequence, its items gone through in the same way; what an item cannot keep fails the whole."""
+    """Return a sequence, its items gone through in the same way; what an item cannot keep fails the whole."""
     if len(ancestors) > MAX_DEPTH:
         raise _NotWritable("nested too deep")
     items = []
@@ -161,7 +161,7 @@ def _sequence(
 
 
 def _vr(element: RawDataElement, ancestors: list[Dataset]) -> str:
-    """The VR that a raw value is to be written with."""
+    """Return the VR that a raw value is to be written with."""
     vr = element.VR
     if vr in (None, VR.UN):  # Implicit VR, or unknown to a program that the file once went through
         if element.tag.is_private:
@@ -187,7 +187,7 @@ def _is_signed(ancestors: list[Dataset]) -> bool:
 
 
 def _raw(tag: BaseTag, vr: str, value: bytes | None, little_endian: bool, length: int) -> RawDataElement:
-    """A value as bytes in little-endian order and of even length."""
+    """Return a value as bytes in little-endian order and of even length."""
     value = value or b""
     if length != len(value):
         raise _NotWritable("a value that was not read, was cut, or is wrapped like compressed pixels")
@@ -201,19 +201,19 @@ def _raw(tag: BaseTag, vr: str, value: bytes | None, little_endian: bool, length
 
 
 def swapped(value: bytes, vr: str) -> bytes:
-    """Numbers in the other order of bytes."""
+    """Return numbers in the other order of bytes."""
     return np.frombuffer(value, f"u{NUMBER_BYTES[VR(vr)]}").byteswap().tobytes()
 
 
 def _try_to_write(element: DataElement, encoding: str | list[str]) -> None:
-    """Raises what pydicom raises for a value that does not fit its VR."""
+    """Raise what pydicom raises for a value that does not fit its VR."""
     buffer = DicomBytesIO()
     buffer.is_little_endian, buffer.is_implicit_VR = True, False
     write_data_element(buffer, element, encoding)
 
 
 def item_of(parent: Dataset, keywords: Collection[str]) -> Dataset:
-    """A sequence item with attributes that a carried header has, as they stand there.
+    """Return a sequence item with attributes that a carried header has, as they stand there.
 
     Args:
         parent: made by `carried`.
@@ -227,13 +227,13 @@ def item_of(parent: Dataset, keywords: Collection[str]) -> Dataset:
 
 
 def items_of(dataset: Dataset, keyword: str | BaseTag) -> list[Dataset]:
-    """Items of a sequence; none if there is none or it is malformed."""
+    """Return items of a sequence; none if there is none or it is malformed."""
     value = _get(dataset, keyword)
     return [item for item in value if isinstance(item, Dataset)] if isinstance(value, Sequence) else []
 
 
 def text_of(dataset: Dataset, keyword: str) -> str:
-    """A text, its values joined by blanks and without control characters; "" if there is none or it is malformed."""
+    """Return a text, values joined by blanks, without control characters; "" if there is none or it is malformed."""
     value = _get(dataset, keyword)
     values = [] if value is None else value if isinstance(value, MultiValue | list) else [value]
     return "".join(letter for letter in " ".join(map(str, values)) if letter.isprintable()).strip()

@@ -51,7 +51,7 @@ def metal_segmentation(
     series_number: int,
     parameters: Mapping[str, str] | None = None,
 ) -> int:
-    """Writes the metal as a binary segmentation with one segment; slices without metal have no frame.
+    """Write the metal as a binary segmentation with one segment; slices without metal have no frame.
 
     The same images, masks and derivation give the same file, byte for byte. Of patient and study it says what the first
     image says, and nothing else. Masks go through a temporary file beside `path`, one byte a pixel.
@@ -89,7 +89,7 @@ def metal_segmentation(
 
 
 def _collect(images: Sequence[Path], masks: Callable[[int], np.ndarray], store: IO[bytes]) -> tuple[list[Dataset], str]:
-    """Headers of the images with metal and the hash of their masks, which go to the store."""
+    """Return headers of the images with metal and the hash of their masks, which go to the store."""
     placed: list[Dataset] = []
     digest = hashlib.sha256()
     for index, image in enumerate(images):
@@ -107,7 +107,7 @@ def _collect(images: Sequence[Path], masks: Callable[[int], np.ndarray], store: 
 
 
 def _placed(header: Dataset, first: Dataset | None) -> Dataset:
-    """What the segmentation needs of an image: no patient, and the first image's direction."""
+    """Return what the segmentation needs of an image: no patient, and the first image's direction."""
     image = Dataset()
     for keyword in PLACED:
         if keyword in header:
@@ -130,7 +130,7 @@ def _segmentation(
     parameters: Mapping[str, str],
     header: Dataset,
 ) -> Segmentation:
-    """A segmentation by highdicom; what it draws or reads from the clock is set to what follows from the derivation."""
+    """Return highdicom's segmentation; what it draws by chance or reads from the clock follows from the derivation."""
     created = derivation.created_at(text_of(header, "TimezoneOffsetFromUTC"))
     metal = SegmentDescription(
         segment_number=1,
@@ -178,7 +178,7 @@ def _segmentation(
 
 
 def _with_patient(made: Segmentation, header: Dataset) -> FileDataset:
-    """The segmentation with the patient and study of an image, as they stand there."""
+    """Return the segmentation with the patient and study of an image, as they stand there."""
     made["PixelData"].VR = "OB"
     elements: dict[BaseTag, Element] = {tag: made[tag] for tag in made.keys()}  # noqa: SIM118
     for keyword in BLANK:
@@ -194,7 +194,7 @@ def _with_patient(made: Segmentation, header: Dataset) -> FileDataset:
 
 @contextmanager
 def _highdicom_quiet() -> Iterator[None]:
-    """Keeps highdicom's log lines to itself: they name identifiers."""
+    """Keep highdicom's log lines to itself: they name identifiers."""
     logger = logging.getLogger("highdicom")
     level = logger.level
     logger.setLevel(logging.CRITICAL + 1)

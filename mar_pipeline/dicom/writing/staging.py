@@ -61,7 +61,7 @@ def staged(out: Path, key: str) -> Iterator[Path]:
 
 
 def check_target(out: Path) -> None:
-    """Refuses a target that is not absent or an empty folder.
+    """Refuse a target that is not absent or an empty folder.
 
     Raises:
         ResourceError: it holds something.
@@ -73,7 +73,7 @@ def check_target(out: Path) -> None:
 
 
 def _locked(staging: Path, out: Path) -> TextIO:
-    """The staging folder's lock, which is of this process alone: one that it forks may outlive it for a moment."""
+    """Return the staging folder's lock, of this process alone: one that it forks may outlive it for a moment."""
     while True:
         staging.mkdir(mode=0o700, exist_ok=True)
         found = staging.lstat()
@@ -98,7 +98,7 @@ def _locked(staging: Path, out: Path) -> TextIO:
 
 
 def _take_over(staging: Path, key: str) -> None:
-    """Leaves what a run with the same key finished; nothing of any other."""
+    """Leave what a run with the same key finished; nothing of any other."""
     place = staging / JOURNAL / KEY
     if place.is_file() and place.read_text() == key:
         if _has_records(staging):
