@@ -1,0 +1,49 @@
+"""How Sphinx builds this site: pages in MyST Markdown, tutorials executed from ../examples, nothing from the network."""
+
+import os
+import sys
+
+import mar_pipeline
+
+os.environ.update(MPLBACKEND="Agg", COLUMNS="100")
+os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # `mar` of this environment
+
+project = "mar-pipeline"
+author = "the mar-pipeline authors"
+project_copyright = author
+release = mar_pipeline.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx_gallery.gen_gallery",
+    "sphinxcontrib.programoutput",
+]
+exclude_patterns = ["tutorials/*.ipynb", "tutorials/*.py", "tutorials/*.md5", "tutorials/*.zip", "sg_execution_times.rst"]
+myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_heading_anchors = 3
+
+html_theme = "furo"
+html_title = f"mar-pipeline {release}"
+html_static_path = ["_static"]
+html_show_sphinx = False
+
+autodoc_typehints = "none"  # the docstrings say shapes and units, which types do not
+autodoc_member_order = "bysource"
+napoleon_google_docstring = True
+napoleon_numpy_docstring = False
+
+sphinx_gallery_conf = {
+    "examples_dirs": ["../examples"],
+    "gallery_dirs": ["tutorials"],
+    "filename_pattern": r"\.py$",
+    "within_subsection_order": "FileNameSortKey",
+    "download_all_examples": False,
+    "show_signature": False,
+    "min_reported_time": 1e9,
+    "write_computation_times": False,
+    "abort_on_example_error": True,
+    "remove_config_comments": True,
+}
+suppress_warnings = ["config.cache"]  # the gallery's settings hold nothing that could be pickled
