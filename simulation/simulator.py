@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -13,6 +13,7 @@ from simulation.errors import InputError
 from simulation.files import sha256_of_text
 from simulation.physics import detector
 from simulation.physics.arrays import like, to_numpy
+from simulation.physics.geometry import FanBeam
 from simulation.physics.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
 from simulation.physics.projector import Device, Projector
 from simulation.physics.protocols import ScanProtocol
@@ -47,7 +48,8 @@ class Simulator:
     """The scanner of a protocol.
 
     Args:
-        preset: a key of `PROTOCOLS`, or a protocol of one's own (`dataclasses.replace` of a preset's).
+        preset: a key of `PROTOCOLS`; a `FanBeam` of your own, with the dose, spectrum and noise of `clinical`; or a
+            protocol of your own (`dataclasses.replace` of a preset's).
         device: where to project, see `Projector`.
         spectrum: (energies_kev, weights), a csv path or a `Spectrum`; None takes the preset's shipped nodes.
         metal: what boolean masks are made of, titanium if not given; other masks hold codes of `METAL_CODES` (0 none,
@@ -62,13 +64,15 @@ class Simulator:
 
     def __init__(
         self,
-        preset: str | ScanProtocol = "syndeeplesion",
+        preset: str | ScanProtocol | FanBeam = "syndeeplesion",
         device: Device = "auto",
         spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | PathLike[str] | None = None,
         metal: str | None = None,
         tolerance: float = FIT_TOLERANCE,
         threads: int | None = None,
     ) -> None:
+        if isinstance(preset, FanBeam):
+            preset = replace(named_protocol("clinical"), geometry=preset)
         self.protocol = named_protocol(preset) if isinstance(preset, str) else preset
         self.metal = None if metal is None else check_metal(metal)
         self.projector = Projector(self.protocol.geometry, device, threads)

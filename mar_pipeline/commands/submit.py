@@ -180,8 +180,8 @@ def _commands(asked: argparse.Namespace) -> list[Command]:
     for option, number, command in (("--tasks", asked.tasks, "simulate"), ("--processes", asked.processes, "train")):
         if number not in (None, 1) and name != command:
             raise UsageError(f"{option}: got {number} for mar {name}, but it is for mar {command}")
-    if asked.tasks > 1 and any(word.startswith("--shard") for word in options):
-        raise UsageError("--shard: follows from --tasks; leave it out")
+    if asked.tasks > 1 and any(word.startswith("--part") for word in options):
+        raise UsageError("--part: follows from --tasks; leave it out")
     if asked.tasks > 1:
-        return [Command([name, f"--shard={part}/{asked.tasks}", *options]) for part in range(asked.tasks)]
+        return [Command([name, f"--part={part}/{asked.tasks}", *options]) for part in range(asked.tasks)]
     return [Command(asked.command, asked.processes or max(1, asked.gpus if name == "train" else 1))]

@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simulation.dataset.layout import manifest_file
-from simulation.dataset.manifest import Counts, Identity, SetFolder
-from simulation.dataset.pairs import CaseResult
+from simulation.dataset.manifest import Counts, Identity, SetFolder, manifest_file
+from simulation.dataset.pairs import SliceResult
 from simulation.dataset.shard_file import ShardPlan, ShardWriter, Stored, shard_file, shards_folder
 from simulation.files import PARTIAL, sha256_of, whole_file, write_json
 from simulation.physics.geometry import FanBeam
@@ -79,12 +78,12 @@ class ShardSet(SetFolder):
             facts = {"bytes": partial.stat().st_size, "sha256": sha256_of(partial)}
             write_json(path.with_suffix(".json"), facts | record)
 
-    def told_again(self, number: int) -> list[CaseResult]:
+    def earlier_results(self, number: int) -> list[SliceResult]:
         """What could not be done of the slices of a shard when it was made."""
         record = self.record(number)
-        results = [CaseResult(name, skipped=reason) for name, reason in record.get("skipped", ())]
+        results = [SliceResult(name, skipped=reason) for name, reason in record.get("skipped", ())]
         again = f"; delete {self.path(number).name} to try again"
-        return results + [CaseResult("", failed=(line + again,)) for line in record.get("failed", ())]
+        return results + [SliceResult("", failed=(line + again,)) for line in record.get("failed", ())]
 
     def collate(self, planned: int, part: Collection[int]) -> Counts:
         """Writes the manifest for the shards that are done, whoever made them.
@@ -99,6 +98,7 @@ class ShardSet(SetFolder):
         slices, pairs, here = 0, 0, 0
         files = {}
         with self.turn():
+            self.check()
             for number in filter(self.is_done, range(planned)):
                 path, record = self.path(number), self.record(number)
                 slices, pairs = slices + len(record["slices"]), pairs + record["pairs"]

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import gzip
+import logging
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 
 from simulation.errors import InputError
 from simulation.sources.slices import SliceRef, image_from_hu, reading, safe_name, square_pixel_mm, unique_names
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_TILT_DEG = 1.0
@@ -60,6 +63,24 @@ def list_nifti(volumes: list[Path]) -> list[SliceRef]:
             origin = f"{volume.name}[{index}]"
             refs.append(SliceRef(case, f"{index:03d}", origin, read_nifti, (str(volume), index)))
     return refs
+
+
+def report_padding(refs: Sequence[SliceRef]) -> None:
+    """Log one line if volumes among the sources are not square, as their slices will be padded.
+
+    Args:
+        refs: slices that `list_nifti` gave.
+    """
+    volumes = dict.fromkeys(str(ref.arguments[0]) for ref in refs)
+    shapes = {Path(volume).name: _slice_shape(Path(volume)) for volume in volumes}
+    other = [(name, shape) for name, shape in shapes.items() if shape is not None and shape[0] != shape[1]]
+    if other:
+        (name, (rows, columns)), side = other[0], max(other[0][1])
+        logger.info(
+            "%d of %d volumes are not square: their slices are padded with air, those of %s from %d x %d to %d x %d "
+            "(--pad-square false refuses them)",
+            *(len(other), len(shapes), name, rows, columns, side, side),
+        )
 
 
 def read_nifti(path: str, index: int) -> tuple[np.ndarray, float]:
@@ -113,6 +134,16 @@ def _slice_count(path: Path) -> int:
             return int(image.shape[order[2]])
     except InputError:
         return 1
+
+
+def _slice_shape(path: Path) -> tuple[int, int] | None:
+    """Rows and columns of the axial slices of a volume from its header; None if it cannot be used."""
+    try:
+        with _opened(path) as (image, _):
+            order, _, _ = _axes(image, path.name)
+            return int(image.shape[order[0]]), int(image.shape[order[1]])
+    except InputError:
+        return None
 
 
 def _read_volume(path: Path) -> _Volume:

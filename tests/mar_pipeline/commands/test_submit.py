@@ -32,7 +32,7 @@ def test_a_job_runs_the_command_and_keeps_what_it_says(submitted, tmp_path):
     for part, job in enumerate(jobs):
         assert job.exception() is None
         assert job.stdout().count("would") == 1, job.stdout()
-        words = f"mar simulate --shard={part}/2 --source=phantom --out=x --dry-run"
+        words = f"mar simulate --part={part}/2 --source=phantom --out=x --dry-run"
         assert as_text([job]) == f"job {job.job_id}: {words}, messages in {job.paths.stderr}"
     assert not (tmp_path / "x").exists()
 
@@ -97,7 +97,7 @@ def test_torchrun_starts_a_process_for_each_gpu(monkeypatch, submitted, options,
         (["--tasks=0", "simulate"], "--tasks: got 0, expected 1 or more"),
         (["--time=0", "train"], "--time: got 0, expected 1 or more"),
         (["--processes=2", "simulate"], "--processes: got 2 for mar simulate, but it is for mar train"),
-        (["--tasks=2", "--", "simulate", "--out=x", "--shard=0/4"], "--shard: follows from --tasks"),
+        (["--tasks=2", "--", "simulate", "--out=x", "--part=0/4"], "--part: follows from --tasks"),
         (["--", "train", "--nonsense=3"], "unknown option --nonsense"),
         (["--", "train", "--settings=absent.yaml"], "absent.yaml"),
         (["--", "train", *DIGITS, "--epochs=-1"], "--epochs: got -1"),

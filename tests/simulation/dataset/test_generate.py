@@ -25,11 +25,11 @@ from small_scanner import PROGRAM, SMALL, body_hu, disc
 from mar_pipeline import cli
 from simulation import simulator
 from simulation.correction import metal_trace
-from simulation.dataset import case, settings
+from simulation.dataset import community, settings
 from simulation.dataset.build import only_run
 from simulation.dataset.generate import SimulateSettings
-from simulation.dataset.store import read_pair, verify
-from simulation.dataset.workers import interrupts_noticed
+from simulation.dataset.reader import read_pair
+from simulation.dataset.verify import verify
 from simulation.errors import UsageError
 from simulation.physics import protocols
 from simulation.physics.geometry import FanBeam
@@ -191,17 +191,17 @@ def test_bytes_do_not_depend_on_workers(straight, source, masks, tmp_path, mar, 
 @pytest.mark.parametrize("shards", [("0/2", "1/2"), ("1/2", "0/2"), ("3/4", "0/4", "2/4", "1/4"), ("1/2", "0/1")])
 def test_bytes_do_not_depend_on_shards_and_their_order(straight, source, masks, tmp_path, mar, small_scanner, shards):
     for shard in shards:
-        assert mar(*request(source, masks, tmp_path / "set", "--shard", shard))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", "--part", shard))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
 
 
 def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
-    assert mar(*request(source, masks, tmp_path / "set", "--shard", "1/4"))[0] == 0
+    assert mar(*request(source, masks, tmp_path / "set", "--part", "1/4"))[0] == 0
     listed = (tmp_path / "set" / "train_640geo_dir.txt").read_text().split()
     assert listed == ["case01/000/gt.h5", "case05/000/gt.h5"]
     not_made = "planned slices: not made yet; the same mar simulate makes them, or says why it cannot"
     assert verify(tmp_path / "set").problems == (f"4 of 6 {not_made}",)
-    mar(*request(source, masks, tmp_path / "set", "--shard", "3/4"))
+    mar(*request(source, masks, tmp_path / "set", "--part", "3/4"))
     assert verify(tmp_path / "set").problems == (f"3 of 6 {not_made}",)
     counts = json.loads((tmp_path / "set" / "report-3-of-4.json").read_text())["counts"]
     assert (counts["slices_done"], counts["slices_in_set"], counts["pairs_made"]) == (1, 3, 3)
@@ -209,7 +209,7 @@ def test_a_shard_is_its_part_only(source, masks, tmp_path, mar, small_scanner):
 
 def test_a_shard_without_slices_has_nothing_to_do(straight, source, masks, tmp_path, mar, small_scanner):
     for shard in range(7):
-        assert mar(*request(source, masks, tmp_path / "set", "--shard", f"{shard}/7"))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", "--part", f"{shard}/7"))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
 
 
@@ -237,7 +237,7 @@ def test_a_rerun_makes_nothing_new(source, masks, tmp_path, mar, small_scanner):
     arguments = request(source, masks, tmp_path / "set", "--slices", 2)
     mar(*arguments)
     before, times = contents(tmp_path / "set"), stamps(tmp_path / "set")
-    for more in ([], ["--workers", 2], ["--shard", "1/2"]):
+    for more in ([], ["--workers", 2], ["--part", "1/2"]):
         code, out, err = mar(*arguments, *more)
         assert (code, err) == (0, "")
         assert "0 pairs made" in out
@@ -253,7 +253,7 @@ def test_a_rerun_makes_what_was_lost(straight, source, masks, tmp_path, mar, sma
     (out / "trainmask.npy").unlink()
     (out / "train_640geo_dir.txt").unlink()
     kept = stamps(out)
-    assert "1 pairs made" in mar(*request(source, masks, out))[1]
+    assert "1 pair made" in mar(*request(source, masks, out))[1]
     assert contents(out) == contents(straight)
     assert {path: time_ns for path, time_ns in stamps(out).items() if path in kept} == kept
 
@@ -271,7 +271,7 @@ def test_a_rerun_tells_again_what_could_not_be_done(source, tmp_path, mar, small
         report = json.loads((out / "report.json").read_text())
         assert [f"failed: {line}" for line in report["failed"]] == err.splitlines()
         assert report["counts"]["failed"] == 2
-    code, _, err = mar(*arguments, "--shard", "1/2")
+    code, _, err = mar(*arguments, "--part", "1/2")
     assert (code, err.count("\n")) == (3, 1)
     assert "case01/000, mask 1: " in err
 
@@ -352,7 +352,7 @@ def test_dry_run_writes_nothing(source, masks, tmp_path, mar, small_scanner):
     assert (code, err) == (0, "")
     assert "would make up to 6 of 6 slices with 3 masks each: 18 pairs" in said
     assert list(tmp_path.iterdir()) == []
-    mar(*request(source, masks, out, "--shard", "0/2"))
+    mar(*request(source, masks, out, "--part", "0/2"))
     before = contents(tmp_path)
     assert "would make up to 3 of 6 slices" in mar(*request(source, masks, out, "--dry-run"))[1]
     assert contents(tmp_path) == before
@@ -582,14 +582,37 @@ def test_ctrl_c_ends_in_one_line_and_a_rerun_completes(long_source, masks, tmp_p
     assert verify(out).pairs == 90
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_ends_in_one_line_and_a_rerun_goes_on(long_source, masks, tmp_path, mar, small_scanner, workers):
+    out = tmp_path / "set"
+    arguments = request(long_source, masks, out, "--workers", workers, "--slices", 30)
+    with started(arguments) as process:
+        assert wait_until(lambda: len(list(out.rglob("case.json"))) >= 2, process)
+        os.killpg(process.pid, signal.SIGTERM)  # as a cluster does: to all of the group
+        said, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (75, ""), err
+    assert re.fullmatch(r"mar: error: stopped by SIGTERM: what is finished in \S+ is kept; .+ go on\n", err)
+    kept = stamps_of_done(out)
+    assert kept
+    assert mar(*arguments)[0] == 0
+    assert verify(out).problems == ()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def stamps_of_done(root):
+    """Times of the files of the slices that have a record."""
+    folders = [path.parent for path in root.rglob("case.json")]
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.h5")}
+
+
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(source, masks, tmp_path):
     """A handler that raises is heard only outside of destructors and weakref callbacks; one of ten was lost so."""
     lost = PROGRAM.replace(
         "if __name__",
         """
 import os, weakref
-from simulation.dataset import case
-written, write_sample = [], case.write_sample
+from simulation.dataset import community
+written, write_sample = [], community.write_sample
 class Thing: pass
 def write_and_interrupt(*arguments):
     write_sample(*arguments)
@@ -598,7 +621,7 @@ def write_and_interrupt(*arguments):
         thing = Thing()
         reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
         del thing
-case.write_sample = write_and_interrupt
+community.write_sample = write_and_interrupt
 if __name__""",
     )
     command = [sys.executable, "-c", lost, "-q", *map(str, request(source, masks, tmp_path / "set"))]
@@ -606,44 +629,6 @@ if __name__""",
     assert (done.returncode, done.stdout) == (130, "")
     assert re.fullmatch(INTERRUPTED, done.stderr)
     assert progress(tmp_path / "set") < 6 * 4
-
-
-def test_an_interrupt_is_noticed_even_where_it_was_dropped(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-
-    class Interrupted:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
-
-    class Broken:
-        def __del__(self):
-            raise ValueError
-
-    with interrupts_noticed() as check:
-        check()
-        Broken()
-        Interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            check()
-    assert told == [ValueError]
-    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (before, hook)
-
-
-def test_other_threads_leave_ctrl_c_alone():
-    before, seen = signal.getsignal(signal.SIGINT), []
-
-    def work():
-        with interrupts_noticed() as check:
-            check()
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert seen == [before]
 
 
 def test_workers_do_not_outlive_a_terminated_parent(long_source, masks, tmp_path):
@@ -695,7 +680,7 @@ def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, mas
     with started(request(long_source, masks, out)) as process:
         assert wait_until(lambda: progress(out) >= 1, process)
         os.kill(process.pid, signal.SIGSTOP)
-        code, _, err = mar(*request(long_source, masks, out, "--shard", "7/8"))
+        code, _, err = mar(*request(long_source, masks, out, "--part", "7/8"))
         assert code == 2
         assert "another run" in err
 
@@ -703,8 +688,8 @@ def test_a_run_of_overlapping_parts_at_the_same_time_is_refused(long_source, mas
 def test_shards_run_side_by_side(straight, source, masks, tmp_path):
     out = tmp_path / "set"
     with (
-        started(request(source, masks, out, "--shard", "0/2")) as first,
-        started(request(source, masks, out, "--shard", "1/2")) as second,
+        started(request(source, masks, out, "--part", "0/2")) as first,
+        started(request(source, masks, out, "--part", "1/2")) as second,
     ):
         for process in (first, second):
             _, err = process.communicate(timeout=PATIENCE_S)
@@ -719,7 +704,7 @@ def test_an_interrupt_in_the_first_slice_does_not_lock_the_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(case, "write_sample", interrupted)
+        patch.setattr(community, "write_sample", interrupted)
         assert mar(*request(source, masks, tmp_path / "set"))[0] == 130
     assert mar(*request(source, masks, tmp_path / "set"))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
@@ -729,9 +714,9 @@ def test_a_slice_that_has_no_place_for_any_mask_is_not_missing(source, tmp_path,
     """It is told when the set is made; a job array that has seen all of it is whole."""
     out = tmp_path / "set"
     arguments = request(source, write_stack(tmp_path / "masks.npy", ((-230, -230),)), out, "--slices", 2)
-    assert mar(*arguments, "--shard", "0/2")[0] == 3
+    assert mar(*arguments, "--part", "0/2")[0] == 3
     assert [own.partition(":")[0] for own in verify(out).problems] == ["1 of 2 planned slices"]
-    assert mar(*arguments, "--shard", "1/2")[0] == 3
+    assert mar(*arguments, "--part", "1/2")[0] == 3
     assert verify(out).problems == ()
     reasons = json.loads((out / "train_manifest.json").read_text())["left_out"]
     assert list(reasons) == ["case00/000", "case01/000"]
@@ -744,13 +729,13 @@ def test_an_interrupted_part_leaves_the_folder_to_the_others(
 ):
     """Of which none may have written anything yet."""
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     arguments = request(source, masks, tmp_path / "set", "--layout", layout)
     with monkeypatch.context() as patch:
-        patch.setattr("simulation.dataset.build.make_units", interrupted)
-        assert mar(*arguments, "--shard", "0/2")[0] == 130
+        patch.setattr("simulation.dataset.build.run_parallel", interrupted)
+        assert mar(*arguments, "--part", "0/2")[0] == 130
     assert (tmp_path / "set" / "train_manifest.json").exists()
 
 

@@ -16,9 +16,9 @@ from command_lines import replaced
 from small_scanner import NAME, PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
+from simulation.dataset.reader import SCAN, read_pair, scan_of
 from simulation.dataset.shard_file import Shard, ShardPlan, ShardWriter
-from simulation.dataset.shard_reading import SCAN, scan_of
-from simulation.dataset.store import read_pair, verify
+from simulation.dataset.verify import verify
 from simulation.errors import InputError
 from simulation.files import sha256_of
 from simulation.physics import protocols
@@ -147,7 +147,7 @@ def test_rows_are_read_in_part(made):
 
 
 @pytest.mark.parametrize(
-    "parts", [[["--workers", 2]], [["--shard", "1/2"], ["--shard", "0/2", "--workers", 2]], [["--shard", "2/4"], []]]
+    "parts", [[["--workers", 2]], [["--part", "1/2"], ["--part", "0/2", "--workers", 2]], [["--part", "2/4"], []]]
 )
 def test_bytes_do_not_depend_on_workers_and_parts(made, source, masks, tmp_path, parts):
     for part in parts:
@@ -156,7 +156,7 @@ def test_bytes_do_not_depend_on_workers_and_parts(made, source, masks, tmp_path,
 
 
 def test_a_part_makes_its_shards_only(source, masks, tmp_path, mar):
-    code, said, _ = mar(*request(source, masks, tmp_path / "set", *shards("--shard", "1/2")))
+    code, said, _ = mar(*request(source, masks, tmp_path / "set", *shards("--part", "1/2")))
     assert (code, "3 pairs made, 1 of 2 slices done, 1 skipped (metal)" in said) == (0, True)
     assert [path.name for path in sorted((tmp_path / "set/train_shards").glob("*.h5"))] == ["shard_00001.h5"]
     assert [line.split(": ")[1] for line in verify(tmp_path / "set").problems] == [
@@ -255,7 +255,7 @@ def test_converted_shards_are_those_that_are_simulated(made, tmp_path, store, mo
 @pytest.mark.parametrize("store", ["both", "sinograms"])
 def test_there_and_back_gives_the_same_bytes(made, tmp_path, store):
     for part in ("1/2", "0/2"):
-        run(*convert(made / store, tmp_path / "set", "--shard", part))
+        run(*convert(made / store, tmp_path / "set", "--part", part))
     assert contents(tmp_path / "set") == contents(made / "community")
 
 
@@ -344,7 +344,7 @@ def test_an_unfinished_set_is_not_converted(folder, tmp_path, mar):
 
 def test_a_set_that_grew_is_converted_anew(made, source, masks, tmp_path, mar):
     for part in ("0/2", "1/2"):
-        run(*request(source, masks, tmp_path / "growing", "--shard", part))
+        run(*request(source, masks, tmp_path / "growing", "--part", part))
         run(*convert(tmp_path / "growing", tmp_path / "out", *shards(store="images")))
     run(*convert(made / "community", tmp_path / "whole", *shards(store="images")))
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
@@ -354,7 +354,7 @@ def test_a_part_of_slices_that_are_all_skipped_is_done(masks, tmp_path, mar):
     source = write_source(tmp_path / "source", ["clean", "metal"])
     more = shards("--slices-per-shard", 1)
     for part in ("1/2", "0/2"):
-        assert mar(*request(source, masks, tmp_path / "set", *more, "--shard", part))[0] == 0
+        assert mar(*request(source, masks, tmp_path / "set", *more, "--part", part))[0] == 0
     assert verify(tmp_path / "set").problems == ()
 
 
@@ -438,12 +438,12 @@ def test_missing_and_unfinished_shards_are_found(folder):
 def test_what_was_planned_and_never_begun_is_found(source, masks, tmp_path, monkeypatch):
     """A disk that is full before the first shard leaves what a kill there leaves."""
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("simulation.dataset.build.make_units", full)
+    monkeypatch.setattr("simulation.dataset.build.run_parallel", full)
     out = tmp_path / "set"
-    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--shard", "0/4")))]) == 1
+    assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--part", "0/4")))]) == 1
     not_made = [f"train_shards/shard_0000{number}.h5: not made yet; the same mar simulate makes it" for number in "012"]
     assert list(verify(out).problems) == not_made
 
@@ -545,7 +545,7 @@ from pathlib import Path
 import numpy, h5py, tqdm, simulation.dataset.generate
 tqdm.tqdm.set_lock(threading.RLock())  # tqdm's own is shared by what is forked, also by who was killed while he had it
 from simulation.dataset.shard_file import Shard
-from simulation.dataset.store import verify
+from simulation.dataset.verify import verify
 arguments, out, kills, share = sys.argv[4:], Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 def made():
     return sum(1 for _ in out.rglob("*.h5"))
