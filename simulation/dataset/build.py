@@ -129,7 +129,7 @@ def only_run(out: Path, part: str) -> Iterator[None]:
 
 
 def _report_name(part: str) -> str:
-    """Parts of one set share the folder, and each has a report of its own."""
+    """Return the report's name: parts of one set share the folder, and each has a report of its own."""
     return "report.json" if part == WHOLE else f"report-{part.replace('/', '-of-')}.json"
 
 

@@ -139,6 +139,18 @@ def write_case(
 
     Raises:
         OSError: the folder cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from simulation import Sample, read_pair, write_case
+        >>> image_mu, sinogram = np.full((64, 64), 0.2, np.float32), np.ones((90, 96), np.float32)
+        >>> sample = Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0)
+        >>> with TemporaryDirectory() as folder:
+        ...     write_case(Path(folder), image_mu, sinogram, image_mu, {0: sample})
+        ...     sorted(path.name for path in Path(folder).iterdir()), read_pair(Path(folder, "0.h5")).ma_CT.shape
+        (['0.h5', 'gt.h5'], (64, 64))
     """
     folder.mkdir(parents=True, exist_ok=True)
     truth = {"image": image_mu, "poly_CT": poly_CT, "poly_sinogram": poly_sinogram}

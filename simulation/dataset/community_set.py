@@ -56,30 +56,30 @@ class CommunitySet(SetFolder):
         return split_folder(self.root, self.split)
 
     def case_folder(self, ref: Named) -> Path:
-        """Folder of a slice."""
+        """Return folder of a slice."""
         return self.folder / ref.case / ref.name
 
     def is_done(self, ref: Named) -> bool:
-        """Whether a slice is complete: its record is written last, and the files it names are there."""
+        """Return whether a slice is complete: its record is written last, and the files it names are there."""
         folder = self.case_folder(ref)
         hashes = self.hashes(ref)
         return bool(hashes) and all((folder / name).is_file() for name in hashes)
 
     def record(self, ref: Named) -> dict[str, Any]:
-        """What is written about a slice; empty if it was not made yet, or if its record is damaged."""
+        """Return what is written about a slice; empty if it was not made yet, or if its record is damaged."""
         return read_record(self.case_folder(ref))
 
     def hashes(self, ref: Named) -> dict[str, str]:
-        """SHA-256 of every file of a slice by name, as recorded when it was made."""
+        """Return SHA-256 of every file of a slice by name, as recorded when it was made."""
         files = self.record(ref).get("files", {})
         return dict(files) if isinstance(files, dict) else {}
 
     def write_record(self, ref: Named, record: dict[str, Any]) -> None:
-        """Marks a slice as complete."""
+        """Mark a slice as complete."""
         write_json(self.case_folder(ref) / CASE_RECORD, record)
 
     def outputs(self) -> list[str]:
-        """The files at the top of the folder."""
+        """Return the files at the top of the folder."""
         files = (manifest_file, listing_file, mask_file)
         return [file(self.root, self.split).name for file in files]
 
@@ -92,7 +92,7 @@ class CommunitySet(SetFolder):
         without_pairs: Mapping[str, str] = MappingProxyType({}),
         planned: int | None = None,
     ) -> int:
-        """Writes mask stack, listing and manifest for the slices that are done, whoever made them.
+        """Write mask stack, listing and manifest for the slices that are done, whoever made them.
 
         Of the slices of other parts only the records are read, and only masks of slices that were not listed yet are
         written, so that the last of many parts costs no more than the first.
@@ -133,7 +133,7 @@ class CommunitySet(SetFolder):
         return len(done)
 
     def discard_if_empty(self) -> None:
-        """Takes away the files at the top of the folder if no slice was begun, so that other settings may follow."""
+        """Take away the files at the top of the folder if no slice was begun, so that other settings may follow."""
         with self.turn():
             if not self.folder.exists():
                 for name in self.outputs():
@@ -144,13 +144,13 @@ class CommunitySet(SetFolder):
             yield str(self.case_folder(refs[number]).relative_to(self.root)), self.record(refs[number])
 
     def _write_stack(self, stack: np.ndarray, masks_per_slice: int) -> None:
-        """The given stack as far as it is used, mask after mask on disk."""
+        """Write the given stack as far as it is used, mask after mask on disk."""
         with whole_file(mask_file(self.root, self.split)) as partial, partial.open("wb") as file:
             file.write(_stack_header(masks_per_slice))
             file.writelines(stack[:, :, index].astype(np.uint8).tobytes("F") for index in range(masks_per_slice))
 
     def _update_stack(self, refs: Sequence[Named], masks_per_slice: int, fresh: list[int], done: list[int]) -> None:
-        """The stack of procedural masks, 0 and 1, a slice's masks together at its place; no hash of it is kept.
+        """Update the stack of procedural masks, 0 and 1, a slice's masks together at its place; no hash of it is kept.
 
         A stack that is there is written into: as a whole it can be gigabytes, and every part of an array job ends here.
         What a run killed in this has written is not listed yet: the next one writes it again.
@@ -177,7 +177,7 @@ class CommunitySet(SetFolder):
             write(file, done)
 
     def _masks_of(self, ref: Named, masks_per_slice: int) -> bytes:
-        """Masks of 0 and 1 of a slice, each (512, 512) in Fortran's order; empty ones for those that were not made."""
+        """Return a slice's masks of 0 and 1, each (512, 512) in Fortran's order; empty where none could be made."""
         masks = np.zeros((masks_per_slice, STACK_SIZE, STACK_SIZE), np.uint8)
         path = self.case_folder(ref) / CASE_MASKS
         if path.is_file():
@@ -187,7 +187,7 @@ class CommunitySet(SetFolder):
 
 
 def _stack_header(count: int) -> bytes:
-    """Of a .npy file of so many masks, mask after mask."""
+    """Return the header of a .npy file of so many masks, mask after mask."""
     header = io.BytesIO()
     np.lib.format.write_array_header_1_0(
         header, {"descr": "|u1", "fortran_order": True, "shape": (STACK_SIZE, STACK_SIZE, count)}

@@ -74,11 +74,11 @@ class CommunitySource:
         self.geometry = (scan_of_set(manifest) if manifest else protocol(self.identity.preset)).geometry
 
     def within(self, first: int, count: int) -> list[tuple[int, SliceName]]:
-        """Slices in a part of the plan, with their places in it."""
+        """Return slices in a part of the plan, with their places in it."""
         return [(number, self._refs[number]) for number in range(first, first + count) if number in self._refs]
 
     def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, SliceResult]:
-        """A slice and its masks, and the pairs whose mask is not known, which its record tells as well.
+        """Return a slice and its masks, and the pairs whose mask is not known, which its record tells as well.
 
         Args:
             ref: the slice.
@@ -113,13 +113,13 @@ class CommunitySource:
         return PlannedSlice(ref.case, ref.name, number, own, masks), result
 
     def truth(self, own: PlannedSlice, names: Collection[str]) -> dict[str, np.ndarray]:
-        """The arrays of a slice without metal."""
+        """Return the arrays of a slice without metal."""
         path = self._case(SliceName(own.case, own.name)) / "gt.h5"
         wanted = tuple(name for name in ("image", "poly_sinogram") if name in names)
         return {name: self._checked(path, name, array) for name, array in read_h5(path, wanted).items()}
 
     def pair(self, own: PlannedSlice, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
-        """The arrays of a pair."""
+        """Return the arrays of a pair."""
         path = self._case(SliceName(own.case, own.name)) / f"{index}.h5"
         stored = read_h5(path, tuple(name for name in _OF_PAIR if name in names))
         arrays = {name: self._checked(path, name, array) for name, array in stored.items()}
@@ -132,7 +132,7 @@ class CommunitySource:
     def _labels(
         self, folder: Path, indices: list[int], implants: Mapping[str, Any], verdicts: dict[int, str]
     ) -> Iterator[tuple[int, np.ndarray, str]]:
-        """Number and labels of the mask of each pair, and why it cannot be used."""
+        """Yield number and labels of the mask of each pair, and why it cannot be used."""
         if (folder / CASE_MASKS).is_file():
             own, labels = read_masks(folder / CASE_MASKS)
             known = dict(zip(own.tolist(), labels, strict=True))
@@ -167,7 +167,7 @@ class CommunitySource:
 
 
 def _unknown_identity(names: Sequence[SliceName], preset: str, stack: Path) -> Identity:
-    """What is known of a set that mar simulate did not make."""
+    """Return what is known of a set that mar simulate did not make."""
     known: dict[str, Any] = {"preset": preset, "metal": "titanium", "physics": "", "implants": "", "device": "unknown"}
     slices = sha256_of_text("\n".join("/".join(name) for name in names))
     masks_per_slice = open_stack(stack).shape[2]

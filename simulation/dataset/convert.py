@@ -72,7 +72,7 @@ class _ShardsFromCommunity:
         self.slices = sum(len(self._source.within(number * size, size)) for number in self.numbers)
 
     def is_done(self, number: int) -> bool:
-        """Also whether the source has not grown since the shard was made of it."""
+        """Return also whether the source has not grown since the shard was made of it."""
         size = self.folder.identity.slices_per_shard
         known = self.folder.record(number).get("planned", 0)
         return self.folder.is_done(number) and known >= len(self._source.within(number * size, size))
@@ -148,7 +148,7 @@ class _CommunityFromShards:
         self.slices = sum(len(self._source.record(number)["slices"]) for number in self.numbers)
 
     def _masks_of_all(self, shards: int, masks: str) -> MaskSource:
-        """What the mask stack is written from."""
+        """Return what the mask stack is written from."""
         if self._source.identity.masks == PROCEDURAL:
             return ImplantLibrary()
         if masks != PROCEDURAL:
@@ -218,7 +218,7 @@ class _CommunityFromShards:
 
 
 def _names(source: ShardSet, shards: int) -> list[SliceName]:
-    """Names of the slices by their places in the plan; those that were skipped have none."""
+    """Return names of the slices by their places in the plan; those that were skipped have none."""
     names = {
         own["number"]: SliceName(own["case"], own["name"]) for k in range(shards) for own in source.record(k)["slices"]
     }
@@ -227,7 +227,7 @@ def _names(source: ShardSet, shards: int) -> list[SliceName]:
 
 
 def _mask_stack(files: Sequence[Path], count: int) -> MaskStack:
-    """The stack of masks that the pairs of shards were made with; empty ones that no pair has.
+    """Return the stack of masks that the pairs of shards were made with; empty ones that no pair has.
 
     Args:
         files: the shards.

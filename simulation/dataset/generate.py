@@ -81,7 +81,7 @@ def plan_simulation(settings: SimulateSettings) -> tuple[Builder, int]:
 
 
 def _identity(settings: SimulateSettings, slices: str, pairs: PairMaker) -> Identity:
-    """What decides the bytes of every file of the set."""
+    """Return what decides the bytes of every file of the set."""
     masks, stack = settings.masks, pairs.library.shared_stack
     if stack is not None:
         masks = hashlib.sha256(stack[:, :, : pairs.masks_per_slice].tobytes()).hexdigest()

@@ -39,22 +39,22 @@ CASE_MASKS = "masks.npz"
 
 
 def split_folder(root: Path, split: str) -> Path:
-    """Folder of a split's cases."""
+    """Return folder of a split's cases."""
     return root / f"{split}_640geo"
 
 
 def listing_file(root: Path, split: str) -> Path:
-    """The text file that lists a split's slices."""
+    """Return the text file that lists a split's slices."""
     return root / f"{split}_640geo_dir.txt"
 
 
 def mask_file(root: Path, split: str) -> Path:
-    """The mask stack of a split."""
+    """Return the mask stack of a split."""
     return root / f"{split}mask.npy"
 
 
 def manifest_file(root: Path, split: str) -> Path:
-    """The manifest of a split."""
+    """Return the manifest of a split."""
     return root / f"{split}_manifest.json"
 
 
@@ -72,22 +72,22 @@ def listing_sha256(slices: Iterable[str]) -> tuple[str, frozenset[str]]:
 
 
 def identity_sha256(schema: int, identity: Mapping[str, Any]) -> str:
-    """One hash of what decides the bytes of a set."""
+    """Return one hash of what decides the bytes of a set."""
     return sha256_of_text(json.dumps([schema, identity], sort_keys=True))
 
 
 def layout_of(root: Path, split: str) -> str | None:
-    """The layout of a split, "community" or "shards"; None if there is no such split."""
+    """Return the layout of a split, "community" or "shards"; None if there is no such split."""
     manifest = read_manifest(root, split)
     if manifest is not None:
-        return manifest["layout"]
+        return str(manifest["layout"])
     if shards_folder(root, split).is_dir():
         return "shards"
     return "community" if listing_file(root, split).is_file() or split_folder(root, split).is_dir() else None
 
 
 def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
-    """The manifest of a split, None where it has none.
+    """Return the manifest of a split, None where it has none.
 
     Raises:
         InputError: it cannot be read.
@@ -96,8 +96,8 @@ def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        content = json.loads(path.read_text())
-        empty = {"layout": "community", "cases": {}, "files": {}, "identity": {}, "identity_sha256": ""}
+        content: dict[str, Any] = json.loads(path.read_text())
+        empty: dict[str, Any] = {"layout": "community", "cases": {}, "files": {}, "identity": {}, "identity_sha256": ""}
         return empty | content
     except (ValueError, TypeError) as error:
         raise InputError(
@@ -119,7 +119,7 @@ def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
 
 
 def read_record(folder: Path) -> dict[str, Any]:
-    """What is written about a slice in its folder; empty if it was not made yet, or if its record is damaged."""
+    """Return what is written about a slice in its folder; empty if it was not made yet, or if its record is damaged."""
     try:
         content = json.loads((folder / CASE_RECORD).read_text())
     except (FileNotFoundError, ValueError):
@@ -175,15 +175,15 @@ class SetFolder:
         raise NotImplementedError
 
     def discard_if_empty(self) -> None:
-        """Takes away a set of which nothing was made, so that other settings may follow."""
+        """Take away a set of which nothing was made, so that other settings may follow."""
         raise NotImplementedError
 
     def outputs(self) -> list[str]:
-        """The files at the top of the folder."""
+        """Return the files at the top of the folder."""
         return [manifest_file(self.root, self.split).name]
 
     def open(self, **plan: int) -> None:
-        """Starts or continues the set, and clears away what killed runs left at the top of the folder.
+        """Start or continue the set, and clear away what killed runs left at the top of the folder.
 
         Args:
             plan: what the manifest tells of the whole work, so that `verify` knows what was never begun.
@@ -230,11 +230,11 @@ class SetFolder:
         )
 
     def turn(self) -> filelock.BaseFileLock:
-        """Parts that start or end at the same time take turns, so that the last to write has seen all."""
+        """Return a lock by which parts that start or end together take turns: the last to write has seen all."""
         return filelock.FileLock(self.root / ".dataset.lock")
 
     def _write_manifest(self, files: dict[str, str], cases: Iterable[tuple[str, Any]], **facts: Any) -> None:
-        """Writes the manifest, slice after slice, so that it never lies in memory as a whole.
+        """Write the manifest, slice after slice, so that it never lies in memory as a whole.
 
         Args:
             files: hashes of files by name.
@@ -280,6 +280,6 @@ def _lines(cases: Iterable[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _change(key: str, before: Any, now: Any) -> str:
-    """A difference between two identities in words; hashes say nothing to a reader."""
+    """Return a difference between two identities in words; hashes say nothing to a reader."""
     hashed = {"slices": "the list of slices", "physics": "the physics (spectrum or version)", "masks": "the masks"}
     return f"{hashed[key]} changed" if key in hashed else f"{key} was {before!r}, is {now!r}"

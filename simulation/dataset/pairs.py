@@ -36,7 +36,7 @@ class SliceResult:
 
 
 def left_out(results: Iterable[SliceResult]) -> dict[str, str]:
-    """The slices that cannot have a pair, and why."""
+    """Return the slices that cannot have a pair, and why."""
     looked_at = [own for own in results if not own.pairs and not own.unread]
     return {own.name: own.skipped or own.failed[0] for own in looked_at if own.skipped or own.failed}
 
@@ -88,11 +88,11 @@ class PairMaker:
     simulator: Simulator
 
     def image(self, clean: CleanSlice) -> np.ndarray:
-        """The slice on the scanner's grid."""
+        """Return the slice on the scanner's grid."""
         return to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol)
 
     def draw(self, ref: SliceRef, number: int) -> Drawn | SliceResult:
-        """Reads a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
+        """Read a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
 
         Args:
             ref: the slice.
@@ -134,7 +134,7 @@ class PairMaker:
         return drawn
 
     def clean_scan(self, tissue: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sinogram and image of the slice without metal, from its line integrals."""
+        """Return sinogram and image of the slice without metal, from its line integrals."""
         return self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
 
     def samples(
@@ -145,7 +145,7 @@ class PairMaker:
         number: int,
         tissue: np.ndarray,
     ) -> Iterator[tuple[int, np.ndarray, Sample]]:
-        """The scans with metal, a few at a time.
+        """Yield the scans with metal, a few at a time.
 
         Args:
             image_mu: what `image` gave.
@@ -190,6 +190,6 @@ class PairMaker:
 def case_record(
     number: int, origin: str, pixel_mm: float | None, implants: dict[int, dict[str, Any]], failed: list[str]
 ) -> dict[str, Any]:
-    """What is written about a slice, whatever the layout."""
+    """Return what is written about a slice, whatever the layout."""
     described = {str(index): implant for index, implant in implants.items()}
     return {"number": number, "origin": origin, "pixel_mm": pixel_mm, "implants": described, "failed": failed}

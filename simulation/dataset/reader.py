@@ -23,7 +23,18 @@ SCAN = ("ma_sinogram", "LI_sinogram", "ma_CT", "LI_CT", "metal_trace")
 
 @dataclass(frozen=True)
 class Pair:
-    """A stored pair: images (rows, columns) in 1/cm, sinograms (views, bins), bool trace."""
+    """A stored pair: a slice with and without metal.
+
+    Args:
+        image: Float["rows columns"], 1/cm, the truth.
+        poly_CT: Float["rows columns"], 1/cm, the scan without metal.
+        poly_sinogram: Float["views bins"], line integrals without metal.
+        ma_CT: Float["rows columns"], 1/cm, the scan with metal.
+        LI_CT: Float["rows columns"], 1/cm, after linear interpolation.
+        ma_sinogram: Float["views bins"], line integrals with metal.
+        LI_sinogram: Float["views bins"], after linear interpolation.
+        metal_trace: Bool["views bins"].
+    """
 
     image: np.ndarray
     poly_CT: np.ndarray
@@ -36,13 +47,29 @@ class Pair:
 
 
 def read_pair(path: str | Path) -> Pair:
-    """Reads N.h5 and the gt.h5 beside it.
+    """Read N.h5 and the gt.h5 beside it.
 
     Args:
         path: of N.h5.
 
+    Returns:
+        The pair, see `Pair`.
+
     Raises:
         InputError: a file is missing or truncated, or a dataset is missing or of another shape.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from simulation import Sample, read_pair, write_case
+        >>> image_mu, sinogram = np.full((64, 64), 0.2, np.float32), np.ones((90, 96), np.float32)
+        >>> sample = Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0)
+        >>> with TemporaryDirectory() as folder:
+        ...     write_case(Path(folder), image_mu, sinogram, image_mu, {0: sample})
+        ...     pair = read_pair(Path(folder, "0.h5"))
+        >>> pair.image.shape, pair.ma_sinogram.shape, pair.metal_trace.dtype
+        ((64, 64), (90, 96), dtype('bool'))
     """
     path = Path(path)
     arrays = read_h5(path.with_name("gt.h5"), GT) | read_h5(path, PAIR)
@@ -55,7 +82,7 @@ def read_pair(path: str | Path) -> Pair:
 
 
 def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named datasets of a file.
+    """Return the named datasets of a file.
 
     Raises:
         InputError: the file is missing or truncated, or lacks one of them.
@@ -71,7 +98,7 @@ def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
 
 
 def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and labels (n, 512, 512) of a slice's masks.npz.
+    """Return indices and labels (n, 512, 512) of a slice's masks.npz.
 
     Raises:
         InputError: it is broken.
@@ -86,7 +113,7 @@ def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
 def scan_of(
     shard: Shard, row: int, projector: Projector, weighting: Weighting, names: Collection[str] = SCAN
 ) -> Sample:
-    """The scan with metal of a pair.
+    """Return the scan with metal of a pair.
 
     Args:
         shard: holds it.

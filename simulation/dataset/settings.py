@@ -134,7 +134,7 @@ _DEFAULTS = {own.name: own.default for own in fields(SimulateSettings)} | {"scan
 
 
 def check_settings(settings: SimulateSettings) -> None:
-    """Refuses what cannot be asked for.
+    """Refuse what cannot be asked for.
 
     Raises:
         UsageError: a number or a combination is impossible.
@@ -240,7 +240,7 @@ def build_simulator(settings: SimulateSettings) -> Simulator:
 
 
 def worker_count(settings: SimulateSettings, device: str) -> int:
-    """Number of processes; a GPU serves one."""
+    """Return number of processes; a GPU serves one."""
     if device == "cuda":
         if settings.workers > 1:
             raise UsageError(

@@ -76,7 +76,7 @@ class ShardBuilder:
         self.device = folder.identity.device
 
     def _places(self, number: int) -> range:
-        """Places in the plan of the slices of a shard."""
+        """Return place in the plan of the slices of a shard."""
         size = self.folder.identity.slices_per_shard
         return range(number * size, min((number + 1) * size, len(self._refs)))
 

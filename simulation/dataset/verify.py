@@ -53,13 +53,30 @@ class Found(NamedTuple):
 
 
 def verify(root: str | Path) -> Verification:
-    """Checks a data set: with a manifest every file against its hash, and in any case every slice or shard by reading.
+    """Check a data set: with a manifest every file against its hash, and in any case every slice or shard by reading.
 
     Args:
         root: folder of the data set.
 
+    Returns:
+        Numbers of slices and pairs, and one line a problem, see `Verification`.
+
     Raises:
-        InputError: there is no data set in the folder, or its manifest or listing cannot be read.
+        InputError: there is no data set in the folder, or its manifest cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from simulation import Sample, verify, write_case
+        >>> image_mu, sinogram = np.full((64, 64), 0.2, np.float32), np.ones((90, 96), np.float32)
+        >>> sample = Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0)
+        >>> with TemporaryDirectory() as data:
+        ...     write_case(Path(data, "train_640geo/a/000"), image_mu, sinogram, image_mu, {0: sample})
+        ...     _ = Path(data, "train_640geo_dir.txt").write_text("a/000/gt.h5")
+        ...     found = verify(data)
+        >>> found.slices, found.pairs, found.problems
+        (1, 1, ())
     """
     root = Path(root)
     splits = [split for split in SPLITS if layout_of(root, split)]
@@ -144,7 +161,7 @@ def _altered(root: Path, split: str) -> list[str]:
 
 
 def _other_masks(root: Path, split: str, cases: Mapping[str, Any]) -> list[str]:
-    """Whether the stack of procedural masks, which has no hash, holds those of the slices."""
+    """Compare the stack of procedural masks, which has no hash, with those of the slices."""
     path = mask_file(root, split)
     try:
         stack = np.load(path, mmap_mode="r")
@@ -173,7 +190,7 @@ def _unreadable(path: Path, root: Path) -> list[str]:
 
 
 def _check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> Found:
-    """Every shard against its hash, and every pair by reading it.
+    """Compare every shard with its hash, and read every pair.
 
     Args:
         root: folder of the data set.
@@ -207,7 +224,7 @@ def _check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) ->
 
 
 def _record(sidecar: Path) -> dict[str, Any]:
-    """What was written about a shard; nothing where that cannot be read."""
+    """Return what was written about a shard; nothing where that cannot be read."""
     try:
         content = json.loads(sidecar.read_text())
     except (FileNotFoundError, ValueError):
@@ -232,7 +249,7 @@ def _altered_shard(root: Path, name: str, expected: str) -> Iterator[str]:
 
 
 def _impossible(shard: Shard, name: str) -> Iterator[str]:
-    """Rows that no scan could have: all zero, or not finite."""
+    """Yield rows that no scan could have: all zero, or not finite."""
     for own in _NOT_ZERO:
         if own not in shard:
             continue

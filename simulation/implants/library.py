@@ -22,7 +22,7 @@ _ATTEMPTS = 40
 
 @dataclass(frozen=True)
 class ImplantLibrary:
-    """Procedural implants, placed by the anatomy that a slice shows.
+    """Draws procedural implants, placed by the anatomy that a slice shows.
 
     Args:
         kinds: which of `KINDS` to draw from; None = all.
@@ -33,6 +33,17 @@ class ImplantLibrary:
 
     Raises:
         UsageError: if a kind or the metal is unknown or no kind is given.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import ImplantLibrary
+        >>> image_mu = np.zeros((128, 128), np.float32)
+        >>> image_mu[24:104, 14:114] = 0.2  # 1/cm, a body
+        >>> metal_mask, description = ImplantLibrary(("needle",)).sample(image_mu, np.random.default_rng(0))
+        >>> metal_mask.shape, description["kind"]
+        ((128, 128), 'needle')
+        >>> int((metal_mask > 0).sum()) == description["pixels"]
+        True
     """
 
     kinds: tuple[str, ...] | None = None
@@ -69,7 +80,7 @@ class ImplantLibrary:
         """None: every slice has masks of its own."""
 
     def anatomy(self, image_mu: Any) -> Anatomy:
-        """What a slice shows, to be found once for many implants; takes as many seconds as some of them.
+        """Return what a slice shows, to be found once for many implants; takes as many seconds as some of them.
 
         Args:
             image_mu: (n, n), 1/cm, row 0 anterior; numpy or torch.
@@ -82,7 +93,7 @@ class ImplantLibrary:
     def sample(
         self, image_mu: Any, rng: np.random.Generator, anatomy: Anatomy | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """A random implant for a slice.
+        """Return a random implant for a slice.
 
         Args:
             image_mu: (n, n), 1/cm, row 0 anterior; numpy or torch.
@@ -127,7 +138,7 @@ class ImplantLibrary:
 
 
 def _assembled(parts: list[Part], body: np.ndarray) -> tuple[np.ndarray, list[dict[str, Any]]]:
-    """Label map of parts cut to the body, later over earlier, and what is left of each."""
+    """Return label map of parts cut to the body, later over earlier, and what is left of each."""
     owner = np.zeros(body.shape, np.int32)
     for number, part in enumerate(parts, start=1):
         owner[part.mask & body] = number

@@ -74,10 +74,10 @@ class MaskStack:
         return self.stack
 
     def __len__(self) -> int:
-        return self.stack.shape[2]
+        return int(self.stack.shape[2])
 
     def mask(self, index: int) -> np.ndarray:
-        """Mask of one index as it is stored: uint8 (512, 512), 0 or 1."""
+        """Return mask of one index as it is stored: uint8 (512, 512), 0 or 1."""
         if not 0 <= index < len(self):
             raise UsageError(f"mask index {index} is out of range; the stack has masks 0 .. {len(self) - 1}")
         return np.ascontiguousarray(self.stack[:, :, index]).astype(np.uint8)
@@ -165,7 +165,7 @@ class PackedMask:
 
 
 def resize_mask(mask: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """A mask at another size, as the benchmark's readers do it: PIL bilinear on uint8 0/1, labels from the nearest.
+    """Return a mask at another size, as the benchmark's readers do: PIL bilinear on uint8 0/1, labels from the nearest.
 
     Args:
         mask: (rows, columns) bool or integer, 0 or a label.
@@ -224,7 +224,7 @@ def check_mask(metal_mask: np.ndarray, image_mu: np.ndarray, body: np.ndarray | 
 
 
 def open_stack(path: Path) -> np.ndarray:
-    """A stack of masks as it lies on disk, (rows, columns, n) of bool or integers; what it holds is not looked at.
+    """Return a stack of masks as it lies on disk, (rows, columns, n) of bool or integers; its values are not checked.
 
     Raises:
         InputError: if the file is no such array.
@@ -276,7 +276,7 @@ def check_metals(metal: str | tuple[str, ...]) -> None:
 
 
 def one_metal(metal: Any, rng: np.random.Generator) -> Any:
-    """One of several metals; a single one, or None, takes nothing from the generator."""
+    """Return one of several metals; a single one, or None, takes nothing from the generator."""
     metals = metals_of(metal)
     if len(metals) < 2:
         return metals[0] if metals else None

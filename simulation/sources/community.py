@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_gt(path: Path, split: str) -> list[str] | None:
-    """The gt.h5 files of a folder in the community layout, relative to it; None if it is something else.
+    """Return the gt.h5 files of a folder in the community layout, relative to it; None if it is something else.
 
     The folder holds ``{split}_640geo_dir.txt`` and ``{split}_640geo``, or has them in ``{split}/``, or holds
     case/slice/gt.h5 itself (then there is no split).
@@ -43,7 +43,7 @@ def find_gt(path: Path, split: str) -> list[str] | None:
 
 
 def _list_files(path: Path, split: str) -> list[Path]:
-    """Where the list of a split may be; the last one that exists wins."""
+    """Return where the list of a split may be; the last one that exists wins."""
     name = f"{split}_640geo_dir.txt"
     return [path / split / name, path / name]
 
@@ -70,7 +70,7 @@ def read_listing(path: Path) -> list[tuple[str, str]]:
 
 
 def _listed_files(path: Path, text: Path, split: str) -> list[str]:
-    """The gt.h5 files that a listing names, relative to the source."""
+    """Return the gt.h5 files that a listing names, relative to the source."""
     slices = read_listing(text)
     if not slices:
         raise InputError(f"{text.name}: got an empty list; expected one case/slice/gt.h5 a line")
@@ -79,7 +79,7 @@ def _listed_files(path: Path, text: Path, split: str) -> list[str]:
 
 
 def list_community(path: Path, gt_files: list[str]) -> list[SliceRef]:
-    """References to gt.h5 files; case and slice name are the two folders above the file.
+    """Return references to gt.h5 files; case and slice name are the two folders above the file.
 
     Args:
         path: the source.

@@ -77,7 +77,7 @@ def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRe
 
 
 def _describe(path: Path) -> str:
-    """What is there, for the message."""
+    """Return what is there, for the message."""
     if not path.is_dir():
         return "a file of no known format"
     entries = sorted(entry.name for entry in path.iterdir())

@@ -38,12 +38,12 @@ class _Volume:
     pixel_mm: float
 
     def hu(self, part: Any) -> np.ndarray:
-        """HU of a part of the volume (an index into `stored`), float32."""
+        """Return HU of a part of the volume (an index into `stored`), float32."""
         return self.stored[part].astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
 def find_volumes(path: Path) -> list[Path]:
-    """The NIfTI files a source means: itself, or those directly in it, by name."""
+    """Return the NIfTI files a source means: itself, or those directly in it, by name."""
     if path.is_file():
         return [path] if path.name.lower().endswith(SUFFIXES) else []
     files = (file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."))
@@ -51,7 +51,7 @@ def find_volumes(path: Path) -> list[Path]:
 
 
 def list_nifti(volumes: list[Path]) -> list[SliceRef]:
-    """All axial slices, volume by volume, from inferior to superior. A volume that cannot be used is listed once.
+    """Return all axial slices, volume by volume, from inferior to superior; a volume that cannot be used once.
 
     Args:
         volumes: the files.
@@ -106,7 +106,7 @@ def read_nifti(path: str, index: int) -> tuple[np.ndarray, float]:
 
 @functools.lru_cache(maxsize=1)
 def _cached_volume(path: str, changed_ns: int) -> _Volume | InputError:
-    """The volume, or why it cannot be used: kept too, so that a broken file is unpacked once and not per slice."""
+    """Return the volume, or why it cannot be used: kept too, so that a broken file is unpacked only once."""
     try:
         return _read_volume(Path(path))
     except InputError as error:
@@ -115,7 +115,7 @@ def _cached_volume(path: str, changed_ns: int) -> _Volume | InputError:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(image, stream) of a NIfTI-1 or NIfTI-2 file; every way of failing to read it becomes an InputError."""
+    """Yield (image, stream) of a NIfTI-1 or NIfTI-2 file; every way of failing to read it becomes an InputError."""
     with reading(path.name, "a whole NIfTI volume"):
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -127,7 +127,7 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _slice_count(path: Path) -> int:
-    """Axial slices of a volume from its header; 1 if it cannot be used (loading that slice says why)."""
+    """Return axial slices of a volume from its header; 1 if it cannot be used (loading that slice says why)."""
     try:
         with _opened(path) as (image, _):
             order, _, _ = _axes(image, path.name)
@@ -137,7 +137,7 @@ def _slice_count(path: Path) -> int:
 
 
 def _slice_shape(path: Path) -> tuple[int, int] | None:
-    """Rows and columns of the axial slices of a volume from its header; None if it cannot be used."""
+    """Return rows and columns of the axial slices of a volume from its header; None if it cannot be used."""
     try:
         with _opened(path) as (image, _):
             order, _, _ = _axes(image, path.name)
@@ -161,7 +161,7 @@ def _read_volume(path: Path) -> _Volume:
 
 
 def _axes(image: Any, where: str) -> tuple[list[int], list[bool], list[float]]:
-    """How the stored axes lie in the patient, for (anterior to posterior, right to left, inferior to superior).
+    """Return how the stored axes lie in the patient, for (anterior to posterior, right to left, inferior to superior).
 
     Args:
         image: a nibabel image, its header read.
@@ -199,7 +199,7 @@ def _axes(image: Any, where: str) -> tuple[list[int], list[bool], list[float]]:
 
 
 def _unit_mm(header: Any, spacing: np.ndarray, where: str) -> float:
-    """Millimetres of the header's spatial unit; an unknown unit means mm if that gives 0.1 .. 10 mm."""
+    """Return millimetres of the header's spatial unit; an unknown unit means mm if that gives 0.1 .. 10 mm."""
     unit = header.get_xyzt_units()[0]
     if unit in UNIT_MM:
         return UNIT_MM[unit]
