@@ -1,4 +1,4 @@
-"""How Sphinx builds this site: pages in MyST Markdown, tutorials executed from ../examples, nothing from the network."""
+"""How Sphinx builds this site: pages in MyST Markdown, tutorials executed from ../examples, no network."""
 
 import os
 import sys
@@ -20,7 +20,13 @@ extensions = [
     "sphinx_gallery.gen_gallery",
     "sphinxcontrib.programoutput",
 ]
-exclude_patterns = ["tutorials/*.ipynb", "tutorials/*.py", "tutorials/*.md5", "tutorials/*.zip", "sg_execution_times.rst"]
+exclude_patterns = [
+    "tutorials/*.ipynb",
+    "tutorials/*.py",
+    "tutorials/*.md5",
+    "tutorials/*.zip",
+    "sg_execution_times.rst",
+]
 myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
 myst_heading_anchors = 3
 

@@ -1,5 +1,4 @@
-"""
-Simulate a data set
+"""Simulate a data set
 ===================
 
 Clean CT slices go in; pairs with and without metal come out, in the folder layout of the public SynDeepLesion
@@ -52,8 +51,8 @@ for axis, (name, mu) in zip(axes, images.items(), strict=True):
 # %%
 # A whole set
 # -----------
-# The same settings give the same bytes, whatever the number of workers. When it is interrupted, the same call makes what
-# is missing.
+# The same settings give the same bytes, whatever the number of workers. When it is interrupted, the same call makes
+# what is missing.
 folder = Path(tempfile.mkdtemp()) / "set"
 report = generate(SimulateSettings(str(folder), slices=2, masks_per_slice=2, seed=1))
 print(report["summary"].replace(str(folder), "set"))

@@ -1,11 +1,10 @@
-"""
-EQ-Reg on your own network
+"""EQ-Reg on your own network
 ==========================
 
-A convolutional network shifts its answer when its input is shifted, but a rotated input gives another answer. EQ-Reg (Bai
-et al., CVPR 2025) is a penalty that teaches rotation equivariance to any network: it needs no change to the network,
-only hooks on its layers. Here a small denoiser learns it. See :doc:`/explanation/eqreg` for what it brings and
-what it does not.
+A convolutional network shifts its answer when its input is shifted, but a rotated input gives another answer. EQ-Reg
+(Bai et al., CVPR 2025) is a penalty that teaches rotation equivariance to any network: it needs no change to the
+network, only hooks on its layers. Here a small denoiser learns it. See :doc:`/explanation/eqreg` for what it brings
+and what it does not.
 """
 
 # %%

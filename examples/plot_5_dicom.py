@@ -1,5 +1,4 @@
-"""
-Correct a DICOM series
+"""Correct a DICOM series
 ======================
 
 `mar dicom` takes a folder of DICOM files and writes, for each CT series with metal, a derived series, a segmentation of

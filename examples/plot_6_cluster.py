@@ -1,5 +1,4 @@
-"""
-Share a job among machines
+"""Share a job among machines
 ==========================
 
 A data set can be made by many tasks of a job array: part I of N makes every Nth slice, all parts write into one folder,

@@ -171,7 +171,7 @@ def _verify(arguments: list[str]) -> int:
     parser.add_argument("folder", type=Path, metavar="DIR", help="what mar simulate wrote")
     folder = parser.parse_args(arguments).folder
 
-    from simulation.dataset.store import verify
+    from simulation.dataset.verify import verify
 
     found = verify(folder)
     hashes = "every file compared with its hash" if found.hashed else "no manifest, so no hashes to compare"

@@ -65,7 +65,7 @@ def read_settings(
     parser.add_argument("--settings", action=ActionConfigFile, metavar="FILE.yaml", help="options from a file")
     for key, leaf in leaves.items():
         keywords = dict(leaf.default)
-        if leaf.hint is bool:
+        if bool in _members(leaf.hint):
             keywords |= {"nargs": "?", "const": True}
         if _item_type(leaf.hint):
             keywords["metavar"] = f"{leaf.name.upper()} ..."

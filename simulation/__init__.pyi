@@ -1,5 +1,7 @@
 from .correction import linear_interpolation, metal_trace, nmar, nmar_prior
-from .dataset.store import read_pair, verify, write_case
+from .dataset.community import write_case
+from .dataset.reader import read_pair
+from .dataset.verify import verify
 from .implants.library import ImplantLibrary
 from .physics.geometry import FanBeam
 from .physics.projector import Projector

@@ -29,7 +29,7 @@ mask reaches 0.9997 and the best wrong one 0.56; one edge bin of difference per 
 
 
 def metal_trace(projector: Projector, metal_mask: Any) -> Any:
-    """Bins whose ray meets metal: P(mask) > 0.
+    """Return the bins whose ray meets metal: P(mask) > 0.
 
     Args:
         projector: of the scan.
@@ -40,13 +40,26 @@ def metal_trace(projector: Projector, metal_mask: Any) -> Any:
 
     Raises:
         InputError: the mask has another shape than the geometry's image.
+
+    Example:
+        One pixel of metal is in the shadow of at least one bin of every view.
+
+        >>> import numpy as np
+        >>> from simulation import FanBeam, Projector, metal_trace
+        >>> scan = FanBeam((64, 64), 2.4, source_mm=400, detector_mm=400, views=64, bins=81, pitch_mm=5.4)
+        >>> projector = Projector(scan, "cpu")
+        >>> mask = np.zeros((64, 64), bool)
+        >>> mask[30, 40] = True
+        >>> trace = metal_trace(projector, mask)
+        >>> trace.shape, bool(trace.any(axis=1).all())
+        ((64, 81), True)
     """
     mask = (to_numpy(metal_mask) > 0).astype(np.float32)
     return like(projector.forward(mask) > 0, metal_mask)
 
 
 def why_other_mask(stored_trace: np.ndarray, metal_mask: np.ndarray, projector: Projector) -> str:
-    """The reason why the mask cannot be the one of the pair: it throws another metal trace; empty if it is the one.
+    """Return why the mask cannot be that of the pair, as its metal trace is another one; empty if it can.
 
     Stacks of one layout are easily mixed up: test masks 2 to 9 are not train masks 2 to 9.
 
@@ -63,7 +76,7 @@ def why_other_mask(stored_trace: np.ndarray, metal_mask: np.ndarray, projector: 
 
 
 def linear_interpolation(sinogram: Any, trace: Any) -> Any:
-    """LI: in every view, the bins of the trace are interpolated linearly from all bins outside it.
+    """Return LI: in every view, the bins of the trace are interpolated linearly from all bins outside it.
 
     W. A. Kalender, R. Hebel, J. Ebersberger, Radiology 164 (1987).
 
@@ -76,6 +89,12 @@ def linear_interpolation(sinogram: Any, trace: Any) -> Any:
 
     Raises:
         InputError: shapes differ, or a view lies in the trace from end to end.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import linear_interpolation
+        >>> linear_interpolation(np.array([[1.0, 9.0, 9.0, 4.0]]), np.array([[False, True, True, False]]))
+        array([[1., 2., 3., 4.]], dtype=float32)
     """
     values, inside = to_numpy(sinogram).astype(np.float32), to_numpy(trace) > 0
     if values.shape != inside.shape:
@@ -94,7 +113,7 @@ def linear_interpolation(sinogram: Any, trace: Any) -> Any:
 
 
 def nmar_prior(li_image_mu: Any, metal_mask: Any) -> Any:
-    """Prior image of NMAR: air 0, soft tissue all water, bone as it is in the LI image.
+    """Return the prior image of NMAR: air 0, soft tissue all water, bone as it is in the LI image.
 
     E. Meyer et al., Medical Physics 37 (2010), with the thresholds of SynDeepLesion's users: metal is set to water,
     the pixels are clustered around 0, mu_water and 2 mu_water, and a 5 x 5 Gaussian (sigma 1) smooths what is cut. The
@@ -109,6 +128,15 @@ def nmar_prior(li_image_mu: Any, metal_mask: Any) -> Any:
 
     Raises:
         InputError: shapes differ.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import nmar_prior
+        >>> image_mu = np.zeros((32, 32), np.float32)
+        >>> image_mu[8:24, 8:24] = 0.2  # soft tissue
+        >>> prior_mu = nmar_prior(image_mu, np.zeros((32, 32), bool))
+        >>> round(float(prior_mu[0, 0]), 3), round(float(prior_mu[16, 16]), 3)
+        (0.0, 0.192)
     """
     return _of_each_slice("NMAR prior", _prior_of_one, li_image_mu, metal_mask)
 
@@ -116,7 +144,7 @@ def nmar_prior(li_image_mu: Any, metal_mask: Any) -> Any:
 def nmar(
     sinogram: Any, trace: Any, prior_mu: Any, projector: Projector, weighting: Weighting = "benchmark"
 ) -> tuple[Any, Any]:
-    """NMAR: LI of the sinogram normalised by the projected prior (E. Meyer et al., Medical Physics 37, 2010).
+    """Return NMAR: LI of the sinogram normalised by the projected prior (E. Meyer et al., Medical Physics 37, 2010).
 
     Args:
         sinogram: Float["... views bins"], line integrals.
@@ -130,6 +158,19 @@ def nmar(
 
     Raises:
         InputError: shapes differ, or a view lies in the trace from end to end.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import FanBeam, Projector, nmar
+        >>> scan = FanBeam((64, 64), 2.4, source_mm=400, detector_mm=400, views=64, bins=81, pitch_mm=5.4)
+        >>> projector = Projector(scan, "cpu")
+        >>> body_mu = np.zeros((64, 64), np.float32)
+        >>> body_mu[20:44, 20:44] = 0.192
+        >>> sinogram, trace = projector.forward(body_mu), np.zeros((64, 81), bool)
+        >>> trace[:, 40] = True
+        >>> corrected, image_mu = nmar(sinogram, trace, body_mu, projector)
+        >>> bool(np.allclose(corrected, sinogram, atol=1e-3)), image_mu.shape
+        (True, (64, 64))
     """
     values, inside = to_numpy(sinogram).astype(np.float32), to_numpy(trace) > 0
     prior = projector.forward(to_numpy(prior_mu))
@@ -140,7 +181,7 @@ def nmar(
 
 
 def tissue_prior(image_mu: Any, metal_mask: Any) -> Any:
-    """Prior image of CNNMAR: air 0, soft tissue all water, bone as it is.
+    """Return prior image of CNNMAR: air 0, soft tissue all water, bone as it is.
 
     Metal is set to water and the pixels are clustered around -900, 0 and 1000 HU; bone is at least 350 HU. Y. Zhang,
     H. Yu, IEEE TMI 37 (2018).
@@ -161,7 +202,7 @@ def tissue_prior(image_mu: Any, metal_mask: Any) -> Any:
 def replace_trace(
     sinogram: Any, trace: Any, prior_mu: Any, projector: Projector, weighting: Weighting = "benchmark"
 ) -> tuple[Any, Any]:
-    """The metal trace filled with the projection of a prior image, without a step at its border.
+    """Return the metal trace filled with the projection of a prior image, without a step at its border.
 
     The difference between measurement and prior is interpolated linearly across the trace and added to the prior.
 
@@ -187,7 +228,7 @@ def replace_trace(
 def hardening_corrected(
     sinogram: Any, li_sinogram: Any, metal_mask: Any, projector: Projector, weighting: Weighting = "benchmark"
 ) -> Any:
-    """The image after correction of the metal's beam hardening, of first order.
+    """Return the image after correction of the metal's beam hardening, of first order.
 
     What the metal adds to a ray, p - p_LI, is fitted by a polynomial a L + b L^2 + c L^3 of the ray's length L in
     metal, and the higher orders are taken off. J. M. Verburg, J. Seco, Physics in Medicine and Biology 57 (2012).
@@ -217,7 +258,7 @@ def hardening_corrected(
 
 
 def reprojected(image_mu: Any, metal_mask: Any, projector: Projector, weighting: Weighting = "benchmark") -> Any:
-    """The scan of an image whose raw data are gone: its projection, the metal's trace and LI.
+    """Return the scan of an image whose raw data are gone: its projection, the metal's trace and LI.
 
     Streaks are projected along with the body, so that what a network knows of measured sinograms holds approximately.
 
@@ -241,7 +282,7 @@ def reprojected(image_mu: Any, metal_mask: Any, projector: Projector, weighting:
 def _of_each_slice(
     what: str, prior_of_one: Callable[[np.ndarray, np.ndarray], np.ndarray], image_mu: Any, metal_mask: Any
 ) -> Any:
-    """A prior image of every slice of a batch of any shape."""
+    """Return a prior image of every slice of a batch of any shape."""
     images, masks = to_numpy(image_mu).astype(np.float32), to_numpy(metal_mask) > 0
     if images.shape != masks.shape:
         raise InputError(f"{what}: image {images.shape} and metal mask {masks.shape} differ in shape")
@@ -258,7 +299,8 @@ def _prior_of_one(li_image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray
     water_from, bone_from = _tissue_borders(image, (0.0, MU_WATER_PER_CM, 2 * MU_WATER_PER_CM))
     smooth = ndimage.gaussian_filter(image, 1, truncate=2)
     prior = np.select([smooth < water_from, smooth < bone_from], [0, MU_WATER_PER_CM], smooth)
-    return ndimage.gaussian_filter(prior, _PRIOR_BLUR_PIXELS).astype(np.float32)
+    blurred: np.ndarray = ndimage.gaussian_filter(prior, _PRIOR_BLUR_PIXELS).astype(np.float32)
+    return blurred
 
 
 def _tissue_prior_of_one(image_mu: np.ndarray, metal_mask: np.ndarray) -> np.ndarray:
@@ -269,7 +311,7 @@ def _tissue_prior_of_one(image_mu: np.ndarray, metal_mask: np.ndarray) -> np.nda
 
 
 def _tissue_borders(image: np.ndarray, centres: Sequence[float]) -> tuple[float, float]:
-    """Where water and bone begin, by clustering around the centres of air, water and bone."""
+    """Return where water and bone begin, by clustering around the centres of air, water and bone."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a slice without air or bone has an empty cluster
         start = np.array(centres, np.float64)[:, None]
@@ -279,7 +321,7 @@ def _tissue_borders(image: np.ndarray, centres: Sequence[float]) -> tuple[float,
 
 
 def _border(image: np.ndarray, below: np.ndarray) -> float:
-    """The value half-way between the largest below and the smallest above; infinite where nothing is above."""
+    """Return the value half-way between the largest below and the smallest above; infinite where nothing is above."""
     if below.all():
         return np.inf
     lowest_above = float(image[~below].min())

@@ -13,7 +13,7 @@ PARTIAL = ".partial"
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` that takes its place, flushed to disk, once the block is through.
+    """Yield a temporary name beside `path` that takes its place, flushed to disk, once the block is through.
 
     Args:
         path: the final name; its folder exists.
@@ -34,17 +34,17 @@ def whole_file(path: Path) -> Iterator[Path]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes JSON, whole or not at all."""
+    """Write JSON, whole or not at all."""
     with whole_file(path) as partial:
         partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n")
 
 
 def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """Return SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sha256_of_text(text: str) -> str:
-    """SHA-256 of a text, in hexadecimal."""
+    """Return SHA-256 of a text, in hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()

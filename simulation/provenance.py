@@ -26,7 +26,7 @@ LIBRARIES = (
 
 
 def library_versions() -> dict[str, str | None]:
-    """Version of Python and of each of `LIBRARIES`, None for one that is not installed; nothing is imported."""
+    """Return version of Python and of each of `LIBRARIES`, None for one that is not installed; nothing is imported."""
     return {"python": platform.python_version(), **{name: _version(name) for name in LIBRARIES}}
 
 

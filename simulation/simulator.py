@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
 
@@ -13,6 +13,7 @@ from simulation.errors import InputError
 from simulation.files import sha256_of_text
 from simulation.physics import detector
 from simulation.physics.arrays import like, to_numpy
+from simulation.physics.geometry import FanBeam
 from simulation.physics.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
 from simulation.physics.projector import Device, Projector
 from simulation.physics.protocols import ScanProtocol
@@ -34,7 +35,22 @@ _LIGHT_METALS = ("titanium", "steel", "cocr")
 
 @dataclass(frozen=True)
 class Sample:
-    """One metal-corrupted scan: sinograms (..., views, bins), images (..., rows, columns) in 1/cm, a bool trace."""
+    """One metal-corrupted scan, what `Simulator.simulate` returns.
+
+    Args:
+        ma_sinogram: Float["... views bins"], line integrals, without unit.
+        LI_sinogram: Float["... views bins"], after linear interpolation of the metal trace.
+        ma_CT: Float["... rows columns"], 1/cm, reconstructed from ma_sinogram.
+        LI_CT: Float["... rows columns"], 1/cm, reconstructed from LI_sinogram.
+        metal_trace: Bool["... views bins"], true where a ray meets metal.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import Sample
+        >>> sinogram, image_mu = np.zeros((64, 81), np.float32), np.zeros((64, 64), np.float32)
+        >>> Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0).metal_trace.dtype
+        dtype('bool')
+    """
 
     ma_sinogram: Any
     LI_sinogram: Any
@@ -44,10 +60,13 @@ class Sample:
 
 
 class Simulator:
-    """The scanner of a protocol.
+    """Scans slices: clean, or with metal in them.
+
+    The numbers of the presets and their sources are in `simulation.physics.protocols`.
 
     Args:
-        preset: a key of `PROTOCOLS`, or a protocol of one's own (`dataclasses.replace` of a preset's).
+        preset: a key of `PROTOCOLS`; a `FanBeam` of your own, with the dose, spectrum and noise of `clinical`; or a
+            protocol of your own (`dataclasses.replace` of a preset's).
         device: where to project, see `Projector`.
         spectrum: (energies_kev, weights), a csv path or a `Spectrum`; None takes the preset's shipped nodes.
         metal: what boolean masks are made of, titanium if not given; other masks hold codes of `METAL_CODES` (0 none,
@@ -58,17 +77,34 @@ class Simulator:
     Raises:
         UsageError: unknown preset, metal or device.
         InputError: the spectrum cannot be used.
+
+    Example:
+        >>> import numpy as np
+        >>> from simulation import FanBeam, Simulator
+        >>> scan = FanBeam((64, 64), 4.0, source_mm=550, detector_mm=400, views=90, bins=96, pitch_mm=7)
+        >>> simulator = Simulator(scan, "cpu")
+        >>> body_mu = np.zeros((64, 64), np.float32)
+        >>> body_mu[16:48, 16:48] = 0.2  # 1/cm
+        >>> metal_mask = np.zeros((64, 64), bool)
+        >>> metal_mask[30:33, 30:33] = True  # titanium
+        >>> sample = simulator.simulate(body_mu, metal_mask, np.random.default_rng(0))
+        >>> sample.ma_sinogram.shape, sample.LI_CT.shape
+        ((90, 96), (64, 64))
+        >>> float(sample.ma_CT[31, 31]) > 2 * float(sample.LI_CT[31, 31])
+        True
     """
 
     def __init__(
         self,
-        preset: str | ScanProtocol = "syndeeplesion",
+        preset: str | ScanProtocol | FanBeam = "syndeeplesion",
         device: Device = "auto",
         spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | PathLike[str] | None = None,
         metal: str | None = None,
         tolerance: float = FIT_TOLERANCE,
         threads: int | None = None,
     ) -> None:
+        if isinstance(preset, FanBeam):
+            preset = replace(named_protocol("clinical"), geometry=preset)
         self.protocol = named_protocol(preset) if isinstance(preset, str) else preset
         self.metal = None if metal is None else check_metal(metal)
         self.projector = Projector(self.protocol.geometry, device, threads)
@@ -92,13 +128,13 @@ class Simulator:
         return sha256_of_text(repr(facts))
 
     def _nodes_for(self, materials: tuple[str, ...]) -> SpectrumNodes:
-        """The smallest set of nodes that serves these materials; for heavy metals it is fitted when first needed."""
+        """Return the smallest set of nodes that serves these materials; that for heavy metals is fitted when needed."""
         if not all(name in self._nodes[-1].ratios for name in materials):
             self._nodes = (*self._nodes, self._fitted(tuple(METALS)))
         return next(nodes for nodes in self._nodes if all(name in nodes.ratios for name in materials))
 
     def _fitted(self, metals: tuple[str, ...]) -> SpectrumNodes:
-        """Nodes of the given spectrum, or all its energies where no error is tolerated."""
+        """Return nodes of the given spectrum, or all its energies where no error is tolerated."""
         if self._spectrum is None:
             raise RuntimeError("shipped nodes are not fitted")
         if self._tolerance == 0:
@@ -106,7 +142,7 @@ class Simulator:
         return fit_nodes(self._spectrum, metals, self._tolerance)
 
     def project_tissue(self, image_mu: Any) -> np.ndarray:
-        """Water and bone line integrals of a slice, to be shared by all its masks.
+        """Return water and bone line integrals of a slice, to be shared by all its masks.
 
         Args:
             image_mu: Float["rows columns"], 1/cm.
@@ -117,10 +153,13 @@ class Simulator:
         Raises:
             InputError: wrong shape, or values that are not finite.
         """
-        return self.projector.forward(np.stack(detector.split_tissue(self._checked(image_mu), self.protocol)))
+        tissue: np.ndarray = self.projector.forward(
+            np.stack(detector.split_tissue(self._checked(image_mu), self.protocol))
+        )
+        return tissue
 
     def expected_counts(self, image_mu: Any, metal_mask: Any = None, metal_trace: Any = None) -> Any:
-        """Noise-free photon counts, the background count included.
+        """Return noise-free photon counts, the background count included.
 
         Args:
             image_mu: Float["... rows columns"], 1/cm.
@@ -144,7 +183,7 @@ class Simulator:
         return _over_batch(one, image_mu, metal_mask, metal_trace)[0]
 
     def clean(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, Any]:
-        """The metal-free scan.
+        """Return the metal-free scan.
 
         Args:
             image_mu: Float["... rows columns"], 1/cm.
@@ -163,13 +202,13 @@ class Simulator:
         return _over_batch(one, image_mu)
 
     def clean_from_tissue(self, tissue: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-        """`clean` from the line integrals of `project_tissue`."""
+        """Return `clean` from the line integrals of `project_tissue`."""
         transmitted = detector.transmission(self._nodes[0], ("water", "bone"), tissue)
         sinogram = self._measure(transmitted, rng)
         return sinogram, self.projector.fbp(sinogram, self.protocol.weighting)
 
     def simulate(self, image_mu: Any, metal_mask: Any, rng: np.random.Generator) -> Sample:
-        """The scan with metal.
+        """Return the scan with metal.
 
         Args:
             image_mu: Float["... rows columns"], 1/cm.
@@ -196,7 +235,7 @@ class Simulator:
         rngs: Sequence[np.random.Generator],
         tissue: np.ndarray | None = None,
     ) -> list[Sample]:
-        """Scans of one slice with several metals, which share its projections and its reconstructions' geometry.
+        """Return the scans of one slice with several metals, which share what is computed of the slice.
 
         Args:
             image_mu: Float["rows columns"], 1/cm.
@@ -236,7 +275,7 @@ class Simulator:
         return image
 
     def _metal_images(self, mask: np.ndarray) -> tuple[tuple[str, ...], np.ndarray]:
-        """Names of the metals in a mask and their images of mu at 70 keV."""
+        """Return names of the metals in a mask and their images of mu at 70 keV."""
         if mask.shape != self.protocol.geometry.image_shape:
             shape = self.protocol.geometry.image_shape
             raise InputError(
@@ -263,7 +302,7 @@ class Simulator:
     def _add_metal(
         self, metal_free: np.ndarray, tissue: np.ndarray, image: np.ndarray, mask: np.ndarray, trace: np.ndarray | None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Transmission with the metal in, and the trace. Only the bins in the metal's shadow are computed anew."""
+        """Return transmission with the metal in, and the trace; only bins in the metal's shadow are computed anew."""
         metals, metal_images = self._metal_images(mask)
         images = metal_images
         if self.protocol.replace_tissue:
@@ -291,7 +330,7 @@ class Simulator:
 
 
 def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:
-    """Applies a function of (rows, columns) arrays over leading dimensions; results come out as `first` came in."""
+    """Apply a function of (rows, columns) arrays over leading dimensions; results come out as `first` came in."""
     arrays = [None if a is None else to_numpy(a) for a in (first, *others)]
     leading = to_numpy(first).shape[:-2]
     if 0 in leading:

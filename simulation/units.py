@@ -17,7 +17,7 @@ Array = TypeVar("Array")
 
 
 def hu_to_mu(hu: Array) -> Array:
-    """Linear attenuation mu = 0.192 (1 + HU / 1000).
+    """Return linear attenuation mu = 0.192 (1 + HU / 1000).
 
     Args:
         hu: any shape, Hounsfield units (numpy or torch).
@@ -29,7 +29,7 @@ def hu_to_mu(hu: Array) -> Array:
 
 
 def mu_to_hu(mu: Array) -> Array:
-    """Hounsfield units HU = 1000 (mu - 0.192) / 0.192.
+    """Return Hounsfield units HU = 1000 (mu - 0.192) / 0.192.
 
     Args:
         mu: any shape, 1/cm (numpy or torch).
@@ -41,7 +41,7 @@ def mu_to_hu(mu: Array) -> Array:
 
 
 def check_mu(image_mu: Any, what: str) -> None:
-    """Refuses an image that cannot be the linear attenuation of a body: HU given in its place, or values not finite.
+    """Refuse an image that cannot be the linear attenuation of a body: HU given in its place, or values not finite.
 
     Args:
         image_mu: any shape, meant to be 1/cm (numpy).

@@ -15,7 +15,7 @@ from command_lines import replaced
 from PIL import Image
 from small_scanner import PROGRAM, body_hu, disc
 
-from simulation.dataset.store import verify
+from simulation.dataset.verify import verify
 from simulation.units import hu_to_mu
 
 USAGE, REFUSED, UNWRITABLE, SOME_FAILED = 2, 5, 6, 8
@@ -282,10 +282,10 @@ USAGE_ERRORS = {
     "implants and stack": (["--implants", "clips"], ("--implants: ", "procedural")),
     "region": (["--source", "phantom:knee"], ("'knee'", "pelvis")),
     "source": (["--source", "/absent/source"], ("/absent/source", "no such file")),
-    "shard": (["--part", "2/2"], ("--part: got '2/2'", "I/N")),
-    "shard of nothing": (["--part", "0/0"], ("'0/0'",)),
-    "shard in words": (["--part", "first"], ("'first'", "0/4")),
-    "negative shard": (["--part=-1/2"], ("'-1/2'",)),
+    "part": (["--part", "2/2"], ("--part: got '2/2'", "I/N")),
+    "part of nothing": (["--part", "0/0"], ("'0/0'",)),
+    "part in words": (["--part", "first"], ("'first'", "0/4")),
+    "negative part": (["--part=-1/2"], ("'-1/2'",)),
     "workers": (["--workers", "-1"], ("--workers: got -1",)),
     "workers in words": (["--workers", "many"], ("--workers: expected a whole number", "many")),
     "no photons": (("--photons", "0"), ("--photons: got 0", "more than 0")),

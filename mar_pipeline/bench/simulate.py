@@ -18,7 +18,7 @@ import scipy.fft
 
 from mar_pipeline.bench.measure import PUBLIC_SIZES, cpu_seconds, say, workload
 from simulation.correction import linear_interpolation
-from simulation.dataset.store import write_case
+from simulation.dataset.community import write_case
 from simulation.physics import detector
 from simulation.physics.geometry import FanBeam
 from simulation.physics.materials import reference_mu_per_cm

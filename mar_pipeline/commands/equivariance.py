@@ -31,7 +31,7 @@ from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
 from mar_pipeline.sample import UNITS_PER_MU, Layout, to_sample
 from mar_pipeline.weights.trained import Trained, load_trained
-from simulation.dataset.layout import read_manifest
+from simulation.dataset.manifest import read_manifest
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
 from simulation.implants.library import ImplantLibrary

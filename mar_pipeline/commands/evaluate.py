@@ -27,8 +27,8 @@ from mar_pipeline.evaluation.methods import LABELS, METHODS, Candidate, Scanner
 from mar_pipeline.evaluation.score_tables import ScoreRow, size_group, to_text
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.metrics import score
-from simulation.dataset.layout import manifest_file, read_manifest
-from simulation.dataset.store import Pair
+from simulation.dataset.manifest import manifest_file, read_manifest
+from simulation.dataset.reader import Pair
 from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.files import whole_file
 from simulation.progress import with_progress

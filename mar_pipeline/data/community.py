@@ -21,10 +21,10 @@ from mar_pipeline.data.pairs import (
 from mar_pipeline.data.selection import spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.sample import IMAGES_ONLY, Layout, PairArrays
-from simulation.dataset.layout import manifest_file, read_manifest
-from simulation.dataset.store import read_h5
+from simulation.dataset.manifest import manifest_file, read_manifest
+from simulation.dataset.reader import read_h5
 from simulation.errors import InputError, NothingToProcessError, UsageError
-from simulation.implants.library import resize_mask
+from simulation.implants.masks import resize_mask
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol
 from simulation.simulator import Sample as Scan

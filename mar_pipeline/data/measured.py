@@ -27,7 +27,7 @@ from mar_pipeline.sample import (
     to_network,
 )
 from simulation.correction import hardening_corrected, nmar, nmar_prior, reprojected
-from simulation.dataset.store import Pair
+from simulation.dataset.reader import Pair
 from simulation.errors import InputError
 from simulation.physics.projector import Projector, Weighting
 from simulation.simulator import Sample

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 
 from simulation.correction import why_other_mask as why_other_mask
-from simulation.dataset.layout import SPLITS, layout_of, listing_file, mask_file, split_folder
-from simulation.dataset.store import Pair, read_pair
+from simulation.dataset.manifest import SPLITS, layout_of, listing_file, mask_file, split_folder
+from simulation.dataset.reader import Pair, read_pair
 from simulation.errors import InputError
-from simulation.implants.library import open_stack, resize_mask
+from simulation.implants.masks import open_stack, resize_mask
 from simulation.physics.projector import Projector
+from simulation.sources.community import read_listing
 
 
 @dataclass(frozen=True)
@@ -85,28 +86,15 @@ def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], li
     pairs: list[PairFile] = []
     missing: list[Skipped] = []
     for name, path in present.items():
-        for case, slice_name in _listed_slices(path):
+        slices = read_listing(path)
+        if not slices:
+            raise InputError(f"{path}: lists no slice; expected lines such as 000321_03_01/011/gt.h5")
+        for case, slice_name in slices:
             found, reason = _pairs_of_slice(split_folder(data, name) / case / slice_name, name, case, slice_name)
             pairs += found
             if reason:
                 missing.append(Skipped(f"{name}/{case}/{slice_name}", reason))
     return pairs, missing
-
-
-def _listed_slices(listing: Path) -> list[tuple[str, str]]:
-    try:
-        lines = [line.strip() for line in listing.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{listing}: cannot be read as text ({error})") from error
-    if not lines:
-        raise InputError(f"{listing}: lists no slice; expected lines such as 000321_03_01/011/gt.h5")
-    slices = []
-    for line in lines:
-        parts = line.split("/")
-        if len(parts) != 3 or parts[2] != "gt.h5" or not {"", ".", ".."}.isdisjoint(parts):
-            raise InputError(f"{listing}: got the line {line!r}, expected case/slice/gt.h5")
-        slices.append((parts[0], parts[1]))
-    return slices
 
 
 def _pairs_of_slice(folder: Path, split: str, case: str, slice_name: str) -> tuple[list[PairFile], str]:

@@ -22,9 +22,9 @@ from mar_pipeline.sample import (
     PairArrays,
     to_network,
 )
-from simulation.dataset.layout import read_manifest
+from simulation.dataset.manifest import read_manifest
+from simulation.dataset.reader import scan_of
 from simulation.dataset.shard_file import Shard, shard_file, shards_folder
-from simulation.dataset.shard_reading import scan_of
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol

@@ -23,9 +23,8 @@ from mar_pipeline.sample import (
 )
 from simulation.errors import InputError
 from simulation.implants.anatomy import Anatomy
-from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
+from simulation.implants.masks import STACK_SIZE, MaskSource, check_mask, resize_mask
 from simulation.physics.grid import to_grid
-from simulation.physics.materials import METAL_CODES
 from simulation.physics.projector import Device
 from simulation.physics.protocols import protocol
 from simulation.simulator import Simulator
@@ -70,7 +69,7 @@ class SimulatedPairs(Dataset[Sample]):
         self,
         refs: Sequence[SliceRef],
         preset: str,
-        library: ImplantLibrary,
+        library: MaskSource,
         masks: Sequence[int] | None = None,
         seed: int = 0,
         cache_mb: float = 1024,
@@ -82,8 +81,8 @@ class SimulatedPairs(Dataset[Sample]):
         self._refs, self.preset, self._library, self.layout = list(refs), preset, library, layout
         self._count = len(refs) if count is None else count
         self._masks = masks
-        if masks is None and isinstance(library, MaskStack):
-            self._masks = range(len(library))
+        if masks is None and library.shared_stack is not None:
+            self._masks = range(library.shared_stack.shape[2])
         self._seed, self._frozen = (0 if frozen else seed), frozen
         self._protocol = protocol(preset)
         geometry = self._protocol.geometry
@@ -93,7 +92,7 @@ class SimulatedPairs(Dataset[Sample]):
         self._slices = SharedTable(len(refs), (slice_size,), budget_mb=0 if frozen else cache_mb)
         self._pairs = SharedPairs(self._count if frozen else 0, layout, geometry, cache_mb)
         self._states = SharedTable(len(refs), (1,), np.uint8)
-        self._anatomies: dict[int, Anatomy] = {}
+        self._anatomies: dict[int, Anatomy | None] = {}
         self._refuse_unusable()
 
     @property
@@ -171,10 +170,8 @@ class SimulatedPairs(Dataset[Sample]):
                 self._anatomies[place] = self._library.anatomy(large_mu)
             mask, _ = self._library.sample(large_mu, rng, self._anatomies[place])
             return mask
-        if not isinstance(self._library, MaskStack):
-            raise TypeError(f"got mask numbers for {type(self._library).__name__}, expected a MaskStack")
-        mask = self._library.mask(int(self._masks[int(rng.integers(len(self._masks)))]))
-        return mask * np.uint8(METAL_CODES[self._library.metal])
+        index = int(self._masks[int(rng.integers(len(self._masks)))])
+        return self._library.draw(index, large_mu, rng)[0]
 
     def _slice(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """A slice on the scanner's grid and on that of the masks, and its projections.

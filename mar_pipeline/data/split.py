@@ -12,9 +12,10 @@ from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
 from mar_pipeline.sample import Layout
-from simulation.dataset.layout import layout_of
+from simulation.dataset.manifest import layout_of
 from simulation.errors import InputError, NothingToProcessError, UsageError
-from simulation.implants.library import ImplantLibrary, MaskStack
+from simulation.implants.library import ImplantLibrary
+from simulation.implants.masks import MaskSource
 from simulation.physics.protocols import protocol
 from simulation.sources import list_slices
 
@@ -123,7 +124,7 @@ def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs
     refs = list_slices(settings.source or "", "train", 0, settings.source_slices, settings.pad_square)
     named = {f"{ref.case}/{ref.name}": ref for ref in refs}
     library = _library(settings)
-    masks = list(range(len(library))) if isinstance(library, MaskStack) else None
+    masks = None if library.shared_stack is None else list(range(library.shared_stack.shape[2]))
     training, held = _choices(settings, list(named), masks)
     train = SimulatedPairs(
         [named[name] for name in training.slices],
@@ -150,7 +151,7 @@ def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs
     )
 
 
-def _library(settings: DataSettings) -> ImplantLibrary:
+def _library(settings: DataSettings) -> MaskSource:
     if not is_procedural(settings):
         return ImplantLibrary.from_masks(settings.masks or "", settings.metal or "titanium")
     scan = protocol(settings.preset)

@@ -4,6 +4,7 @@ import argparse
 import json
 import logging
 import os
+import signal
 import sys
 from datetime import datetime
 from functools import partial
@@ -13,7 +14,6 @@ from mar_pipeline.dicom.errors import NoMetalError
 from mar_pipeline.dicom.measures.regions import parse_spheres
 from mar_pipeline.dicom.pacs.association import check_ae_title, parse_address
 from mar_pipeline.dicom.pacs.send import check_server, send
-from mar_pipeline.dicom.parallel import sigterm_as_interrupt
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Discovery
@@ -23,6 +23,7 @@ from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
 from simulation.files import write_json
+from simulation.parallel import stop_noticed
 from simulation.physics.projector_cpu import usable_cores
 
 logger = logging.getLogger(__name__)
@@ -59,7 +60,7 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
         raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
     address = _address(options) if options.send else None
     try:
-        with sigterm_as_interrupt():
+        with stop_noticed(signal.SIGTERM):
             outcome = run(
                 settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None
             )

@@ -12,7 +12,6 @@ from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 from scipy import ndimage
 
-from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.measures.regions import Plane, Region
 from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.discovery import discover
@@ -22,6 +21,7 @@ from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
 from mar_pipeline.dicom.reading.series import Series
 from simulation.errors import InputError
+from simulation.implants.masks import PackedMask
 
 NAME = "--metal-mask"
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])

@@ -15,7 +15,6 @@ from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
-from mar_pipeline.dicom.parallel import each
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look, write_slice
 from mar_pipeline.dicom.trials import Trial, finish_slice, steadied, try_slice
@@ -23,6 +22,7 @@ from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, ser
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
+from simulation.parallel import run_parallel
 
 SEGMENTATION = "metal_seg.dcm"
 
@@ -78,7 +78,7 @@ def process(
     started = time.perf_counter()
     numbers = range(len(work.series.slices))
     workers = work.settings.workers
-    looks = list(each(partial(look, work), numbers, workers, "look for metal"))
+    looks = list(run_parallel(partial(look, work), numbers, workers, "look for metal"))
     positions_mm = [file.position_mm for file in work.series.slices]
     metal = _metal(work, looks, positions_mm)
     areas = [float(mask.unpack().sum() * np.prod(work.series.spacing_mm)) for mask in metal.masks]
@@ -95,13 +95,13 @@ def process(
         warnings += remarks
         one = partial(try_slice, work, correction, metal, truncated)
         correcting = workers if method.forks else 1  # a process that has used PyTorch's threads must not fork
-        trials = list(each(one, with_metal, correcting, "correct"))
+        trials = list(run_parallel(one, with_metal, correcting, "correct"))
         _check_harm(work, trials)
         finish = partial(finish_slice, work, metal, areas, steadied(trials, positions_mm))
-        for report in each(finish, trials, correcting, "decide"):
+        for report in run_parallel(finish, trials, correcting, "decide"):
             reports[report.number] = report
         derivation = _derivation(work, method, looks, created, taken_numbers)
-        malformed = each(partial(write_slice, work, derivation, folder), numbers, correcting, "write")
+        malformed = run_parallel(partial(write_slice, work, derivation, folder), numbers, correcting, "write")
         warnings += _remarks_after(reports.values(), sorted({name for names in malformed for name in names}))
     seconds = time.perf_counter() - started
     ordered = tuple(reports[number] for number in numbers)

@@ -11,7 +11,6 @@ from typing import Any
 
 from mar_pipeline.dicom.correction.methods import Method, method_of
 from mar_pipeline.dicom.errors import NoMetalError
-from mar_pipeline.dicom.parallel import check_stopped
 from mar_pipeline.dicom.process import SeriesResult, process, write_segmentation
 from mar_pipeline.dicom.reading.archives import InputFile
 from mar_pipeline.dicom.reading.discovery import discover
@@ -30,6 +29,7 @@ from mar_pipeline.dicom.writing.derivation import STATEMENT
 from mar_pipeline.dicom.writing.staging import check_target, staged
 from simulation.errors import LimitError, MarError, NothingToProcessError, UsageError
 from simulation.files import write_json
+from simulation.parallel import check_stopped
 
 logger = logging.getLogger(__name__)
 

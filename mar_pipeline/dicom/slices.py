@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataset import Dataset
 
-from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
 from mar_pipeline.dicom.given_mask import given_in, read_given_mask
@@ -26,6 +25,7 @@ from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dat
 from mar_pipeline.judge.tissue import CLIP_HU
 from mar_pipeline.judge.verdict import Judgement
 from simulation.errors import InputError
+from simulation.implants.masks import PackedMask
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from simulation.correction import nmar, nmar_prior
-from simulation.dataset.store import Pair
+from simulation.dataset.reader import Pair
 from simulation.physics.projector import Device, Projector, Weighting
 from simulation.physics.protocols import protocol
 

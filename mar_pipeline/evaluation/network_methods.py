@@ -26,7 +26,7 @@ from mar_pipeline.networks.build import (
 from mar_pipeline.sample import Layout, to_mu, to_sample
 from mar_pipeline.weights.shipped import shipped_or_path
 from mar_pipeline.weights.trained import Trained, load_trained
-from simulation.dataset.store import Pair
+from simulation.dataset.reader import Pair
 from simulation.errors import InputError, MarError, UsageError
 from simulation.files import sha256_of
 

@@ -1,4 +1,4 @@
-"""The work of `mar simulate`: what is missing of a data set is made, by one process or many, and told in a report."""
+"""Build what is missing of a data set, in one process or several, and report it."""
 
 import json
 import time
@@ -7,135 +7,115 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import filelock
 
 from simulation.dataset.manifest import Counts, SetFolder
 from simulation.dataset.pairs import SliceResult
 from simulation.dataset.settings import WHOLE, SimulateSettings
-from simulation.dataset.workers import make_units
-from simulation.errors import InputError, ResourceError, UsageError
+from simulation.errors import InputError, ResourceError
 from simulation.files import sha256_of_text, write_json
+from simulation.parallel import run_parallel
 from simulation.provenance import library_versions
 
 
-class Work:
-    """What is to be made, in units of which each is whole or absent.
+class Builder(Protocol):
+    """Builds one layout of a data set, unit by unit; a unit is whole or absent.
 
     Attributes:
-        folder: of the data set.
         unit: what a unit is, such as "slice".
         numbers: the units of this part of the work.
         slices: number of slices of this part.
-        plan: what the manifest tells of the whole work from its beginning.
+        plan: what the manifest says of the whole work from its beginning.
         device: what projects.
     """
 
-    folder: SetFolder
     unit: str
     numbers: list[int]
     slices: int
     plan: dict[str, int]
     device: str
 
+    @property
+    def folder(self) -> SetFolder:
+        """Folder of the data set."""
+
     def is_done(self, number: int) -> bool:
-        """Whether a unit is there."""
-        raise NotImplementedError
+        """Return whether a unit is there."""
 
-    def make(self, number: int) -> list[SliceResult]:
-        """Makes a unit; answers what became of its slices."""
-        raise NotImplementedError
+    def build(self, number: int) -> list[SliceResult]:
+        """Build a unit and return what became of its slices."""
 
-    def told_again(self, number: int) -> list[SliceResult]:
-        """What an earlier run could not do of a unit that is done."""
-        raise NotImplementedError
+    def earlier_results(self, number: int) -> list[SliceResult]:
+        """Return what an earlier run could not do of a unit that is done."""
 
     def collate(self, results: Sequence[SliceResult]) -> Counts:
-        """Lists what is done, whoever made it, and what this run skipped."""
-        raise NotImplementedError
+        """List what is done, whoever built it, and what this run skipped."""
 
-    def outlook(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
-        """What would be made of these units, in words and numbers."""
-        raise NotImplementedError
+    def estimate(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
+        """Return what these units would hold, in words and numbers."""
 
 
-def run(work: Work, settings: SimulateSettings, workers: int, check_interrupt: Any) -> dict[str, Any]:
-    """Makes what is missing.
+def build_missing(builder: Builder, settings: SimulateSettings, workers: int) -> dict[str, Any]:
+    """Build what is missing and return the report.
 
     Args:
-        work: the units.
+        builder: of the layout.
         settings: what was asked for.
         workers: number of processes.
-        check_interrupt: called now and then; it raises what ends the work.
-
-    Returns:
-        The report.
 
     Raises:
         UsageError: the folder holds a set of other settings.
-        InputError: nothing could be made.
+        InputError: nothing could be built.
         OSError: the folder cannot be written.
         KeyboardInterrupt: interrupted; what is finished stays, nothing is half written.
     """
     started = time.monotonic()
-    work.folder.open(**work.plan)
+    builder.folder.open(**builder.plan)
     results: list[SliceResult] = []
-    missing = [number for number in work.numbers if not work.is_done(number)]
+    missing = [number for number in builder.numbers if not builder.is_done(number)]
     try:
-        with closing(make_units(work, missing, workers, work.unit, check_interrupt)) as made:
-            results.extend(made)
+        with closing(run_parallel(builder.build, missing, workers, "simulate", builder.unit, in_order=False)) as built:
+            for some in built:
+                results += some
     except OSError:
-        raise  # the folder cannot be written, so it cannot be told there what is done either
+        raise  # the folder cannot be written, so its lists cannot either
     except BaseException:
-        work.collate(results)
+        builder.collate(results)
         if settings.part == WHOLE:
-            work.folder.discard_if_empty()
+            builder.folder.discard_if_empty()
         raise
-    counts = work.collate(results)
-    for number in sorted(set(work.numbers) - set(missing)):
-        results += work.told_again(number)
-    report = _report(work, settings, results, counts, time.monotonic() - started)
-    with work.folder.turn():
-        write_json(work.folder.root / _report_name(settings.part), report)
+    counts = builder.collate(results)
+    for number in sorted(set(builder.numbers) - set(missing)):
+        results += builder.earlier_results(number)
+    report = _report(builder, settings, results, counts, time.monotonic() - started)
+    with builder.folder.turn():
+        write_json(builder.folder.root / _report_name(settings.part), report)
     if settings.part != WHOLE:  # other parts may have what this one has not
         return report
-    work.folder.discard_if_empty()
-    if work.numbers and not counts.here:
-        told = report["failed"] + report["skipped"] or ["none of them holds a pair"]
-        raise InputError(f"no slice could be used ({work.slices} tried); the first one: {told[0]}")
+    builder.folder.discard_if_empty()
+    if builder.numbers and not counts.here:
+        reasons = report["failed"] + report["skipped"] or ["none of them holds a pair"]
+        raise InputError(f"no slice could be used ({builder.slices} tried); the first one: {reasons[0]}")
     return report
-
-
-def numbers_of_part(part: str, count: int) -> list[int]:
-    """The units of part I of N: I, I + N, I + 2 N ...
-
-    Raises:
-        UsageError: there is no such part.
-    """
-    own, _, parts = part.partition("/")
-    if not (own.isdecimal() and parts.isdecimal()) or not int(own) < int(parts):
-        raise UsageError(
-            f"--part: got {part!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4 (an array counts from 0)"
-        )
-    return list(range(int(own), count, int(parts)))
 
 
 @contextmanager
 def only_run(out: Path, part: str) -> Iterator[None]:
-    """Holds the folder against a second run of the same part, or of a part of another division.
+    """Lock the folder against a second run of the same part, or of a part of another division.
 
     Raises:
-        ResourceError: another run writes there, it is a file, or it cannot be written.
+        ResourceError: it is locked, a file, or cannot be written.
     """
     if out.exists() and not out.is_dir():
         raise ResourceError(f"{out}: is a file; --out needs a folder")
-    own, parts = part.split("/")
+    number, parts = part.split("/")
     with ExitStack() as held:
         try:
             out.mkdir(parents=True, exist_ok=True)
             with filelock.FileLock(out / ".parts.lock"):  # to look for others is to take their locks: one at a time
-                held.enter_context(filelock.FileLock(out / f".simulate-{own}-of-{parts}.lock", timeout=0))
+                held.enter_context(filelock.FileLock(out / f".simulate-{number}-of-{parts}.lock", timeout=0))
                 for path in out.glob(".simulate-*.lock"):
                     if not path.stem.endswith(f"-of-{parts}"):
                         with filelock.FileLock(path, timeout=0):
@@ -148,25 +128,30 @@ def only_run(out: Path, part: str) -> Iterator[None]:
 
 
 def _report_name(part: str) -> str:
-    """Parts of one set share the folder, and each has a report of its own."""
+    """Return the report's name: parts of one set share the folder, and each has a report of its own."""
     return "report.json" if part == WHOLE else f"report-{part.replace('/', '-of-')}.json"
 
 
-def outlook(work: Work) -> dict[str, Any]:
-    """The report of a dry run: what would be made.
+def dry_run(builder: Builder) -> dict[str, Any]:
+    """Return the report of a dry run: what would be built.
 
     Raises:
         UsageError: the folder holds a set of other settings.
     """
-    work.folder.check()
-    missing = [number for number in work.numbers if not work.is_done(number)]
-    words, counts = work.outlook(missing)
-    of = f"{len(missing)} of {len(work.numbers)} {work.unit}s"
-    return {"summary": f"would make up to {of} {words}, in {work.folder.root}", "failed": [], "counts": counts}
+    builder.folder.check()
+    missing = [number for number in builder.numbers if not builder.is_done(number)]
+    words, counts = builder.estimate(missing)
+    units = f"{len(missing)} of {count_of(len(builder.numbers), builder.unit)}"
+    return {"summary": f"would make up to {units} {words}, in {builder.folder.root}", "failed": [], "counts": counts}
+
+
+def count_of(count: int, noun: str) -> str:
+    """Return a number and its noun, such as "1 slice" or "3 slices"."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _report(
-    work: Work, settings: SimulateSettings, results: list[SliceResult], counts: Counts, seconds: float
+    builder: Builder, settings: SimulateSettings, results: list[SliceResult], counts: Counts, seconds: float
 ) -> dict[str, Any]:
     failed = [line for result in results for line in result.failed]
     skipped = [f"{r.name}: {r.skipped}" for r in results if r.skipped]
@@ -174,7 +159,8 @@ def _report(
     reasons = Counter(r.skipped for r in results if r.skipped)
     words = ", ".join(f"{count} skipped ({reason})" for reason, count in sorted(reasons.items()))
     summary = (
-        f"{work.folder.root}: {pairs} pairs made, {counts.here} of {work.slices} slices done"
+        f"{builder.folder.root}: {count_of(pairs, 'pair')} made, {counts.here} of "
+        f"{count_of(builder.slices, 'slice')} done"
         + (f", {words}" if words else "")
         + (f", {len(failed)} failed" if failed else "")
         + f" in {seconds:.0f} s"
@@ -185,8 +171,8 @@ def _report(
         "versions": library_versions(),
         "settings": asdict(settings),
         "settings_sha256": sha256_of_text(json.dumps(asdict(settings), sort_keys=True)),
-        "identity_sha256": work.folder.identity.sha256,
-        "device": work.device,
+        "identity_sha256": builder.folder.identity.sha256,
+        "device": builder.device,
         "seed": settings.seed,
         "seconds": round(seconds, 2),
         "counts": {
@@ -198,5 +184,5 @@ def _report(
         },
         "skipped": skipped,
         "failed": failed,
-        "outputs": work.folder.outputs(),
+        "outputs": builder.folder.outputs(),
     }

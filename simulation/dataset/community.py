@@ -1,209 +1,181 @@
-"""A data set in the community layout that grows: which slices are done, and the files that list them."""
+"""The community layout, written: a file for each pair, a folder for each slice."""
 
 import io
-import os
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import MappingProxyType
-from typing import Any, BinaryIO, ClassVar, NamedTuple, Protocol
 
+import h5py
 import numpy as np
 
-from simulation.dataset.layout import (
-    CASE_MASKS,
-    CASE_RECORD,
-    listing_file,
-    manifest_file,
-    mask_file,
-    read_manifest,
-    read_record,
-    split_folder,
-)
-from simulation.dataset.manifest import SetFolder
+from simulation.dataset.community_set import CommunitySet
+from simulation.dataset.manifest import CASE_MASKS, Counts
+from simulation.dataset.pairs import Drawn, PairMaker, SliceResult, case_record, left_out
+from simulation.dataset.reader import PAIR
 from simulation.errors import InputError
-from simulation.files import sha256_of, whole_file, write_json
-from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack
+from simulation.files import PARTIAL, sha256_of, whole_file
+from simulation.simulator import Sample
+from simulation.sources import SliceRef
 
 
-class Named(Protocol):
-    """What tells the folder of a slice."""
+class CommunityBuilder:
+    """Builds slices of a data set in the community layout, each with its pairs in a folder of its own.
 
-    @property
-    def case(self) -> str:
-        """Name of its case."""
+    Args:
+        folder: where the files go.
+        refs: the slices of the plan.
+        pairs: makes their pairs.
+        numbers: places in the plan of the slices to build; None for all.
+        compression: gzip level of the files.
+    """
 
-    @property
-    def name(self) -> str:
-        """Its own name."""
+    unit = "slice"
 
-
-class SliceName(NamedTuple):
-    """Names of a slice of which no more is known."""
-
-    case: str
-    name: str
-
-
-class DataSet(SetFolder):
-    """One split of a data set in its folder."""
-
-    layout: ClassVar[str] = "community"
-
-    @property
-    def folder(self) -> Path:
-        """Where the cases are."""
-        return split_folder(self.root, self.split)
-
-    def case_folder(self, ref: Named) -> Path:
-        """Folder of a slice."""
-        return self.folder / ref.case / ref.name
-
-    def is_done(self, ref: Named) -> bool:
-        """Whether a slice is complete: its record is written last, and the files it names are there."""
-        folder = self.case_folder(ref)
-        hashes = self.hashes(ref)
-        return bool(hashes) and all((folder / name).is_file() for name in hashes)
-
-    def record(self, ref: Named) -> dict[str, Any]:
-        """What is written about a slice; empty if it was not made yet, or if its record is damaged."""
-        return read_record(self.case_folder(ref))
-
-    def hashes(self, ref: Named) -> dict[str, str]:
-        """SHA-256 of every file of a slice by name, as recorded when it was made."""
-        files = self.record(ref).get("files", {})
-        return dict(files) if isinstance(files, dict) else {}
-
-    def write_record(self, ref: Named, record: dict[str, Any]) -> None:
-        """Marks a slice as complete."""
-        write_json(self.case_folder(ref) / CASE_RECORD, record)
-
-    def outputs(self) -> list[str]:
-        """The files at the top of the folder."""
-        files = (manifest_file, listing_file, mask_file)
-        return [file(self.root, self.split).name for file in files]
-
-    def collate(
+    def __init__(
         self,
-        refs: Sequence[Named],
-        library: ImplantLibrary,
-        masks_per_slice: int,
-        part: Sequence[int] | None = None,
-        without_pairs: Mapping[str, str] = MappingProxyType({}),
-        planned: int | None = None,
-    ) -> int:
-        """Writes mask stack, listing and manifest for the slices that are done, whoever made them.
+        folder: CommunitySet,
+        refs: list[SliceRef],
+        pairs: PairMaker,
+        numbers: list[int] | None = None,
+        compression: int = 4,
+    ) -> None:
+        self.folder, self.refs, self.pairs, self.compression = folder, refs, pairs, compression
+        self.numbers = list(range(len(refs))) if numbers is None else numbers
+        self.slices, self.plan = len(self.numbers), {"planned": len(refs)}
+        self.device = folder.identity.device
 
-        Of the slices of other parts only the records are read, and only masks of slices that were not listed yet are
-        written, so that the last of many parts costs no more than the first.
+    def is_done(self, number: int) -> bool:
+        """Return whether a slice is there with all its files."""
+        return self.folder.is_done(self.refs[number])
+
+    def build(self, number: int) -> list[SliceResult]:
+        """Build what is missing of a slice; what the slice itself is at fault for is in the result, not raised.
 
         Args:
-            refs: all slices of the plan.
-            library: whose masks they have.
-            masks_per_slice: how many each has.
-            part: places in the plan of the slices of this part; None for all.
-            without_pairs: why slices of this part (case/name) have none; the manifest keeps those of other parts.
-            planned: number of slices that were asked for; as many as refs if None.
+            number: its place in the plan.
 
-        Returns:
-            Number of slices that are done.
+        Raises:
+            OSError: the folder cannot be written.
+            UsageError: the source does not go with the preset.
         """
-        own = set(range(len(refs)) if part is None else part)
-        with self.turn():
-            done = [
-                number for number, ref in enumerate(refs) if (self.is_done(ref) if number in own else self.hashes(ref))
-            ]
-            listing = listing_file(self.root, self.split)
-            lines = {number: f"{refs[number].case}/{refs[number].name}/gt.h5\n" for number in done}
-            files = [listing]
-            if isinstance(library, MaskStack):
-                self._write_stack(library, masks_per_slice)
-                files.append(mask_file(self.root, self.split))
-            else:
-                listed = set(listing.read_text().splitlines(keepends=True)) if listing.is_file() else set()
-                fresh = [number for number, line in lines.items() if line not in listed]
-                self._update_stack(refs, masks_per_slice, fresh, done)
-            with whole_file(listing) as partial, partial.open("w") as file:
-                file.writelines(lines.values())
-            left_out = {**(read_manifest(self.root, self.split) or {}).get("left_out", {}), **without_pairs}
-            for number in done:
-                left_out.pop(f"{refs[number].case}/{refs[number].name}", None)
-            facts = {"planned": len(refs) if planned is None else planned, "left_out": dict(sorted(left_out.items()))}
-            self._write_manifest({path.name: sha256_of(path) for path in files}, self._records(refs, done), **facts)
-        return len(done)
+        ref = self.refs[number]
+        drawn = self.pairs.draw(ref, number)
+        if isinstance(drawn, SliceResult):
+            return [drawn]
+        name = f"{ref.case}/{ref.name}"
+        try:
+            pairs = self._build_pairs(drawn, ref, number)
+        except InputError as error:
+            return [SliceResult(name, failed=(str(error),))]
+        return [SliceResult(name, pairs, failed=drawn.failed)]
 
-    def discard_if_empty(self) -> None:
-        """Takes away the files at the top of the folder if no slice was begun, so that other settings may follow."""
-        with self.turn():
-            if not self.folder.exists():
-                for name in self.outputs():
-                    (self.root / name).unlink(missing_ok=True)
+    def earlier_results(self, number: int) -> list[SliceResult]:
+        """Return what an earlier run could not do of a slice."""
+        ref = self.refs[number]
+        return [SliceResult(f"{ref.case}/{ref.name}", failed=tuple(self.folder.record(ref).get("failed", ())))]
 
-    def _records(self, refs: Sequence[Named], done: list[int]) -> Iterator[tuple[str, dict[str, Any]]]:
-        for number in done:
-            yield str(self.case_folder(refs[number]).relative_to(self.root)), self.record(refs[number])
+    def collate(self, results: Sequence[SliceResult]) -> Counts:
+        """List the slices that are done, whoever built them."""
+        in_set = self.folder.collate(
+            self.refs, self.pairs.library, self.pairs.masks_per_slice, self.numbers, left_out(results)
+        )
+        return Counts(sum(map(self.is_done, self.numbers)), in_set)
 
-    def _write_stack(self, library: MaskStack, masks_per_slice: int) -> None:
-        """The given stack as far as it is used, mask after mask on disk."""
-        with whole_file(mask_file(self.root, self.split)) as partial, partial.open("wb") as file:
-            file.write(_stack_header(masks_per_slice))
-            file.writelines(library.mask(index).tobytes("F") for index in range(masks_per_slice))
+    def estimate(self, missing: Sequence[int]) -> tuple[str, dict[str, int]]:
+        """Return what these slices would hold, in words and numbers."""
+        return self.pairs.estimate(len(missing), "community")
 
-    def _update_stack(self, refs: Sequence[Named], masks_per_slice: int, fresh: list[int], done: list[int]) -> None:
-        """The stack of procedural masks, 0 and 1, a slice's masks together at its place; no hash of it is kept.
+    def _build_pairs(self, drawn: Drawn, ref: SliceRef, number: int) -> int:
+        """Write what is missing of a slice and return the number of pairs built."""
+        clean, masks = drawn.clean, drawn.masks.labels
+        folder = self.folder.case_folder(ref)
+        for left_over in folder.glob(f"*{PARTIAL}"):
+            left_over.unlink()
+        written = self._write(folder, drawn.image_mu, number, masks)
+        # A file that an earlier run recorded keeps its hash: damage done since then must not pass for good.
+        known = {file: value for file, value in self.folder.hashes(ref).items() if file not in written}
+        names = {"gt.h5", *(f"{index}.h5" for index in masks), *written}
+        record = case_record(number, clean.origin, clean.pixel_mm, drawn.masks.implants, list(drawn.failed))
+        record["files"] = {file: known.get(file) or sha256_of(folder / file) for file in sorted(names)}
+        self.folder.write_record(ref, record)
+        return len(written - {"gt.h5", CASE_MASKS})
 
-        A stack that is there is written into: as a whole it can be gigabytes, and every part of an array job ends here.
-        What a run killed in this has written is not listed yet: the next one writes it again.
-        """
-        path = mask_file(self.root, self.split)
-        header = _stack_header(masks_per_slice * len(refs))
-        share = masks_per_slice * STACK_SIZE**2
-        size = len(header) + share * len(refs)
-
-        def write(file: BinaryIO, numbers: list[int]) -> None:
-            for number in numbers:
-                file.seek(len(header) + share * number)
-                file.write(self._masks_of(refs[number], masks_per_slice))
-
-        if path.is_file() and path.stat().st_size == size:
-            with path.open("r+b") as there:
-                write(there, fresh)
-                there.flush()
-                os.fsync(there.fileno())
-            return
-        with whole_file(path) as partial, partial.open("wb") as file:
-            file.write(header)
-            file.truncate(size)
-            write(file, done)
-
-    def _masks_of(self, ref: Named, masks_per_slice: int) -> bytes:
-        """Masks of 0 and 1 of a slice, each (512, 512) in Fortran's order; empty ones for those that were not made."""
-        masks = np.zeros((masks_per_slice, STACK_SIZE, STACK_SIZE), np.uint8)
-        path = self.case_folder(ref) / CASE_MASKS
-        if path.is_file():
-            indices, labels = read_masks(path)
-            masks[indices % masks_per_slice] = labels > 0
-        return masks.transpose(0, 2, 1).tobytes()
+    def _write(self, folder: Path, image_mu: np.ndarray, number: int, masks: dict[int, np.ndarray]) -> set[str]:
+        """Simulate and write the files of a slice that are not there yet and return their names."""
+        written = set()
+        tissue = self.pairs.simulator.project_tissue(image_mu)
+        if not (folder / "gt.h5").is_file():
+            sinogram, ct = self.pairs.clean_scan(tissue, number)
+            write_case(folder, image_mu, sinogram, ct, {}, self.compression)
+            written.add("gt.h5")
+        missing = [index for index in masks if not (folder / f"{index}.h5").is_file()]
+        for index, _, sample in self.pairs.samples(image_mu, masks, missing, number, tissue):
+            write_sample(folder / f"{index}.h5", sample, self.compression)
+            written.add(f"{index}.h5")
+        if self.pairs.library.shared_stack is None:
+            write_masks(folder / CASE_MASKS, masks)
+            written.add(CASE_MASKS)
+        return written
 
 
-def read_masks(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and labels (n, 512, 512) of a slice's masks.npz.
+def write_case(
+    folder: Path,
+    image_mu: np.ndarray,
+    poly_sinogram: np.ndarray,
+    poly_CT: np.ndarray,
+    samples: Mapping[int, Sample],
+    compression: int = 4,
+) -> None:
+    """Write gt.h5 and one N.h5 for each sample, each whole or not at all; the same content gives the same bytes.
+
+    Args:
+        folder: of the slice; made if need be.
+        image_mu: Float["rows columns"], 1/cm.
+        poly_sinogram: Float["views bins"], metal free.
+        poly_CT: Float["rows columns"], 1/cm.
+        samples: by mask index.
+        compression: gzip level, 0 for none.
 
     Raises:
-        InputError: it is broken.
+        OSError: the folder cannot be written.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from simulation import Sample, read_pair, write_case
+        >>> image_mu, sinogram = np.full((64, 64), 0.2, np.float32), np.ones((90, 96), np.float32)
+        >>> sample = Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0)
+        >>> with TemporaryDirectory() as folder:
+        ...     write_case(Path(folder), image_mu, sinogram, image_mu, {0: sample})
+        ...     sorted(path.name for path in Path(folder).iterdir()), read_pair(Path(folder, "0.h5")).ma_CT.shape
+        (['0.h5', 'gt.h5'], (64, 64))
     """
-    try:
-        with path.open("rb") as file, np.load(file) as stored:  # np.load(path) leaks a broken file
-            return stored["indices"], stored["masks"]
-    except (ValueError, KeyError, IndexError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-        raise InputError(f"{path}: broken ({error}); remove it and start the same command again") from error
+    folder.mkdir(parents=True, exist_ok=True)
+    truth = {"image": image_mu, "poly_CT": poly_CT, "poly_sinogram": poly_sinogram}
+    write_h5(folder / "gt.h5", truth, compression)
+    for index, sample in samples.items():
+        write_sample(folder / f"{index}.h5", sample, compression)
 
 
-def _stack_header(count: int) -> bytes:
-    """Of a .npy file of so many masks, mask after mask."""
-    header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(
-        header, {"descr": "|u1", "fortran_order": True, "shape": (STACK_SIZE, STACK_SIZE, count)}
-    )
-    return header.getvalue()
+def write_sample(path: Path, sample: Sample, compression: int = 4) -> None:
+    """Write one N.h5, whole or not at all."""
+    arrays = {name: np.asarray(getattr(sample, name)) for name in PAIR}
+    write_h5(path, arrays | {"metal_trace": arrays["metal_trace"].astype(np.uint8)}, compression)
+
+
+def write_h5(path: Path, arrays: Mapping[str, np.ndarray], compression: int) -> None:
+    """Write arrays as float32 or uint8 datasets, whole or not at all."""
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for name, array in arrays.items():
+            kept = array if array.dtype == np.uint8 else np.asarray(array, np.float32)
+            options = {"compression": "gzip", "compression_opts": compression} if compression else {}
+            file.create_dataset(name, data=kept, **options)
+    with whole_file(path) as partial:
+        partial.write_bytes(buffer.getbuffer())
+
+
+def write_masks(path: Path, masks: dict[int, np.ndarray]) -> None:
+    """Write masks.npz: the label masks of a slice and their indices."""
+    with whole_file(path) as partial, partial.open("wb") as file:
+        np.savez_compressed(file, indices=np.array(list(masks)), masks=np.stack(list(masks.values())))

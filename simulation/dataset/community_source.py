@@ -1,22 +1,28 @@
 """A set in the community layout as it is read to be converted: its slices, pairs and masks."""
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from simulation.correction import why_other_mask
-from simulation.dataset.case import case_record
-from simulation.dataset.community import SliceName, read_masks
-from simulation.dataset.layout import CASE_MASKS, mask_file, read_manifest, read_record, split_folder
-from simulation.dataset.manifest import Identity
-from simulation.dataset.pairs import SliceResult
-from simulation.dataset.shard_case import PackedMasks, PlannedSlice
-from simulation.dataset.store import read_h5
+from simulation.dataset.community_set import SliceName
+from simulation.dataset.manifest import (
+    CASE_MASKS,
+    Identity,
+    mask_file,
+    read_manifest,
+    read_record,
+    scan_of_set,
+    split_folder,
+)
+from simulation.dataset.pairs import SliceResult, case_record
+from simulation.dataset.reader import read_h5, read_masks
+from simulation.dataset.shards import PlannedSlice
 from simulation.errors import InputError
 from simulation.files import sha256_of, sha256_of_text
-from simulation.implants.library import open_stack, resize_mask
+from simulation.implants.masks import PackedMask, open_stack, resize_mask
 from simulation.physics.materials import METAL_CODES
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol
@@ -65,14 +71,14 @@ class CommunitySource:
             self.identity = _unknown_identity(names, preset, self._stack_path)
         else:
             self.identity = Identity(**manifest["identity"])
-        self.geometry = protocol(self.identity.preset).geometry
+        self.geometry = (scan_of_set(manifest) if manifest else protocol(self.identity.preset)).geometry
 
     def within(self, first: int, count: int) -> list[tuple[int, SliceName]]:
-        """Slices in a part of the plan, with their places in it."""
+        """Return slices in a part of the plan, with their places in it."""
         return [(number, self._refs[number]) for number in range(first, first + count) if number in self._refs]
 
     def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, SliceResult]:
-        """A slice and its masks, and the pairs whose mask is not known, which its record tells as well.
+        """Return a slice and its masks, and the pairs whose mask is not known, which its record tells as well.
 
         Args:
             ref: the slice.
@@ -92,13 +98,14 @@ class CommunitySource:
                     "such files"
                 )
         indices = sorted(int(path.stem) for path in folder.glob("*.h5") if path.stem.isdecimal())
-        masks, failed = PackedMasks(), []
-        for index, labels, reason in self._labels(folder, indices, verdicts):
+        masks: dict[int, PackedMask] = {}
+        failed = []
+        implants = record.get("implants") or {str(i): {"kind": "mask", "metal": self.identity.metal} for i in indices}
+        for index, labels, reason in self._labels(folder, indices, implants, verdicts):
             if reason:
                 failed.append(f"{ref.case}/{ref.name}, mask {index}: {reason}; left out (--masks names another stack)")
             else:
-                masks.add(index, labels)
-        implants = record.get("implants") or {str(i): {"kind": "mask", "metal": self.identity.metal} for i in indices}
+                masks[index] = PackedMask.of(labels)
         known = {index: implants[str(index)] for index in masks if str(index) in implants}
         origin = record.get("origin", f"{ref.case}/{ref.name}/gt.h5")
         own = case_record(number, origin, record.get("pixel_mm"), known, [*record.get("failed", ()), *failed])
@@ -106,37 +113,38 @@ class CommunitySource:
         return PlannedSlice(ref.case, ref.name, number, own, masks), result
 
     def truth(self, own: PlannedSlice, names: Collection[str]) -> dict[str, np.ndarray]:
-        """The arrays of a slice without metal."""
+        """Return the arrays of a slice without metal."""
         path = self._case(SliceName(own.case, own.name)) / "gt.h5"
         wanted = tuple(name for name in ("image", "poly_sinogram") if name in names)
         return {name: self._checked(path, name, array) for name, array in read_h5(path, wanted).items()}
 
     def pair(self, own: PlannedSlice, index: int, names: Collection[str]) -> dict[str, np.ndarray]:
-        """The arrays of a pair."""
+        """Return the arrays of a pair."""
         path = self._case(SliceName(own.case, own.name)) / f"{index}.h5"
         stored = read_h5(path, tuple(name for name in _OF_PAIR if name in names))
         arrays = {name: self._checked(path, name, array) for name, array in stored.items()}
-        labels = own.masks.unpacked(index)
+        labels = own.masks[index].unpack()
         return arrays | {"mask_512": labels, "metal_mask": resize_mask(labels, self.geometry.image_shape)}
 
     def _case(self, ref: SliceName) -> Path:
         return self._folder / ref.case / ref.name
 
     def _labels(
-        self, folder: Path, indices: list[int], verdicts: dict[int, str]
+        self, folder: Path, indices: list[int], implants: Mapping[str, Any], verdicts: dict[int, str]
     ) -> Iterator[tuple[int, np.ndarray, str]]:
-        """Number and labels of the mask of each pair, and why it cannot be used."""
+        """Yield number and labels of the mask of each pair, and why it cannot be used."""
         if (folder / CASE_MASKS).is_file():
             own, labels = read_masks(folder / CASE_MASKS)
             known = dict(zip(own.tolist(), labels, strict=True))
             for index in indices:
                 yield index, known.get(index, _NO_MASK), "" if index in known else f"not in {CASE_MASKS}"
             return
-        stack, code = open_stack(self._stack_path), METAL_CODES[self.identity.metal]
+        stack = open_stack(self._stack_path)
         for index in indices:
             if index >= stack.shape[2]:
                 yield index, _NO_MASK, f"the mask stack ends at mask {stack.shape[2] - 1}"
                 continue
+            code = METAL_CODES[implants[str(index)]["metal"] if str(index) in implants else self.identity.metal]
             mask = (stack[:, :, index] != 0) * np.uint8(code)
             if index not in verdicts:
                 verdicts[index] = self._why_other_mask(folder / f"{index}.h5", mask)
@@ -159,7 +167,7 @@ class CommunitySource:
 
 
 def _unknown_identity(names: Sequence[SliceName], preset: str, stack: Path) -> Identity:
-    """What is known of a set that mar simulate did not make."""
+    """Return what is known of a set that mar simulate did not make."""
     known: dict[str, Any] = {"preset": preset, "metal": "titanium", "physics": "", "implants": "", "device": "unknown"}
     slices = sha256_of_text("\n".join("/".join(name) for name in names))
     masks_per_slice = open_stack(stack).shape[2]

@@ -1,31 +1,130 @@
-"""The folder of a data set, whatever its layout: what the set is made of, who may write, and its manifest."""
+"""The folder of a data set, whatever its layout: where its files lie, what it is made of, and its manifest.
 
+    {split}_manifest.json                  what the set was made from, and a SHA-256 of every file
+
+The community layout, that of SynDeepLesion:
+
+    {split}_640geo_dir.txt                 one "case/slice/gt.h5" a line
+    {split}mask.npy                        (512, 512, n) uint8, axis 2 = mask
+    {split}_640geo/<case>/<slice>/gt.h5    image, poly_CT, poly_sinogram
+    {split}_640geo/<case>/<slice>/N.h5     ma_CT, LI_CT, ma_sinogram, LI_sinogram, metal_trace of mask N
+
+Its names are fixed, whatever the geometry: the published loaders look for them. What they do not know (the manifest,
+and case.json and masks.npz beside each gt.h5) does not disturb them. Training shards are described in
+`simulation.dataset.shard_file`.
+"""
+
+import hashlib
 import json
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 import filelock
 
-from simulation.dataset.layout import (
-    SPLITS,
-    identity_sha256,
-    listing_file,
-    manifest_file,
-    mask_file,
-    read_manifest,
-    split_folder,
-)
 from simulation.dataset.shard_file import shards_folder
-from simulation.errors import UsageError
-from simulation.files import PARTIAL, whole_file
-from simulation.physics.protocols import protocol
+from simulation.errors import InputError, UsageError
+from simulation.files import PARTIAL, sha256_of_text, whole_file, write_json
+from simulation.physics.geometry import FanBeam
+from simulation.physics.protocols import ScanProtocol, protocol
 from simulation.provenance import library_versions
 
 SCHEMA = 1
 """Raised whenever the same settings begin to give other files."""
+SPLITS = ("train", "test")
+CASE_RECORD = "case.json"
+CASE_MASKS = "masks.npz"
+
+
+def split_folder(root: Path, split: str) -> Path:
+    """Return folder of a split's cases."""
+    return root / f"{split}_640geo"
+
+
+def listing_file(root: Path, split: str) -> Path:
+    """Return the text file that lists a split's slices."""
+    return root / f"{split}_640geo_dir.txt"
+
+
+def mask_file(root: Path, split: str) -> Path:
+    """Return the mask stack of a split."""
+    return root / f"{split}mask.npy"
+
+
+def manifest_file(root: Path, split: str) -> Path:
+    """Return the manifest of a split."""
+    return root / f"{split}_manifest.json"
+
+
+def listing_sha256(slices: Iterable[str]) -> tuple[str, frozenset[str]]:
+    """Return one hash of a list of slices, and those of its beginnings.
+
+    Args:
+        slices: one line a slice.
+    """
+    hashed, beginnings = hashlib.sha256(), []
+    for number, line in enumerate(slices):
+        hashed.update(f"\n{line}".encode() if number else line.encode())
+        beginnings.append(hashed.hexdigest())
+    return hashed.hexdigest(), frozenset(beginnings[:-1])
+
+
+def identity_sha256(schema: int, identity: Mapping[str, Any]) -> str:
+    """Return one hash of what decides the bytes of a set."""
+    return sha256_of_text(json.dumps([schema, identity], sort_keys=True))
+
+
+def layout_of(root: Path, split: str) -> str | None:
+    """Return the layout of a split, "community" or "shards"; None if there is no such split."""
+    manifest = read_manifest(root, split)
+    if manifest is not None:
+        return str(manifest["layout"])
+    if shards_folder(root, split).is_dir():
+        return "shards"
+    return "community" if listing_file(root, split).is_file() or split_folder(root, split).is_dir() else None
+
+
+def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
+    """Return the manifest of a split, None where it has none.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    path = manifest_file(root, split)
+    if not path.is_file():
+        return None
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        empty: dict[str, Any] = {"layout": "community", "cases": {}, "files": {}, "identity": {}, "identity_sha256": ""}
+        return empty | content
+    except (ValueError, TypeError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); restore it or simulate into a new folder"
+        ) from error
+
+
+def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
+    """Return the scan that a set was made with: the preset with the geometry that the manifest holds.
+
+    Raises:
+        UsageError: unknown preset.
+    """
+    scan = protocol(manifest["identity"]["preset"])
+    if "geometry" not in manifest:
+        return scan
+    geometry = dict(manifest["geometry"])
+    return replace(scan, geometry=FanBeam(**geometry | {"image_shape": tuple(geometry["image_shape"])}))
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """Return what is written about a slice in its folder; empty if it was not made yet, or if its record is damaged."""
+    try:
+        content = json.loads((folder / CASE_RECORD).read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 @dataclass(frozen=True)
@@ -64,6 +163,10 @@ class SetFolder:
     root: Path
     split: str
     identity: Identity
+    geometry: FanBeam | None = None
+    """Of the scanner; None for the preset's."""
+    shorter: frozenset[str] = frozenset()
+    """What `Identity.slices` is of every beginning of the list of slices: a set of one of them may grow."""
     layout: ClassVar[str]
 
     @property
@@ -72,15 +175,15 @@ class SetFolder:
         raise NotImplementedError
 
     def discard_if_empty(self) -> None:
-        """Takes away a set of which nothing was made, so that other settings may follow."""
+        """Take away a set of which nothing was made, so that other settings may follow."""
         raise NotImplementedError
 
     def outputs(self) -> list[str]:
-        """The files at the top of the folder."""
+        """Return the files at the top of the folder."""
         return [manifest_file(self.root, self.split).name]
 
     def open(self, **plan: int) -> None:
-        """Starts or continues the set, and clears away what killed runs left at the top of the folder.
+        """Start or continue the set, and clear away what killed runs left at the top of the folder.
 
         Args:
             plan: what the manifest tells of the whole work, so that `verify` knows what was never begun.
@@ -93,12 +196,16 @@ class SetFolder:
             for path in self.root.glob(f"*{PARTIAL}"):
                 path.unlink()
             self.check()
-            if read_manifest(self.root, self.split) is None:
-                self._refuse_strangers()
+            manifest = read_manifest(self.root, self.split)
+            if manifest is None:
+                self._refuse_foreign_files()
                 self._write_manifest({}, (), **plan)
+            elif manifest["identity_sha256"] != self.identity.sha256:
+                own = {"identity_sha256": self.identity.sha256, "identity": asdict(self.identity)}
+                write_json(manifest_file(self.root, self.split), manifest | own | plan)
 
     def check(self) -> None:
-        """Whether the folder can hold this set.
+        """Refuse a folder that cannot hold this set; it may hold the beginning of it, which then grows.
 
         Raises:
             UsageError: it holds a set of other settings.
@@ -112,18 +219,22 @@ class SetFolder:
                 f"another --out, or convert it: mar simulate --convert {self.root} --layout {self.layout} --out OTHER"
             )
         before, now = manifest["identity"], asdict(self.identity)
-        changed = ", ".join(_change(key, before.get(key), now[key]) for key in now if before.get(key) != now[key])
+        changed = [key for key in now if before.get(key) != now[key]]
+        if changed == ["slices"] and before["slices"] in self.shorter:
+            return
+        words = ", ".join(_change(key, before.get(key), now[key]) for key in changed)
+        growth = "; a set can grow, but keeps the slices it was planned with" if "slices" in changed else ""
         raise UsageError(
-            f"{self.root}: holds a {self.split} set of other settings ({changed or 'another version'}); repeat "
-            "those settings to continue it, or choose another --out"
+            f"{self.root}: holds a {self.split} set of other settings ({words or 'another version'}); repeat "
+            f"those settings to continue it, or choose another --out{growth}"
         )
 
     def turn(self) -> filelock.BaseFileLock:
-        """Parts that start or end at the same time take turns, so that the last to write has seen all."""
+        """Return a lock by which parts that start or end together take turns: the last to write has seen all."""
         return filelock.FileLock(self.root / ".dataset.lock")
 
     def _write_manifest(self, files: dict[str, str], cases: Iterable[tuple[str, Any]], **facts: Any) -> None:
-        """Writes the manifest, slice after slice, so that it never lies in memory as a whole.
+        """Write the manifest, slice after slice, so that it never lies in memory as a whole.
 
         Args:
             files: hashes of files by name.
@@ -135,7 +246,7 @@ class SetFolder:
             "layout": self.layout,
             "identity_sha256": self.identity.sha256,
             "identity": asdict(self.identity),
-            "geometry": asdict(protocol(self.identity.preset).geometry),
+            "geometry": asdict(self.geometry or protocol(self.identity.preset).geometry),
             "versions": library_versions(),
             **facts,
             "files": files,
@@ -146,15 +257,15 @@ class SetFolder:
             file.writelines(_lines(cases))
             file.write("\n }\n}\n")
 
-    def _refuse_strangers(self) -> None:
+    def _refuse_foreign_files(self) -> None:
         places = manifest_file, listing_file, mask_file, split_folder, shards_folder
         own = {place(self.root, split).name for place in places for split in SPLITS}
         names = sorted(path.name for path in self.root.iterdir() if path.name not in own)
-        strangers = [name for name in names if not re.fullmatch(r"\..*|report(-\d+-of-\d+)?\.json", name)]
+        foreign = [name for name in names if not re.fullmatch(r"\..*|report(-\d+-of-\d+)?\.json", name)]
         begun = [place(self.root, self.split).name for place in (split_folder, shards_folder)]
-        if strangers:
+        if foreign:
             raise UsageError(
-                f"{self.root}: holds {strangers[0]}, which mar simulate did not make; choose a new or empty --out"
+                f"{self.root}: holds {foreign[0]}, which mar simulate did not make; choose a new or empty --out"
             )
         if orphans := [name for name in begun if (self.root / name).exists()]:
             raise UsageError(
@@ -169,6 +280,6 @@ def _lines(cases: Iterable[tuple[str, Any]]) -> Iterator[str]:
 
 
 def _change(key: str, before: Any, now: Any) -> str:
-    """A difference between two identities in words; hashes say nothing to a reader."""
+    """Return a difference between two identities in words; hashes say nothing to a reader."""
     hashed = {"slices": "the list of slices", "physics": "the physics (spectrum or version)", "masks": "the masks"}
     return f"{hashed[key]} changed" if key in hashed else f"{key} was {before!r}, is {now!r}"

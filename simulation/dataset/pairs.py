@@ -1,6 +1,7 @@
 """Pairs of a slice: its masks, its scans without and with metal; the same numbers in whatever layout."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,9 +9,9 @@ import numpy as np
 
 from simulation.errors import InputError
 from simulation.implants.anatomy import find_body
-from simulation.implants.library import STACK_SIZE, ImplantLibrary, MaskStack, check_mask, resize_mask
+from simulation.implants.masks import STACK_SIZE, MaskSource, check_mask, resize_mask
+from simulation.parallel import check_stopped
 from simulation.physics.grid import to_grid
-from simulation.physics.materials import METAL_CODES
 from simulation.simulator import Sample, Simulator
 from simulation.sources import CleanSlice, SliceRef, screen
 
@@ -35,7 +36,7 @@ class SliceResult:
 
 
 def left_out(results: Iterable[SliceResult]) -> dict[str, str]:
-    """The slices that cannot have a pair, and why."""
+    """Return the slices that cannot have a pair, and why."""
     looked_at = [own for own in results if not own.pairs and not own.unread]
     return {own.name: own.skipped or own.failed[0] for own in looked_at if own.skipped or own.failed}
 
@@ -61,13 +62,13 @@ class Drawn(NamedTuple):
         clean: the slice.
         image_mu: on the scanner's grid.
         masks: one or more.
-        told: one line for each mask that cannot be used.
+        failed: one line for each mask that cannot be used.
     """
 
     clean: CleanSlice
     image_mu: np.ndarray
     masks: Masks
-    told: tuple[str, ...]
+    failed: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,19 @@ class PairMaker:
         masks_per_slice: number of masks a slice gets.
         seed: of implants and noise.
         simulator: the scanner.
-        check_interrupt: called now and then; it raises what ends the work.
     """
 
-    library: ImplantLibrary
+    library: MaskSource
     masks_per_slice: int
     seed: int
     simulator: Simulator
-    check_interrupt: Callable[[], None] = lambda: None
 
     def image(self, clean: CleanSlice) -> np.ndarray:
-        """The slice on the scanner's grid."""
+        """Return the slice on the scanner's grid."""
         return to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol)
 
     def draw(self, ref: SliceRef, number: int) -> Drawn | SliceResult:
-        """Reads a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
+        """Read a slice and draws its masks, or tells why it has none; what it is itself at fault for is not raised.
 
         Args:
             ref: the slice.
@@ -111,25 +110,19 @@ class PairMaker:
             masks = self._draw_masks(clean, image_mu, number)
         except InputError as error:
             return SliceResult(name, failed=(str(error),), unread=clean is None)
-        told = tuple(f"{name}, {line}" for line in masks.failed)
-        return Drawn(clean, image_mu, masks, told) if masks.labels else SliceResult(name, failed=told)
+        failed = tuple(f"{name}, {line}" for line in masks.failed)
+        return Drawn(clean, image_mu, masks, failed) if masks.labels else SliceResult(name, failed=failed)
 
     def _draw_masks(self, clean: CleanSlice, image_mu: np.ndarray, number: int) -> Masks:
-        drawn = Masks({}, {}, [])
-        stacked = isinstance(self.library, MaskStack)
+        drawn, library = Masks({}, {}, []), self.library
         large = to_grid(clean.image_mu, clean.pixel_mm, self.simulator.protocol, (STACK_SIZE, STACK_SIZE))
-        anatomy = None if stacked else self.library.anatomy(large)
+        anatomy = None if library.shared_stack is not None else library.anatomy(large)
         body: np.ndarray | None = None
         for place in range(self.masks_per_slice):
+            # Where every slice has masks of its own, N stays the mask's place in the stack of them all.
+            index = place if library.shared_stack is not None else number * self.masks_per_slice + place
             try:
-                if isinstance(self.library, MaskStack):
-                    index = place
-                    mask = self.library.mask(index) * np.uint8(METAL_CODES[self.library.metal])
-                    description: dict[str, Any] = {"kind": "mask", "metal": self.library.metal}
-                else:
-                    # Every slice has masks of its own: N stays the mask's place in the stack.
-                    index = number * self.masks_per_slice + place
-                    mask, description = self.library.sample(large, self._rng(number, index, _IMPLANT), anatomy)
+                mask, description = library.draw(index, large, self._rng(number, index, _IMPLANT), anatomy)
                 body = find_body(image_mu) if body is None else body
                 check_mask(resize_mask(mask, image_mu.shape), image_mu, body)
             except InputError as error:
@@ -139,7 +132,7 @@ class PairMaker:
         return drawn
 
     def clean_scan(self, tissue: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
-        """Sinogram and image of the slice without metal, from its line integrals."""
+        """Return sinogram and image of the slice without metal, from its line integrals."""
         return self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
 
     def samples(
@@ -150,7 +143,7 @@ class PairMaker:
         number: int,
         tissue: np.ndarray,
     ) -> Iterator[tuple[int, np.ndarray, Sample]]:
-        """The scans with metal, a few at a time.
+        """Yield the scans with metal, a few at a time.
 
         Args:
             image_mu: what `image` gave.
@@ -163,11 +156,38 @@ class PairMaker:
             Mask index, the mask on the scanner's grid, and the scan.
         """
         for start in range(0, len(indices), _AT_ONCE):
-            self.check_interrupt()
+            check_stopped()
             chunk = indices[start : start + _AT_ONCE]
             rngs = [self._rng(number, index) for index in chunk]
             small = [resize_mask(labels[index], image_mu.shape) for index in chunk]
             yield from zip(chunk, small, self.simulator.simulate_masks(image_mu, small, rngs, tissue), strict=True)
 
+    def estimate(self, slices: int, stored: str) -> tuple[str, dict[str, int]]:
+        """Return what so many slices would hold, uncompressed, in words and numbers.
+
+        Args:
+            slices: number of slices.
+            stored: community, or what shards hold.
+        """
+        geometry = self.simulator.protocol.geometry
+        image, sinogram = (math.prod(shape) / 1e6 for shape in (geometry.image_shape, geometry.sinogram_shape))
+        pair_mb = {
+            "community": 8 * image + 9 * sinogram,
+            "images": 9 * image,
+            "both": 9 * image + 4 * sinogram,
+            "sinograms": image + 4 * sinogram,
+        }[stored]
+        pairs = slices * self.masks_per_slice
+        words = f"with {self.masks_per_slice} masks each: {pairs} pairs, about {pairs * pair_mb / 1000:.2f} GB"
+        return words, {"slices": slices, "pairs": pairs}
+
     def _rng(self, *key: int) -> np.random.Generator:
         return np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=key))
+
+
+def case_record(
+    number: int, origin: str, pixel_mm: float | None, implants: dict[int, dict[str, Any]], failed: list[str]
+) -> dict[str, Any]:
+    """Return what is written about a slice, whatever the layout."""
+    described = {str(index): implant for index, implant in implants.items()}
+    return {"number": number, "origin": origin, "pixel_mm": pixel_mm, "implants": described, "failed": failed}

@@ -1,13 +1,15 @@
 """What `mar simulate` is asked for, and the implants and the scanner that serve it."""
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Literal
 
 from simulation.dataset.shard_file import Stored
 from simulation.errors import UsageError
 from simulation.implants.library import ImplantLibrary
+from simulation.implants.masks import STACK_SIZE, MaskSource, metals_of
+from simulation.physics.geometry import FanBeam
 from simulation.physics.projector_cpu import usable_cores
-from simulation.physics.protocols import protocol
+from simulation.physics.protocols import ScanProtocol, protocol
 from simulation.physics.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.simulator import Simulator
 
@@ -20,6 +22,41 @@ WHOLE = "0/1"
 
 
 @dataclass(frozen=True)
+class ScannerSettings:
+    """The fan beam, as far as it differs from the preset's, see `simulation.FanBeam`.
+
+    Args:
+        source_mm: distance from the source to the isocentre.
+        detector_mm: distance from the isocentre to the flat detector.
+        views: number of views over the full circle.
+        bins: number of detector bins.
+        pitch_mm: width of a bin, on the detector.
+        image_size: number of rows and of columns of the image.
+        pixel_mm: side of a pixel of the image.
+    """
+
+    source_mm: float | None = None
+    detector_mm: float | None = None
+    views: int | None = None
+    bins: int | None = None
+    pitch_mm: float | None = None
+    image_size: int | None = None
+    pixel_mm: float | None = None
+
+    def geometry(self, preset: FanBeam) -> FanBeam:
+        """Return the fan beam: what is given, and the rest of the preset's.
+
+        Raises:
+            InputError: a length or count is impossible.
+        """
+        given = {name: value for name, value in asdict(self).items() if value is not None}
+        if "image_size" in given:
+            size = given.pop("image_size")
+            given["image_shape"] = (size, size)
+        return replace(preset, **given)
+
+
+@dataclass(frozen=True)
 class SimulateSettings:
     """Make pairs with and without metal from clean CT slices.
 
@@ -27,9 +64,10 @@ class SimulateSettings:
         out: folder of the data set; a rerun with the same settings makes only what is missing.
         source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
         preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
+        scanner: what is otherwise than in the preset: distances, detector and image of a scanner of your own.
         masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
-        metal: what all metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; if not given
-            titanium for a stack, and what is usual for procedural implants.
+        metal: what the metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; of several each
+            pair gets one at random. If not given, titanium for a stack, and what is usual for procedural implants.
         implants: kinds the procedural masks are drawn from: hip, spine, dental, clips, electrodes, needle; all if not
             given.
         split: names of the files, and which official split of DeepLesion is read.
@@ -46,7 +84,7 @@ class SimulateSettings:
         photons: photons a bin receives without an object, instead of the preset's.
         scatter_counts: mean count that scatter adds to every bin, instead of the preset's.
         electronic_noise_counts: standard deviation of the electronic noise in photons, instead of the preset's.
-        pad_square: pad slices that are not square with air instead of refusing them.
+        pad_square: pad slices that are not square with air, or refuse them; if not given, those of NIfTI are padded.
         layout: community (a file for each pair, as SynDeepLesion is distributed) or shards (a file for some dozen
             slices with their pairs, to train from).
         store: what shards hold of a pair: images, sinograms (CT and LI are then computed when they are read), or both;
@@ -60,8 +98,9 @@ class SimulateSettings:
     out: str
     source: str = "phantom"
     preset: str = "syndeeplesion"
+    scanner: ScannerSettings = field(default_factory=ScannerSettings)
     masks: str = PROCEDURAL
-    metal: str | None = None
+    metal: tuple[str, ...] | str | None = None
     implants: tuple[str, ...] | None = None
     split: Literal["train", "test"] = "train"
     slices: int | None = None
@@ -77,7 +116,7 @@ class SimulateSettings:
     photons: float | None = None
     scatter_counts: float | None = None
     electronic_noise_counts: float | None = None
-    pad_square: bool = False
+    pad_square: bool | None = None
     layout: Literal["community", "shards"] = "community"
     store: Stored | None = None
     slices_per_shard: int = 32
@@ -91,11 +130,11 @@ WITH_CONVERT = {
     *("compression", "dry_run"),
 }
 """Settings that a conversion looks at; what the set was made from is not to be said again."""
-_DEFAULTS = {own.name: own.default for own in fields(SimulateSettings)}
+_DEFAULTS = {own.name: own.default for own in fields(SimulateSettings)} | {"scanner": ScannerSettings()}
 
 
 def check_settings(settings: SimulateSettings) -> None:
-    """Refuses what cannot be asked for.
+    """Refuse what cannot be asked for.
 
     Raises:
         UsageError: a number or a combination is impossible.
@@ -136,16 +175,50 @@ def check_settings(settings: SimulateSettings) -> None:
             raise UsageError(f"--{name.replace('_', '-')}: got {value:g}, expected 0 or more")
 
 
-def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
-    """The implants, and how many of them a slice gets."""
+def units_of_part(part: str, count: int) -> list[int]:
+    """Return the units of part I of N: I, I + N, I + 2 N ...
+
+    Args:
+        part: I/N.
+        count: number of units of the whole work.
+
+    Raises:
+        UsageError: there is no such part.
+    """
+    number, _, parts = part.partition("/")
+    if not (number.isdecimal() and parts.isdecimal()) or not int(number) < int(parts):
+        raise UsageError(
+            f"--part: got {part!r}, expected I/N with I from 0 to N - 1, such as 0/4 to 3/4 (an array counts from 0)"
+        )
+    return list(range(int(number), count, int(parts)))
+
+
+def scan_protocol(settings: SimulateSettings) -> ScanProtocol:
+    """Return the preset with what is asked for in its place.
+
+    Raises:
+        UsageError: unknown preset.
+        InputError: the geometry is impossible.
+    """
+    preset = protocol(settings.preset)
+    changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
+    given = {name: value for name, value in changed.items() if value is not None}
+    return replace(preset, geometry=settings.scanner.geometry(preset.geometry), **given)
+
+
+def mask_source(settings: SimulateSettings) -> tuple[MaskSource, int]:
+    """Return where the masks come from, and how many of them a slice gets."""
+    metals = metals_of(settings.metal)
+    metal = metals[0] if len(metals) == 1 else metals or None
     if settings.masks == PROCEDURAL:
-        scan = protocol(settings.preset)
-        pixel_mm = scan.geometry.pixel_mm if scan.grid == "physical" else None
-        library = ImplantLibrary(settings.implants, pixel_mm, settings.metal)
+        scan = scan_protocol(settings)
+        side_mm = scan.geometry.pixel_mm * scan.geometry.image_shape[0]
+        pixel_mm = side_mm / STACK_SIZE if scan.grid == "physical" else None  # implants are drawn at that size
+        library = ImplantLibrary(settings.implants, pixel_mm, metal)
         return library, settings.masks_per_slice or _PROCEDURAL_MASKS
     if settings.implants:
         raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
-    stack = ImplantLibrary.from_masks(settings.masks, settings.metal or "titanium")
+    stack = ImplantLibrary.from_masks(settings.masks, metal or "titanium")
     count = settings.masks_per_slice or len(stack)
     if count > len(stack):
         raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")
@@ -153,7 +226,7 @@ def implant_library(settings: SimulateSettings) -> tuple[ImplantLibrary, int]:
 
 
 def build_simulator(settings: SimulateSettings) -> Simulator:
-    """The scanner, with the spectrum and the constants that were asked for."""
+    """Return the scanner, with the spectrum and the constants that were asked for."""
     spectrum: Spectrum | None = None
     if settings.spectrum is not None:
         spectrum = read_spectrum(settings.spectrum)
@@ -161,15 +234,13 @@ def build_simulator(settings: SimulateSettings) -> Simulator:
         angle_deg = 7.0 if settings.anode_angle_deg is None else settings.anode_angle_deg
         filters = ("Al:2.5",) if settings.filters is None else settings.filters
         spectrum = tube_spectrum(settings.kvp, angle_deg, parse_filters(filters))
-    changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
-    scan = replace(protocol(settings.preset), **{name: value for name, value in changed.items() if value is not None})
     device = "cpu" if settings.device == "auto" and settings.workers != 1 else settings.device
     threads = max(1, usable_cores() // (settings.workers or usable_cores()))
-    return Simulator(scan, device, spectrum, threads=threads)
+    return Simulator(scan_protocol(settings), device, spectrum, threads=threads)
 
 
 def worker_count(settings: SimulateSettings, device: str) -> int:
-    """Number of processes; a GPU serves one."""
+    """Return number of processes; a GPU serves one."""
     if device == "cuda":
         if settings.workers > 1:
             raise UsageError(

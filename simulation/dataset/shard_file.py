@@ -45,17 +45,17 @@ _WHOLE_NUMBERS = ("metal_mask", "metal_trace", "mask_512")
 
 
 def shards_folder(root: Path, split: str) -> Path:
-    """Folder of a split's shards."""
+    """Return folder of a split's shards."""
     return root / f"{split}_shards"
 
 
 def shard_file(folder: Path, number: int) -> Path:
-    """The file of a shard."""
+    """Return the file of a shard."""
     return folder / f"shard_{number:05d}.h5"
 
 
 def names_of(stored: Stored) -> tuple[str, ...]:
-    """The arrays that shards hold.
+    """Return the arrays that shards hold.
 
     Args:
         stored: images, sinograms, or both.
@@ -110,7 +110,7 @@ class ShardWriter:
         self._descriptor = os.open(path, os.O_WRONLY)
 
     def put(self, row: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Writes a row of some arrays; those that the shard does not hold are passed over.
+        """Write a row of some arrays; those that the shard does not hold are passed over.
 
         Raises:
             OSError: it cannot be written.
@@ -127,12 +127,12 @@ class ShardWriter:
                 rest, start = rest[written:], start + written
 
     def close(self) -> None:
-        """Ends the file."""
+        """End the file."""
         os.close(self._descriptor)
 
 
 def _allocate(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
-    """An array with its place in the file and nothing in it."""
+    """Allocate an array in the file, with nothing in it."""
     properties = h5py.h5p.create(h5py.h5p.DATASET_CREATE)
     properties.set_alloc_time(h5py.h5d.ALLOC_TIME_EARLY)
     properties.set_fill_time(h5py.h5d.FILL_TIME_NEVER)  # every row is written
@@ -140,7 +140,7 @@ def _allocate(file: h5py.File, name: str, shape: tuple[int, ...]) -> None:
 
 
 def _shape(name: str, geometry: FanBeam) -> tuple[int, int]:
-    """Of a row as it is stored."""
+    """Return the shape of a row as it is stored."""
     views, bins = geometry.sinogram_shape
     shapes = {"mask_512": (_STACK_SIDE, _STACK_SIDE // 2), "metal_trace": (views, -(-bins // 8))}
     return shapes.get(name, (views, bins) if "sinogram" in name else geometry.image_shape)
@@ -171,7 +171,7 @@ class _Place:
     dtype: np.dtype
 
     def start(self, row: int, line: int = 0) -> int:
-        """The first byte of a line of a row."""
+        """Return the first byte of a line of a row."""
         return self.offset + (row * self.shape[1] + line) * self.shape[2] * self.dtype.itemsize
 
 
@@ -233,7 +233,7 @@ class Shard:
         self.close()
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """Rows and columns of the arrays of a name."""
+        """Return rows and columns of the arrays of a name."""
         return self._places[name].shape[1:]
 
     @property
@@ -242,13 +242,13 @@ class Shard:
         return self._descriptor is not None
 
     def close(self) -> None:
-        """Closes the file; the next read opens it again."""
+        """Close the file; the next read opens it again."""
         if getattr(self, "_descriptor", None) is not None:
             os.close(self._descriptor)  # type: ignore[arg-type]
             self._descriptor = None
 
     def read(self, name: str, row: int, first: int = 0, count: int | None = None) -> np.ndarray:
-        """Some lines of a row of an array.
+        """Return some lines of a row of an array.
 
         Args:
             name: of the array.
@@ -285,7 +285,7 @@ class Shard:
 
 
 def _place(dataset: h5py.Dataset) -> _Place:
-    """Where an array lies.
+    """Return where an array lies.
 
     Raises:
         ValueError: it is not contiguous.

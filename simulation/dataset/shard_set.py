@@ -7,8 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simulation.dataset.layout import manifest_file
-from simulation.dataset.manifest import Counts, Identity, SetFolder
+from simulation.dataset.manifest import Counts, Identity, SetFolder, manifest_file
 from simulation.dataset.pairs import SliceResult
 from simulation.dataset.shard_file import ShardPlan, ShardWriter, Stored, shard_file, shards_folder
 from simulation.files import PARTIAL, sha256_of, whole_file, write_json
@@ -24,7 +23,7 @@ class ShardIdentity(Identity):
 
     @classmethod
     def of(cls, identity: Identity, stored: Stored, slices_per_shard: int) -> "ShardIdentity":
-        """The shards of what a set in the other layout holds."""
+        """Return the shards of what a set in the other layout holds."""
         return cls(**asdict(identity) | {"compression": 0}, stored=stored, slices_per_shard=slices_per_shard)
 
 
@@ -40,11 +39,11 @@ class ShardSet(SetFolder):
         return shards_folder(self.root, self.split)
 
     def path(self, number: int) -> Path:
-        """The file of a shard."""
+        """Return the file of a shard."""
         return shard_file(self.folder, number)
 
     def record(self, number: int) -> dict[str, Any]:
-        """What is written about a shard; empty if it was not made yet, or if its record is damaged."""
+        """Return what is written about a shard; empty if it was not made yet, or if its record is damaged."""
         try:
             content = json.loads(self.path(number).with_suffix(".json").read_text())
         except (FileNotFoundError, ValueError):
@@ -52,13 +51,13 @@ class ShardSet(SetFolder):
         return content if isinstance(content, dict) else {}
 
     def is_done(self, number: int) -> bool:
-        """Whether a shard is there: its file gets its name last. One that lost bytes since then is not."""
+        """Return whether a shard is there: its file gets its name last. One that lost bytes since then is not."""
         path = self.path(number)
         return path.is_file() and self.record(number).get("bytes") == path.stat().st_size
 
     @contextmanager
     def writing(self, number: int, plan: ShardPlan, geometry: FanBeam, record: dict[str, Any]) -> Iterator[ShardWriter]:
-        """A new shard, which is in the set once the block is through.
+        """Yield a new shard, which is in the set once the block is through.
 
         Args:
             number: of the shard.
@@ -79,15 +78,15 @@ class ShardSet(SetFolder):
             facts = {"bytes": partial.stat().st_size, "sha256": sha256_of(partial)}
             write_json(path.with_suffix(".json"), facts | record)
 
-    def told_again(self, number: int) -> list[SliceResult]:
-        """What could not be done of the slices of a shard when it was made."""
+    def earlier_results(self, number: int) -> list[SliceResult]:
+        """Return what could not be done of the slices of a shard when it was made."""
         record = self.record(number)
         results = [SliceResult(name, skipped=reason) for name, reason in record.get("skipped", ())]
         again = f"; delete {self.path(number).name} to try again"
         return results + [SliceResult("", failed=(line + again,)) for line in record.get("failed", ())]
 
     def collate(self, planned: int, part: Collection[int]) -> Counts:
-        """Writes the manifest for the shards that are done, whoever made them.
+        """Write the manifest for the shards that are done, whoever made them.
 
         Args:
             planned: number of shards of the whole set.
@@ -99,6 +98,7 @@ class ShardSet(SetFolder):
         slices, pairs, here = 0, 0, 0
         files = {}
         with self.turn():
+            self.check()
             for number in filter(self.is_done, range(planned)):
                 path, record = self.path(number), self.record(number)
                 slices, pairs = slices + len(record["slices"]), pairs + record["pairs"]
@@ -110,7 +110,7 @@ class ShardSet(SetFolder):
         return Counts(here, slices)
 
     def discard_if_empty(self) -> None:
-        """Takes away a set of which no shard holds a pair and none is being written, so that others may follow."""
+        """Take away a set of which no shard holds a pair and none is being written, so that others may follow."""
         with self.turn():
             made = list(self.folder.glob("shard_*")) if self.folder.exists() else []
             numbers = [int(path.stem.removeprefix("shard_")) for path in made if path.suffix == ".json"]

@@ -18,7 +18,7 @@ Point = tuple[float, float]
 
 
 def find_body(image_mu: np.ndarray) -> np.ndarray:
-    """The patient: the largest component of mu > 0.5 water, thin parts such as the couch cut off, holes filled.
+    """Return the patient: the largest component of mu > 0.5 water, thin parts such as the couch cut off, holes filled.
 
     Args:
         image_mu: (n, n), 1/cm.
@@ -150,7 +150,7 @@ class Anatomy:
     def _roundest(
         self, window: np.ndarray, low_mm: float, high_mm: float, bone_depth: np.ndarray | None = None
     ) -> Round | None:
-        """The largest disc in bone with its middle in a window, if its radius lies between low_mm and high_mm."""
+        """Return the largest disc in bone with its middle in a window, if its radius is low_mm to high_mm."""
         depth = np.where(window, self._bone_depth if bone_depth is None else bone_depth, 0)
         radius = float(depth.max())
         if not low_mm <= radius / self.pixels_per_mm <= high_mm:
@@ -175,7 +175,7 @@ class Anatomy:
         return best_first[0][1:] if best_first else None
 
     def _holes(self, closing_mm: float) -> list[tuple[float, Point, float]]:
-        """Candidates for the canal once gaps of 2 closing_mm are closed: score, middle, half width."""
+        """Return candidates for the canal once gaps of 2 closing_mm are closed: score, middle, half width."""
         mm = self.pixels_per_mm
         closed = ndimage.binary_closing(self._porous, _disc(max(1, round(closing_mm * mm))))
         filled = ndimage.binary_fill_holes(closed)
@@ -235,7 +235,7 @@ class Anatomy:
         return tuple(heads)
 
     def _ball(self, near: Point) -> Round:
-        """The ball of bone in a darker ring (the joint space) that fits best within 22 mm of a point."""
+        """Return the ball of bone in a darker ring (the joint space) that fits best within 22 mm of a point."""
         mm = self.pixels_per_mm
         reach = round(22 * mm)
         margin = reach + round(34 * mm)

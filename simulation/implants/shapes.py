@@ -34,7 +34,7 @@ def _grid(n: int) -> tuple[np.ndarray, np.ndarray]:
 def blob(
     n: int, middle: Point, radii: tuple[float, float], angle_rad: float, bumps: np.ndarray | None = None
 ) -> np.ndarray:
-    """Ellipse with an uneven rim: radius (1 + sum_k bumps_k cos(k phi)) of the ellipse, k from 2."""
+    """Return an ellipse with an uneven rim: radius (1 + sum_k bumps_k cos(k phi)) of the ellipse, k from 2."""
     row, column = _grid(n)
     y, x = row - middle[0], column - middle[1]
     along, across = x * np.cos(angle_rad) + y * np.sin(angle_rad), y * np.cos(angle_rad) - x * np.sin(angle_rad)
@@ -49,7 +49,7 @@ def blob(
 def bar(
     n: int, start: Point, end: Point, width: float, end_width: float | None = None, thread: float = 0.0
 ) -> np.ndarray:
-    """Straight bar with round ends, its width going linearly from `width` to `end_width`, optionally threaded."""
+    """Return a straight bar with round ends, its width going linearly from `width` to `end_width`, maybe threaded."""
     row, column = _grid(n)
     axis = np.subtract(end, start)
     length = max(float(np.hypot(*axis)), 1e-6)
@@ -64,7 +64,7 @@ def bar(
 
 
 def arc(n: int, middle: Point, inner: float, outer: float, towards_rad: float, half_angle_rad: float) -> np.ndarray:
-    """Part of a ring around the direction `towards_rad` (0 to the right, pi/2 posterior)."""
+    """Return a part of a ring around the direction `towards_rad` (0 to the right, pi/2 posterior)."""
     row, column = _grid(n)
     y, x = row - middle[0], column - middle[1]
     radius = np.hypot(x, y)
@@ -81,7 +81,7 @@ def _with_middle(mask: np.ndarray, point: Point) -> np.ndarray:
 
 
 def hip(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Total hip replacement of one hip or both: cup and head, a large solid head, or a head on neck and stem."""
+    """Return a total hip replacement of one hip or both: cup and head, a large solid head, or a head on a stem."""
     heads = list(anatomy.femoral_heads)
     if len(heads) == 2 and rng.random() < 0.6:
         heads = [heads[int(rng.integers(2))]]
@@ -113,7 +113,7 @@ def _one_hip(anatomy: Anatomy, rng: np.random.Generator, head: Round) -> list[Pa
 
 
 def _stem(anatomy: Anatomy, rng: np.random.Generator, head: Round, outwards: float, ball: float) -> list[Part]:
-    """Neck of the prosthesis from the head outwards and backwards, ending in the stem's shoulder."""
+    """Return the neck of the prosthesis from the head outwards and backwards, ending in the stem's shoulder."""
     n, mm = anatomy.body.shape[0], anatomy.pixels_per_mm
     metal = str(rng.choice(["titanium", "cocr", "steel"]))
     turn = rng.uniform(0.1, 0.45)
@@ -125,7 +125,7 @@ def _stem(anatomy: Anatomy, rng: np.random.Generator, head: Round, outwards: flo
 
 
 def spine(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Pedicle screws that converge in the vertebral body, with rods cut across; or the rods alone."""
+    """Return pedicle screws that converge in the vertebral body, with rods cut across; or the rods alone."""
     vertebra = anatomy.vertebra
     if vertebra is None:
         return []
@@ -159,7 +159,7 @@ def spine(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
 
 
 def dental(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Fillings, crowns and root implants on one to six teeth, often neighbours."""
+    """Return fillings, crowns and root implants on one to six teeth, often neighbours."""
     teeth = np.array(anatomy.teeth)
     if len(teeth) == 0:
         return []
@@ -183,7 +183,7 @@ def dental(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
 
 
 def _soft_point(anatomy: Anatomy, rng: np.random.Generator, deep: float) -> Point:
-    """A random place in soft tissue, at least `deep` of the greatest depth below the skin."""
+    """Return a random place in soft tissue, at least `deep` of the greatest depth below the skin."""
     depth = ndimage.distance_transform_edt(anatomy.body)
     places = np.argwhere(anatomy.soft & (depth > deep * depth.max()))
     if len(places) == 0:
@@ -193,7 +193,7 @@ def _soft_point(anatomy: Anatomy, rng: np.random.Generator, deep: float) -> Poin
 
 
 def clips(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Surgical clips around one bed: short thin bars, some seen end on."""
+    """Return surgical clips around one bed: short thin bars, some seen end on."""
     n, mm = anatomy.body.shape[0], anatomy.pixels_per_mm
     bed = _soft_point(anatomy, rng, 0.25)
     places = np.argwhere(anatomy.soft)
@@ -212,7 +212,7 @@ def clips(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
 
 
 def electrodes(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Leads cut across (pacing, stimulation): platinum dots, now and then a length of lead or a ring tip."""
+    """Return leads cut across (pacing, stimulation): platinum dots, now and then a length of lead or a ring tip."""
     n, mm = anatomy.body.shape[0], anatomy.pixels_per_mm
     parts = []
     for _ in range(rng.integers(2, 6)):
@@ -228,7 +228,7 @@ def electrodes(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
 
 
 def needle(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """One to three needles from the skin inwards, along paths that meet little bone and air."""
+    """Return one to three needles from the skin inwards, along paths that meet little bone and air."""
     n, mm = anatomy.body.shape[0], anatomy.pixels_per_mm
     row0, row1, column0, column1 = anatomy.box
     skin = anatomy.body & ~ndimage.binary_erosion(anatomy.body)
@@ -266,7 +266,7 @@ SHAPERS: dict[str, Callable[[Anatomy, np.random.Generator], list[Part]]] = {
 
 
 def suitable(anatomy: Anatomy, kind: str) -> bool:
-    """Whether a slice shows the anatomy that a kind of implant is anchored in."""
+    """Return whether a slice shows the anatomy that a kind of implant is anchored in."""
     if kind == "hip":
         return bool(anatomy.femoral_heads)
     if kind == "spine":

@@ -24,7 +24,7 @@ _MIN_SIZE = 64
 
 
 def phantom(region: str, rng: np.random.Generator, size: int = 512) -> tuple[np.ndarray, float]:
-    """One random slice of a region as a CT scanner shows it: row 0 anterior, column 0 patient right.
+    """Return one random slice of a region as a CT scanner shows it: row 0 anterior, column 0 patient right.
 
     Args:
         region: one of `REGIONS`.

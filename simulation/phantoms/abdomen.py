@@ -7,7 +7,7 @@ from simulation.phantoms.parts import LUMBAR, back_muscles, gut, ribs, tree, tru
 
 
 def draw_abdomen(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fat_mm: float) -> float:
-    """Level of the kidneys and the lower liver."""
+    """Draw the level of the kidneys and the lower liver."""
     half_mm = (half_width_mm, half_width_mm * rng.uniform(0.68, 0.78))
     wall = trunk(canvas, rng, half_mm, fat_mm)
     scale = half_width_mm / 138
@@ -49,7 +49,7 @@ def draw_abdomen(canvas: Canvas, rng: np.random.Generator, half_width_mm: float,
 def _liver(
     canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], contrast_hu: float, inner: np.ndarray
 ) -> None:
-    """Liver with vessels, and gallbladder."""
+    """Draw liver with vessels, and gallbladder."""
     liver_hu, shrink = 58 + 0.45 * contrast_hu, rng.uniform(0.85, 1.0)
     knots = [(-1, -0.1), (-0.9, -0.5), (-0.6, -0.8), (-0.22, -0.84), (0.06, -0.76), (0.13, -0.62), (-0.02, -0.5)]
     knots += [
@@ -81,7 +81,7 @@ def _liver(
 def _spleen_pancreas_stomach(
     canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], contrast_hu: float, inner: np.ndarray
 ) -> None:
-    """What lies on the patient's left."""
+    """Draw what lies on the patient's left."""
     spleen = [
         (0.78, -0.2),
         (0.97, -0.02),
@@ -105,7 +105,7 @@ def _spleen_pancreas_stomach(
 def _kidney(
     canvas: Canvas, rng: np.random.Generator, centre: tuple[float, float], side: int, contrast_hu: float
 ) -> None:
-    """A kidney in its fat, hilum towards the spine: cortex, medulla, sinus fat and pelvis."""
+    """Draw a kidney in its fat, hilum towards the spine: cortex, medulla, sinus fat and pelvis."""
     knots = np.array(
         [(2, -27), (17, -20), (24, 0), (17, 22), (2, 28), (-13, 22), (-14, 9), (-5, 1), (-9, -9), (-13, -20)]
     )
@@ -124,7 +124,7 @@ def _kidney(
 
 
 def _bowel(canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], inner: np.ndarray) -> None:
-    """Mesenteric vessels, small-bowel loops, and colon with stool and gas."""
+    """Draw mesenteric vessels, small-bowel loops, and colon with stool and gas."""
     for _ in range(5):
         root = np.array([rng.uniform(-0.1, 0.35), rng.uniform(-0.35, 0.1)]) * half_mm
         canvas.strokes(tree(rng, root, rng.uniform(180, 360), 22.0, 2.4), 45.0, inside=inner)

@@ -15,7 +15,7 @@ Box = tuple[slice, slice]
 
 
 def spline(knots: Sequence[Sequence[float]] | np.ndarray, scale: tuple[float, float] = (1.0, 1.0)) -> np.ndarray:
-    """Smooth closed curve through knots, a periodic cubic spline in chord length.
+    """Return a smooth closed curve through knots, a periodic cubic spline in chord length.
 
     Args:
         knots: (k, 2) points (x, y).
@@ -31,7 +31,7 @@ def spline(knots: Sequence[Sequence[float]] | np.ndarray, scale: tuple[float, fl
 
 
 def mirrored(half: Sequence[Sequence[float]], scale: tuple[float, float]) -> np.ndarray:
-    """Closed curve symmetric in x from its right half, first and last knot on the axis."""
+    """Return a closed curve symmetric in x from its right half, first and last knot on the axis."""
     left = [(-x, y) for x, y in reversed(half[1:-1])]
     return spline([*half, *left], scale)
 
@@ -39,19 +39,19 @@ def mirrored(half: Sequence[Sequence[float]], scale: tuple[float, float]) -> np.
 def ellipse(
     centre: Sequence[float] | np.ndarray, radii: Sequence[float] | np.ndarray, angle_deg: float = 0.0
 ) -> np.ndarray:
-    """Ellipse as (160, 2) points; the angle turns x towards y."""
+    """Return an ellipse as (160, 2) points; the angle turns x towards y."""
     phase = np.linspace(0, 2 * np.pi, _CURVE_POINTS, endpoint=False)
     return turned(np.stack([radii[0] * np.cos(phase), radii[1] * np.sin(phase)], axis=1), angle_deg) + centre
 
 
 def turned(points: np.ndarray, angle_deg: float) -> np.ndarray:
-    """Points turned about the origin, x towards y."""
+    """Return points turned about the origin, x towards y."""
     cosine, sine = np.cos(np.radians(angle_deg)), np.sin(np.radians(angle_deg))
     return points @ np.array([[cosine, sine], [-sine, cosine]])
 
 
 def shifted(points: np.ndarray, x_mm: float, y_mm: float) -> np.ndarray:
-    """Points (..., 2) moved by (x, y)."""
+    """Return points (..., 2) moved by (x, y)."""
     return points + np.array([x_mm, y_mm])
 
 
@@ -62,14 +62,14 @@ def _normals(points: np.ndarray, closed: bool) -> np.ndarray:
 
 
 def offset(points: np.ndarray, amount_mm: float | np.ndarray) -> np.ndarray:
-    """Closed curve moved along its outward normals; a negative amount (scalar or one a point) moves it inwards."""
+    """Return a closed curve moved along its outward normals; a negative amount (scalar or one a point) goes inwards."""
     x, y = points.T
     orientation = np.sign(np.sum(x * np.roll(y, -1) - y * np.roll(x, -1)))
     return points + orientation * _normals(points, closed=True) * np.reshape(amount_mm, (-1, 1))
 
 
 def wobbled(points: np.ndarray, rng: np.random.Generator, amount_mm: float, modes: int = 6) -> np.ndarray:
-    """Closed curve with a random Fourier perturbation along its normals, of rms amount_mm, modes 2 .. modes + 1."""
+    """Return a closed curve with a random perturbation along its normals: rms amount_mm, modes 2 .. modes + 1."""
     phase = np.linspace(0, 2 * np.pi, len(points), endpoint=False)
     order = np.arange(2, modes + 2)[:, None]
     weights = rng.standard_normal((modes, 1)) / np.sqrt(order)
@@ -78,7 +78,7 @@ def wobbled(points: np.ndarray, rng: np.random.Generator, amount_mm: float, mode
 
 
 def band(path: Sequence[Sequence[float]] | np.ndarray, width_mm: float | Sequence[float] | np.ndarray) -> np.ndarray:
-    """Closed outline of a smooth strip along an open path, rounded and tapered at its ends.
+    """Return a closed outline of a smooth strip along an open path, rounded and tapered at its ends.
 
     Args:
         path: (k, 2) knots of the centre line in mm, k >= 2.
@@ -96,7 +96,7 @@ def band(path: Sequence[Sequence[float]] | np.ndarray, width_mm: float | Sequenc
 
 
 def texture(size: int, sigma_px: float, rng: np.random.Generator) -> np.ndarray:
-    """Band-limited noise of mean 0 and standard deviation 1: float32 (size, size)."""
+    """Return band-limited noise of mean 0 and standard deviation 1: float32 (size, size)."""
     field = gaussian_filter(rng.standard_normal((size, size), dtype=np.float32), sigma_px, mode="wrap")
     if sigma_px > 0:
         field -= gaussian_filter(field, 3 * sigma_px, mode="wrap")
@@ -134,7 +134,7 @@ class Canvas:
         return (turned(points, self._tilt_deg) + self._shift_mm) / self._step_mm + (self._fine - 1) / 2
 
     def _mask(self, outlines: Sequence[np.ndarray], holes: Sequence[np.ndarray] = ()) -> tuple[Box, np.ndarray]:
-        """Union of outlines minus holes: the box it lies in, and bool in that box."""
+        """Return the union of outlines minus holes: the box it lies in, and bool in that box."""
         curves = [self._pixels(points) for points in outlines]
         low = np.clip(np.floor(np.min([c.min(0) for c in curves], axis=0)).astype(int) - 3, 0, self._fine - 1)
         high = np.clip(np.ceil(np.max([c.max(0) for c in curves], axis=0)).astype(int) + 4, low + 1, self._fine)
@@ -147,23 +147,23 @@ class Canvas:
         return (slice(low[1], high[1]), slice(low[0], high[0])), np.asarray(picture, dtype=bool)
 
     def area(self, points: np.ndarray) -> np.ndarray:
-        """The inside of a curve as a bool array of the canvas, to confine what is painted (`inside`)."""
+        """Return the inside of a curve as a bool array of the canvas, to confine what is painted (`inside`)."""
         box, mask = self._mask([points])
         full = np.zeros_like(self._body)
         full[box] = mask
         return full
 
     def bodies(self) -> np.ndarray:
-        """All that `body` outlined so far, as a bool array of the canvas."""
+        """Return all that `body` outlined so far, as a bool array of the canvas."""
         return self._body
 
     def above(self, y_mm: float) -> np.ndarray:
-        """The half plane anterior of y_mm: gas over a fluid level."""
+        """Return the half plane anterior of y_mm: gas over a fluid level."""
         rows = (np.arange(self._fine) - (self._fine - 1) / 2) * self._step_mm - self._shift_mm[1]
         return np.broadcast_to((rows < y_mm)[:, None], self._body.shape)
 
     def body(self, points: np.ndarray, skin_mm: float = 1.8) -> None:
-        """The body's outline: skin over fat."""
+        """Draw the body's outline: skin over fat."""
         box, mask = self._mask([points])
         self._body[box] |= mask
         self.paint(points, 15.0)
@@ -208,7 +208,7 @@ class Canvas:
         marrow_hu: float = 190.0,
         inside: np.ndarray | None = None,
     ) -> None:
-        """A bone: the union of outlines minus holes, with a cortical shell of the signed distance to its surface."""
+        """Draw a bone: the union of outlines minus holes, with a cortical shell by the distance to its surface."""
         box, mask = self._mask([outlines] if isinstance(outlines, np.ndarray) else outlines, holes)
         if inside is not None:
             mask = mask & inside[box]
@@ -226,7 +226,7 @@ class Canvas:
         inside: np.ndarray | None = None,
         opacity: float = 1.0,
     ) -> None:
-        """Thin lines such as vessels: (points in mm, width in mm) each."""
+        """Draw thin lines such as vessels: (points in mm, width in mm) each."""
         picture = Image.new("L", (self._fine, self._fine), 0)
         draw = ImageDraw.Draw(picture)
         for points, width_mm in paths:
@@ -238,7 +238,7 @@ class Canvas:
         self._hu[mask] += opacity * (hu - self._hu[mask])
 
     def image(self, noise_hu: float) -> np.ndarray:
-        """The slice: averaged to its pixels, blurred, with quantum-like noise in the body.
+        """Return the slice: averaged to its pixels, blurred, with quantum-like noise in the body.
 
         Args:
             noise_hu: standard deviation of the noise in the middle of the body; half of that at the skin.

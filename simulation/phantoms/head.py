@@ -50,7 +50,7 @@ _SOFT = {
 
 
 def draw_head(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fat_mm: float) -> float:
-    """Level of the teeth; returns the lowest y in mm."""
+    """Draw the level of the teeth and return the lowest y in mm."""
     half_mm = (half_width_mm, half_width_mm * rng.uniform(1.2, 1.3))
     scale = (half_mm[0] / 76, half_mm[1] / 98)
     outline = shifted(wobbled(mirrored(_OUTLINE, half_mm), rng, 1.0, modes=4), 0, fat_mm)
@@ -82,7 +82,7 @@ def draw_head(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fa
 
 
 def _soft_tissue(canvas: Canvas, rng: np.random.Generator, scale: tuple[float, float], skin: np.ndarray) -> None:
-    """Muscles of chewing and of the neck, parotids, the lips and cheeks around the dental arch."""
+    """Draw muscles of chewing and of the neck, parotids, the lips and cheeks around the dental arch."""
     cheek = np.array([(-44, -38), (-36, -66), (-20, -86), (0, -92), (20, -86), (36, -66), (44, -38)]) * scale
     canvas.paint(band(cheek, [3, 4, 8, 10, 8, 4, 3]), 52.0, mottle=8, marbling=0.08)
     deep = spline([(-30, 2), (0, -4), (30, 2), (34, 26), (20, 44), (0, 40), (-20, 44), (-34, 26)], scale)
@@ -98,7 +98,7 @@ def _soft_tissue(canvas: Canvas, rng: np.random.Generator, scale: tuple[float, f
 
 
 def _arch(scale: tuple[float, float]) -> np.ndarray:
-    """Centre line of the right half (x > 0) of the dental arch from the midline backwards: (200, 2) mm."""
+    """Return the centre line of the right half (x > 0) of the dental arch from the midline backwards: (200, 2) mm."""
     turn = np.linspace(0, 1, 200)
     x = 27.5 * np.sin(turn * np.pi / 2) ** 0.85
     y = -82 + 55 * turn**1.75
@@ -106,7 +106,7 @@ def _arch(scale: tuple[float, float]) -> np.ndarray:
 
 
 def _jaw(canvas: Canvas, rng: np.random.Generator, scale: tuple[float, float]) -> None:
-    """Alveolar bone (at the lower level), rami and teeth with enamel, dentine and pulp; some teeth are missing."""
+    """Draw alveolar bone (at the lower level), rami and teeth with enamel, dentine and pulp; some teeth are missing."""
     half = _arch(scale)
     whole = np.vstack([(half * (-1, 1))[::-1], half[1:]])
     in_bone = rng.random() < 0.5
@@ -130,7 +130,7 @@ def _jaw(canvas: Canvas, rng: np.random.Generator, scale: tuple[float, float]) -
 def _tooth(
     canvas: Canvas, rng: np.random.Generator, arch: np.ndarray, size_mm: tuple[float, float], in_bone: bool
 ) -> None:
-    """One tooth across the arch: an enamelled crown, or its root when it stands in bone."""
+    """Draw one tooth across the arch: an enamelled crown, or its root when it stands in bone."""
     along = arch[2] - arch[0]
     angle = float(np.degrees(np.arctan2(along[1], along[0])))
     shrink = 0.72 if in_bone else 0.96

@@ -60,7 +60,7 @@ CERVICAL: dict[str, Outline] = {
 def vertebra(
     canvas: Canvas, rng: np.random.Generator, centre: tuple[float, float], kind: dict[str, Outline], scale: float
 ) -> None:
-    """A vertebra seen from above: body, pedicles, processes, laminae with cortex; the canal with cord and fat.
+    """Draw a vertebra seen from above: body, pedicles, processes, laminae with cortex; the canal with cord and fat.
 
     Args:
         canvas: what to draw on.
@@ -91,7 +91,7 @@ def vertebra(
 
 
 def ribs(canvas: Canvas, rng: np.random.Generator, wall: np.ndarray, angles_deg: np.ndarray, thick_mm: float) -> None:
-    """Oblique cuts through ribs along a curve.
+    """Draw oblique cuts through ribs along a curve.
 
     Args:
         canvas: what to draw on.
@@ -114,7 +114,7 @@ def ribs(canvas: Canvas, rng: np.random.Generator, wall: np.ndarray, angles_deg:
 
 
 def table(canvas: Canvas, rng: np.random.Generator, lowest_mm: float, half_width_mm: float) -> None:
-    """The couch under the patient: a carbon-fibre shell around light foam."""
+    """Draw the couch under the patient: a carbon-fibre shell around light foam."""
     at_y = lowest_mm + 3 * canvas.pixel_mm
     x = np.linspace(-1, 1, 80) * min(half_width_mm, 200.0)
     sag = rng.uniform(18, 30) * (1 - (x / x.max()) ** 2)
@@ -127,7 +127,7 @@ def table(canvas: Canvas, rng: np.random.Generator, lowest_mm: float, half_width
 def tree(
     rng: np.random.Generator, root: np.ndarray, heading_deg: float, length_mm: float, width_mm: float
 ) -> list[tuple[np.ndarray, float]]:
-    """A branching vessel as strokes: each branch splits in two thinner ones until they are below 0.7 mm."""
+    """Return a branching vessel as strokes: each branch splits in two thinner ones until they are below 0.7 mm."""
     strokes = []
     stack = [(np.asarray(root, dtype=float), heading_deg, length_mm, width_mm)]
     while stack:
@@ -152,7 +152,7 @@ def gut(
     inside: np.ndarray | None = None,
     wall_mm: float = 2.5,
 ) -> None:
-    """A loop of gut: wall around fluid, gas over fluid ("level"), gas, or stool with gas bubbles."""
+    """Draw a loop of gut: wall around fluid, gas over fluid ("level"), gas, or stool with gas bubbles."""
     canvas.paint(outline, rng.uniform(40, 70), mottle=6, inside=inside)
     lumen = offset(outline, -wall_mm)
     canvas.paint(lumen, rng.uniform(5, 30), mottle=6, inside=inside)
@@ -169,7 +169,7 @@ def gut(
 
 
 def vessel(canvas: Canvas, centre: tuple[float, float], radii: tuple[float, float], hu: float) -> None:
-    """A great vessel cut across, in a thin sheath of fat, its wall slightly darker than contrasted blood."""
+    """Draw a great vessel cut across, in a thin sheath of fat, its wall slightly darker than contrasted blood."""
     outline = ellipse(centre, radii)
     canvas.paint(offset(outline, 1.5), FAT_HU, mottle=6)
     canvas.paint(outline, min(hu, 60.0), mottle=3)
@@ -177,7 +177,7 @@ def vessel(canvas: Canvas, centre: tuple[float, float], radii: tuple[float, floa
 
 
 def back_muscles(canvas: Canvas, rng: np.random.Generator, spine: tuple[float, float], scale: float) -> None:
-    """Psoas, quadratus lumborum and the erector spinae with its fat septa, beside a lumbar vertebra."""
+    """Draw psoas, quadratus lumborum and the erector spinae with its fat septa, beside a lumbar vertebra."""
     marbling = rng.uniform(0.05, 0.25)
     x, y = spine
     for side in (-1, 1):
@@ -193,7 +193,7 @@ def back_muscles(canvas: Canvas, rng: np.random.Generator, spine: tuple[float, f
 
 
 def trunk(canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], fat_mm: float) -> np.ndarray:
-    """Skin, subcutaneous fat and the muscle wall; returns the wall's outer outline."""
+    """Draw skin, subcutaneous fat and the muscle wall, and return the wall's outer outline."""
     wall = wobbled(mirrored(_TRUNK, half_mm), rng, 1.5, modes=4)
     direction = (wall - wall.mean(0)) / half_mm
     behind = rng.uniform(0.4, 1.1)

@@ -43,7 +43,7 @@ _MUSCLES = {
 
 
 def draw_pelvis(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fat_mm: float) -> float:
-    """Level of the femoral heads, or a little lower with necks and pubic rami; returns the lowest y in mm."""
+    """Draw the level of the femoral heads, or lower with necks and pubic rami, and return the lowest y in mm."""
     half_mm = (half_width_mm, half_width_mm * rng.uniform(0.64, 0.71))
     scale = half_width_mm / 176 * rng.uniform(0.96, 1.04)
     canvas.body(shifted(wobbled(mirrored(_OUTLINE, half_mm), rng, 1.5, modes=5), 0, fat_mm))
@@ -74,7 +74,7 @@ def draw_pelvis(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, 
 def _hip_muscles(
     canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int, scale: float, marbling: float
 ) -> None:
-    """Gluteal, flexor and rotator muscles of one side, painted over fat."""
+    """Draw gluteal, flexor and rotator muscles of one side, painted over fat."""
 
     def at(points: np.ndarray) -> np.ndarray:
         return points * (side * scale, scale) + hip
@@ -110,7 +110,7 @@ def _hip_muscles(
 
 
 def _socket(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int, scale: float, low: bool) -> None:
-    """Acetabulum with both columns around the joint space; the pubic ramus at the lower level."""
+    """Draw the acetabulum with both columns around the joint space; the pubic ramus at the lower level."""
 
     def at(points: np.ndarray) -> np.ndarray:
         return points * (side * scale, scale) + hip
@@ -141,7 +141,7 @@ def _socket(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int
 
 
 def _femur(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int, scale: float, low: bool) -> None:
-    """Head of the femur; at the lower level with neck and greater trochanter, else the trochanter's tip apart."""
+    """Draw the head of the femur; at the lower level with neck and trochanter, else the trochanter's tip apart."""
 
     def at(points: np.ndarray) -> np.ndarray:
         return points * (side * scale, scale) + hip
@@ -162,7 +162,7 @@ def _femur(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int,
 
 
 def _organs(canvas: Canvas, rng: np.random.Generator, hip_y: float, scale: float, half_mm: tuple[float, float]) -> None:
-    """Bladder, prostate or uterus, rectum, the anterior wall, a few bowel loops."""
+    """Draw bladder, prostate or uterus, rectum, the anterior wall, a few bowel loops."""
     for side in (-1, 1):
         rectus = spline([(3, -5), (22, -7), (40, -1), (38, 5), (20, 4), (3, 4)]) * (side * scale, scale)
         canvas.paint(

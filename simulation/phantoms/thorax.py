@@ -18,7 +18,7 @@ from simulation.phantoms.parts import THORACIC, ribs, tree, trunk, vertebra, ves
 
 
 def draw_thorax(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fat_mm: float) -> float:
-    """Level of the heart's chambers."""
+    """Return level of the heart's chambers."""
     half_mm = (half_width_mm, half_width_mm * rng.uniform(0.66, 0.74))
     wall = trunk(canvas, rng, half_mm, 0.6 * fat_mm)
     scale = half_width_mm / 152
@@ -50,7 +50,7 @@ def draw_thorax(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, 
 def _chest_muscles(
     canvas: Canvas, rng: np.random.Generator, half_mm: tuple[float, float], cage: np.ndarray, spine: tuple[float, float]
 ) -> None:
-    """Fat planes between the layers of the chest wall, paraspinal muscles, and the tips of the scapulae."""
+    """Draw fat planes between the layers of the chest wall, paraspinal muscles, and the tips of the scapulae."""
     layer = offset(cage, 8.5)
     sides = canvas.area(offset(layer, 1.4)) & ~canvas.area(layer)
     canvas.paint(offset(layer, 2), -80.0, mottle=25, inside=sides & canvas.above(0.8 * half_mm[1]))
@@ -71,7 +71,7 @@ def _lungs(
     spine: tuple[float, float],
     pleura: np.ndarray,
 ) -> None:
-    """Both lungs, denser at the back, with branching vessels from the hila and a fissure."""
+    """Draw both lungs, denser at the back, with branching vessels from the hila and a fissure."""
     lung_hu = rng.uniform(-885, -830)
     for side in (-1, 1):
         knots = [
@@ -120,7 +120,7 @@ def _heart(
     contrast_hu: float,
     pleura: np.ndarray,
 ) -> None:
-    """Four chambers in myocardium, in pericardial fat; the apex to the patient's left."""
+    """Draw four chambers in myocardium, in pericardial fat; the apex to the patient's left."""
     scale = half_mm[0] / 152 * rng.uniform(0.94, 1.08)
     knots = np.array(
         [(-46, -8), (-38, -34), (-8, -48), (30, -44), (62, -22), (70, 2), (54, 20), (26, 33), (-4, 38), (-34, 26)]

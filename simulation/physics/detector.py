@@ -15,7 +15,7 @@ _WATER_CM = np.arange(0, 50.0001, 0.05)
 
 
 def split_tissue(image_mu: np.ndarray, protocol: ScanProtocol) -> tuple[np.ndarray, np.ndarray]:
-    """Water and bone parts of an image, water + bone = mu (the rule measured on SynDeepLesion).
+    """Return water and bone parts of an image, water + bone = mu (the rule measured on SynDeepLesion).
 
     Below water_below_mu all water, above bone_above_mu all bone, between bone = mu (mu - low) / (high - low).
 
@@ -33,7 +33,7 @@ def split_tissue(image_mu: np.ndarray, protocol: ScanProtocol) -> tuple[np.ndarr
 
 
 def trace_rim(metal_trace: np.ndarray) -> np.ndarray:
-    """The rim of the metal trace, whose bins the metal covers only in part.
+    """Return the rim of the metal trace, whose bins the metal covers only in part.
 
     The trace less its erosion by [1 1 1] along the detector; what lies outside the detector counts as metal.
 
@@ -48,7 +48,7 @@ def trace_rim(metal_trace: np.ndarray) -> np.ndarray:
 
 
 def transmission(nodes: SpectrumNodes, materials: tuple[str, ...], integrals: np.ndarray) -> np.ndarray:
-    """Polychromatic transmission sum_k w_k exp(-sum_m r_mk P_m), r relative to 70 keV.
+    """Return polychromatic transmission sum_k w_k exp(-sum_m r_mk P_m), r relative to 70 keV.
 
     Args:
         nodes: fitted nodes or every energy of a spectrum.
@@ -77,12 +77,12 @@ def _transmission_kernel(weights, ratios, integrals, out):  # type: ignore[no-un
 
 
 def mean_counts(transmitted: np.ndarray, protocol: ScanProtocol) -> np.ndarray:
-    """Noise-free photon counts round(photons * transmission) + scatter, as the benchmark rounds before it draws."""
+    """Return noise-free counts round(photons * transmission) + scatter, as the benchmark rounds before it draws."""
     return np.round(protocol.photons * transmitted) + protocol.scatter_counts
 
 
 def detect(expected: np.ndarray, protocol: ScanProtocol, rng: np.random.Generator) -> np.ndarray:
-    """One noisy reading: Poisson photons, Gaussian electronics, never below one photon.
+    """Return one noisy reading: Poisson photons, Gaussian electronics, never below one photon.
 
     Args:
         expected: any shape, noise-free counts.
@@ -100,13 +100,13 @@ def detect(expected: np.ndarray, protocol: ScanProtocol, rng: np.random.Generato
 
 
 def log_and_correct(counts: np.ndarray, protocol: ScanProtocol, correction: np.ndarray) -> np.ndarray:
-    """Line integrals p = -ln(counts / photons), water beam-hardening corrected: c1 p + c2 p^2 + c3 p^3, float32."""
+    """Return line integrals p = -ln(counts / photons), corrected for water: c1 p + c2 p^2 + c3 p^3, float32."""
     p = -np.log(counts / protocol.photons)
     return (p * (correction[0] + p * (correction[1] + p * correction[2]))).astype(np.float32)
 
 
 def water_correction(nodes: SpectrumNodes) -> np.ndarray:
-    """Cubic without constant that maps a polychromatic reading of water to its 70 keV line integral.
+    """Return the cubic without constant that maps a polychromatic reading of water to its 70 keV line integral.
 
     Least squares over 0 : 0.05 : 50 cm of water.
 

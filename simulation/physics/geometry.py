@@ -27,6 +27,15 @@ class FanBeam:
 
     Raises:
         InputError: if a length or count is not positive, or the image reaches the source or detector.
+
+    Example:
+        >>> from dataclasses import replace
+        >>> from simulation import FanBeam
+        >>> scan = FanBeam((256, 256), 2.0, source_mm=600, detector_mm=450, views=720, bins=700, pitch_mm=1.4)
+        >>> scan.sinogram_shape, scan.magnification, round(scan.field_of_view_mm)
+        ((720, 700), 1.75, 507)
+        >>> replace(FanBeam.preset("clinical"), views=500).sinogram_shape
+        (500, 972)
     """
 
     image_shape: tuple[int, int]
@@ -87,17 +96,22 @@ class FanBeam:
         rows, columns = self.image_shape
         x_mm = (np.arange(rows) - (rows - 1) / 2)[:, None] * self.pixel_mm
         y_mm = (np.arange(columns) - (columns - 1) / 2) * self.pixel_mm
-        return np.hypot(x_mm, y_mm) <= self.field_of_view_mm / 2
+        inside: np.ndarray = np.hypot(x_mm, y_mm) <= self.field_of_view_mm / 2
+        return inside
 
     @classmethod
     def preset(cls, name: str) -> "FanBeam":
-        """A named geometry.
+        """Return a named geometry.
 
         Args:
             name: a key of `GEOMETRIES`.
 
         Raises:
             UsageError: if the name is unknown.
+
+        Example:
+            >>> FanBeam.preset("syndeeplesion").image_shape
+            (416, 416)
         """
         if name not in GEOMETRIES:
             raise UsageError(f"unknown geometry {name!r}; expected one of {', '.join(GEOMETRIES)}")

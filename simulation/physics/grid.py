@@ -10,7 +10,7 @@ from simulation.physics.protocols import ScanProtocol
 def to_grid(
     image_mu: np.ndarray, pixel_mm: float | None, protocol: ScanProtocol, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """Resamples a slice bilinearly, averaging over the source pixels where the new ones are larger (Pillow).
+    """Resample a slice bilinearly, averaging over the source pixels where the new ones are larger (Pillow).
 
     "stretch" fills the grid whatever the pixel size, as SynDeepLesion did; "physical" keeps the size in mm and the
     isocentre in the middle, with air around the slice and outside the scanner's field of view.

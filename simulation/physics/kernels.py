@@ -26,7 +26,7 @@ _COMPILE = {"nogil": True, "cache": True, "fastmath": {"contract"}, "error_model
 
 @cache
 def joseph_forward(width: int, precision: str = "float32") -> Callable[..., None]:
-    """Joseph's line integrals (ray-driven, linear interpolation across the slower axis).
+    """Return Joseph's line integrals (ray-driven, linear interpolation across the slower axis).
 
     kernel(start, slope, length, steep, image, image_t, box, out, first_view, last_view): `start`, `slope`, `length` and
     `steep` describe every ray (views, bins), see `Projector`; `image` is (rows, columns + 2, width) with a zero column
@@ -73,7 +73,7 @@ def joseph_forward(width: int, precision: str = "float32") -> Callable[..., None
 
 @cache
 def joseph_adjoint(width: int) -> Callable[..., None]:
-    """The transpose of `joseph_forward`, one half of it: the rays that are steep, or those that are not.
+    """Return the transpose of `joseph_forward`, one half of it: the rays that are steep, or those that are not.
 
     kernel(start, slope, length, steep, half, sinogram, out, first_row, last_row) adds to the rows first_row..last_row
     of `out` (rows, columns + 2, width); for the other half rows and columns change places. Rows are independent, and
@@ -124,7 +124,7 @@ def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_le
 
 @cache
 def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
-    """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
+    """Return pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
     kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
     a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, isocentre
@@ -165,7 +165,7 @@ def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
 
 @cache
 def backproject_transpose(width: int) -> Callable[..., None]:
-    """The transpose of `backproject`: spreads an image over the views first_view..last_view of `out`."""
+    """Return the transpose of `backproject`: spreads an image over the views first_view..last_view of `out`."""
 
     @njit(**_COMPILE)
     def kernel(sines, cosines, scan, power, image, out, first_view, last_view):  # type: ignore[no-untyped-def]

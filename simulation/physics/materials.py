@@ -71,7 +71,7 @@ METAL_CODES: dict[str, int] = {name: code for code, name in enumerate(METALS, st
 
 
 def check_metal(name: str) -> str:
-    """The name, if it is a metal of `METALS`.
+    """Return the name, if it is a metal of `METALS`.
 
     Raises:
         UsageError: if it is not.
@@ -82,7 +82,7 @@ def check_metal(name: str) -> str:
 
 
 def mass_attenuation(material: Material, energies_kev: np.ndarray) -> np.ndarray:
-    """Total mass attenuation with coherent scattering (Elam's tables through xraydb).
+    """Return total mass attenuation with coherent scattering (Elam's tables through xraydb).
 
     Args:
         material: the mixture.
@@ -100,17 +100,17 @@ def mass_attenuation(material: Material, energies_kev: np.ndarray) -> np.ndarray
 
 @cache
 def _reference_mass_attenuation(name: str) -> float:
-    """Mass attenuation at `REFERENCE_KEV`, cm2/g."""
+    """Return mass attenuation at `REFERENCE_KEV`, cm2/g."""
     if name in _TABULATED_AT_70_KEV:
         return _TABULATED_AT_70_KEV[name]
     return float(mass_attenuation(METALS[name], np.array(REFERENCE_KEV)))
 
 
 def reference_mu_per_cm(name: str) -> float:
-    """Linear attenuation of a tissue or metal at `REFERENCE_KEV`, 1/cm."""
+    """Return linear attenuation of a tissue or metal at `REFERENCE_KEV`, 1/cm."""
     return {**TISSUES, **METALS}[name].density * _reference_mass_attenuation(name)
 
 
 def attenuation_ratios(name: str, energies_kev: np.ndarray) -> np.ndarray:
-    """r(E) = mu(E) / mu(70 keV) of a tissue or metal: the shape of energies_kev, without unit."""
+    """Return r(E) = mu(E) / mu(70 keV) of a tissue or metal: the shape of energies_kev, without unit."""
     return mass_attenuation({**TISSUES, **METALS}[name], energies_kev) / _reference_mass_attenuation(name)

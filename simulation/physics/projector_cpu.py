@@ -12,7 +12,7 @@ from simulation.units import MM_PER_CM
 
 
 def usable_cores() -> int:
-    """Number of cores this process may run on."""
+    """Return the number of cores this process may run on."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -49,7 +49,7 @@ class CpuOperators:
         )
 
     def forward(self, images: np.ndarray) -> np.ndarray:
-        """Line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
+        """Return line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
 
         def project(part: np.ndarray) -> np.ndarray:
             width = part.shape[-1]
@@ -63,7 +63,7 @@ class CpuOperators:
         return self._symmetry.merged_sinograms(_by_lanes(project, copies, (len(self._sines), self.geometry.bins)))
 
     def adjoint(self, sinograms: np.ndarray) -> np.ndarray:
-        """Exact transpose of `forward`: images (batch, rows, columns) from sinograms (batch, views, bins)."""
+        """Return the exact transpose of `forward`: images (batch, rows, columns) of sinograms (batch, views, bins)."""
         rows, columns = self.geometry.image_shape
 
         def spread(part: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class CpuOperators:
         return self._symmetry.merged_images(_by_lanes(spread, copies, (rows, columns)))
 
     def backproject(self, sinograms: np.ndarray, power: int) -> np.ndarray:
-        """Sum over views of the interpolated sinogram times magnification ** power: (batch, rows, columns)."""
+        """Return the sum over views of the interpolated sinogram x magnification ** power: (batch, rows, columns)."""
         rows, columns = self.geometry.image_shape
 
         def spread(part: np.ndarray) -> np.ndarray:
@@ -92,7 +92,7 @@ class CpuOperators:
         return self._symmetry.merged_images(_by_lanes(spread, copies, (rows, columns)))
 
     def backproject_transpose(self, images: np.ndarray, power: int) -> np.ndarray:
-        """Exact transpose of `backproject`: (batch, views, bins)."""
+        """Return the exact transpose of `backproject`: (batch, views, bins)."""
 
         def project(part: np.ndarray) -> np.ndarray:
             width = part.shape[-1]
@@ -105,7 +105,7 @@ class CpuOperators:
         return self._symmetry.merged_sinograms(_by_lanes(project, copies, (len(self._sines), self.geometry.bins)))
 
     def _run(self, kernel: Callable[..., None], count: int, *arguments: object) -> None:
-        """Calls kernel(*arguments, first, last) over 0..count, in several threads where there are several."""
+        """Call kernel(*arguments, first, last) over 0..count, in several threads where there are several."""
         if self.threads == 1:
             kernel(*arguments, 0, count)
             return
@@ -135,7 +135,7 @@ class _Symmetry:
         self._views_of_copies = [view for pair in zip(turned, mirrored, strict=True) for view in pair][: self.copies]
 
     def copies_of_images(self, images: np.ndarray) -> np.ndarray:
-        """(batch * copies, rows, columns) of (batch, rows, columns)."""
+        """Return (batch * copies, rows, columns) of (batch, rows, columns)."""
         if self.copies == 1:
             return images
         turned = [np.rot90(images, -turn, axes=(1, 2)) for turn in range(4)]
@@ -143,7 +143,7 @@ class _Symmetry:
         return np.stack(copies, axis=1).reshape(-1, *images.shape[1:])
 
     def merged_images(self, copies: np.ndarray) -> np.ndarray:
-        """The transpose of `copies_of_images`: the sum of all copies, turned back."""
+        """Return the transpose of `copies_of_images`: the sum of all copies, turned back."""
         if self.copies == 1:
             return copies
         parts = copies.reshape(-1, self.copies, *copies.shape[1:])
@@ -155,14 +155,14 @@ class _Symmetry:
         return total
 
     def copies_of_sinograms(self, sinograms: np.ndarray) -> np.ndarray:
-        """(batch * copies, views / copies, bins) of (batch, views, bins)."""
+        """Return (batch * copies, views / copies, bins) of (batch, views, bins)."""
         if self.copies == 1:
             return sinograms
         parts = [sinograms[:, views, :: self._bin_step(n)] for n, views in enumerate(self._views_of_copies)]
         return np.stack(parts, axis=1).reshape(-1, self.views, sinograms.shape[-1])
 
     def merged_sinograms(self, copies: np.ndarray) -> np.ndarray:
-        """The inverse, and the transpose, of `copies_of_sinograms`."""
+        """Return the inverse, and the transpose, of `copies_of_sinograms`."""
         if self.copies == 1:
             return copies
         parts = copies.reshape(-1, self.copies, *copies.shape[1:])
@@ -179,7 +179,7 @@ class _Symmetry:
 def _by_lanes(
     kernel: Callable[[np.ndarray], np.ndarray], arrays: np.ndarray, result_shape: tuple[int, int]
 ) -> np.ndarray:
-    """Runs a kernel that takes and returns arrays (.., .., lanes) over a batch, as many lanes at once as it can."""
+    """Run a kernel that takes and returns arrays (.., .., lanes) over a batch, as many lanes at once as it can."""
     results = np.empty((len(arrays), *result_shape), arrays.dtype)
     for part in _parts(len(arrays)):
         results[part] = kernel(np.ascontiguousarray(arrays[part].transpose(1, 2, 0))).transpose(2, 0, 1)
@@ -187,7 +187,7 @@ def _by_lanes(
 
 
 def _ray_table(geometry: FanBeam, angles_rad: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Rays as start + slope * step across the pixels, length of a step in cm, and whether the steps are rows."""
+    """Return rays as start + slope * step across the pixels, length of a step in cm, and whether the steps are rows."""
     rows, columns = geometry.image_shape
     sine, cosine = np.sin(angles_rad)[:, None], np.cos(angles_rad)[:, None]
     source = geometry.source_mm / geometry.pixel_mm
@@ -210,7 +210,7 @@ def _ray_table(geometry: FanBeam, angles_rad: np.ndarray) -> tuple[np.ndarray, n
 
 
 def _parts(batch: int) -> Iterator[slice]:
-    """Cuts a batch into slices of the widths for which kernels exist."""
+    """Yield cut a batch into slices of the widths for which kernels exist."""
     done = 0
     while done < batch:
         width = next(w for w in kernels.WIDTHS if w <= batch - done)
@@ -219,14 +219,14 @@ def _parts(batch: int) -> Iterator[slice]:
 
 
 def _pad_middle(array: np.ndarray) -> np.ndarray:
-    """A contiguous copy with one zero on each side of the middle axis."""
+    """Return a contiguous copy with one zero on each side of the middle axis."""
     padded = np.zeros((array.shape[0], array.shape[1] + 2, array.shape[2]), array.dtype)
     padded[:, 1:-1] = array
     return padded
 
 
 def _nonzero_box(images: np.ndarray) -> np.ndarray:
-    """First and last + 1 row and column at which any image of the batch is not zero."""
+    """Return the first and last + 1 row and column at which any image of the batch is not zero."""
     occupied = np.any(images, axis=-1)
     rows, columns = np.flatnonzero(occupied.any(axis=1)), np.flatnonzero(occupied.any(axis=0))
     if len(rows) == 0:

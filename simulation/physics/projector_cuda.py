@@ -36,30 +36,30 @@ class CudaOperators:
             astra.projector.delete(self._projector)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
+        """Return line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
         sinograms = images.new_zeros(len(images), *self.geometry.sinogram_shape)
         for image, sinogram in zip(images, sinograms, strict=True):
             astra.projector.direct_FP(self._projector, image, out=sinogram)
         return sinograms.mul_(self.geometry.pixel_mm / MM_PER_CM)
 
     def adjoint(self, sinograms: Tensor) -> Tensor:
-        """ASTRA's back projection, matched to its forward projection up to their interpolations."""
+        """Return ASTRA's back projection, matched to its forward projection up to their interpolations."""
         images = sinograms.new_zeros(len(sinograms), *self.geometry.image_shape)
         for sinogram, image in zip(sinograms, images, strict=True):
             astra.projector.direct_BP(self._projector, sinogram, out=image)
         return images.mul_(self.geometry.pixel_mm / MM_PER_CM)
 
     def backproject(self, sinograms: Tensor, power: int) -> Tensor:
-        """Sum over views of the interpolated sinogram times magnification ** power: (batch, rows, columns)."""
+        """Return sum over views of the interpolated sinogram times magnification ** power: (batch, rows, columns)."""
         return projector_torch.backproject(sinograms, self.geometry, power)
 
     def backproject_transpose(self, images: Tensor, power: int) -> Tensor:
-        """Exact transpose of `backproject`: (batch, views, bins)."""
+        """Return exact transpose of `backproject`: (batch, views, bins)."""
         return projector_torch.backproject_transpose(images, self.geometry, power)
 
 
 def astra_geometries(geometry: FanBeam) -> tuple[dict, dict]:
-    """ASTRA's projection and volume geometry in units of a pixel; arrays as they are, no transpose.
+    """Return ASTRA's projection and volume geometry in units of a pixel; arrays as they are, no transpose.
 
     ASTRA's x runs along the columns and its y against the rows, a rotation of our axes by -90 degrees.
     """

@@ -27,7 +27,7 @@ class _LinearMap(torch.autograd.Function):
 def apply_linear_map(
     tensor: Tensor, map_: Callable, transpose: Callable, device: str, precision: str = "float32"
 ) -> Tensor:
-    """Applies a map of (batch, rows, columns) to the last two dimensions of a tensor.
+    """Apply a map of (batch, rows, columns) to the last two dimensions of a tensor.
 
     Args:
         tensor: any leading dimensions, any device.
@@ -51,7 +51,7 @@ def apply_linear_map(
 
 
 def backproject(sinograms: Tensor, geometry: FanBeam, power: int) -> Tensor:
-    """Pixel-driven back projection, linear across the detector, weighted by magnification ** power.
+    """Return pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
     Args:
         sinograms: Float[Tensor, "batch views bins"], on any device.
@@ -71,7 +71,7 @@ def backproject(sinograms: Tensor, geometry: FanBeam, power: int) -> Tensor:
 
 
 def backproject_transpose(images: Tensor, geometry: FanBeam, power: int) -> Tensor:
-    """The transpose of `backproject`: Float[Tensor, "batch views bins"]."""
+    """Return the transpose of `backproject`: Float[Tensor, "batch views bins"]."""
     flat = images.reshape(len(images), 1, -1)
     padded = images.new_zeros(len(images), geometry.views, geometry.bins + 2)
     for views in _some_at_once(geometry.views):
@@ -89,7 +89,7 @@ def _some_at_once(views: int) -> list[slice]:
 def _detector_weights(
     geometry: FanBeam, views: slice, power: int, device: torch.device
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Left bin (in the padded row) and both interpolation weights, magnification ** power included.
+    """Return left bin (in the padded row) and both interpolation weights, magnification ** power included.
 
     Returns:
         Three tensors [views, pixels].

@@ -44,7 +44,7 @@ class ScanProtocol:
 
 
 def protocol(name: str) -> ScanProtocol:
-    """A named protocol.
+    """Return a named protocol.
 
     Raises:
         UsageError: if the name is unknown.

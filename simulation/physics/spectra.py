@@ -70,11 +70,11 @@ class SpectrumNodes:
     ratios: dict[str, np.ndarray]
 
     def table(self, materials: tuple[str, ...]) -> np.ndarray:
-        """Ratios as an array (K, len(materials))."""
+        """Return ratios as an array (K, len(materials))."""
         return np.stack([self.ratios[name] for name in materials], axis=1)
 
     def line_integral(self, materials: tuple[str, ...], integrals: np.ndarray) -> np.ndarray:
-        """P = -ln(transmission) through 70 keV line integrals.
+        """Return P = -ln(transmission) through 70 keV line integrals.
 
         Args:
             materials: names.
@@ -95,7 +95,7 @@ def _is_number(text: str) -> bool:
 
 
 def read_spectrum(path: str | Path) -> Spectrum:
-    """A spectrum from a csv file: energy in keV and relative photons, one pair a line; a header line is skipped.
+    """Return a spectrum from a csv file: energy in keV and relative photons, one pair a line; a header line is skipped.
 
     Raises:
         InputError: the file is missing or does not hold two columns of numbers.
@@ -125,7 +125,7 @@ def read_spectrum(path: str | Path) -> Spectrum:
 
 
 def as_spectrum(given: Any) -> Spectrum | None:
-    """A spectrum from what users give as one: (energies_kev, weights), a csv path, a `Spectrum`; None stays None.
+    """Return a spectrum from what users give: (energies_kev, weights), a csv path, a `Spectrum`; None stays None.
 
     Raises:
         InputError: it is no usable spectrum.
@@ -142,7 +142,7 @@ def as_spectrum(given: Any) -> Spectrum | None:
 def tube_spectrum(
     kvp: float, anode_angle_deg: float = 7.0, filters_mm: tuple[tuple[str, float], ...] = (("Al", 2.5),)
 ) -> Spectrum:
-    """The spectrum of a tungsten tube (spekpy; G. Poludniowski et al., Medical Physics 2021).
+    """Return the spectrum of a tungsten tube (spekpy; G. Poludniowski et al., Medical Physics 2021).
 
     Args:
         kvp: tube voltage.
@@ -168,7 +168,7 @@ def tube_spectrum(
 
 
 def parse_filters(words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
-    """Filters written as ELEMENT:MM, such as Al:2.5.
+    """Return filters written as ELEMENT:MM, such as Al:2.5.
 
     Raises:
         UsageError: a word is not of that form.
@@ -184,7 +184,7 @@ def parse_filters(words: tuple[str, ...]) -> tuple[tuple[str, float], ...]:
 
 @lru_cache(maxsize=8)
 def exact_nodes(spectrum: Spectrum) -> SpectrumNodes:
-    """Every energy of the spectrum as a node, for all materials."""
+    """Return every energy of the spectrum as a node, for all materials."""
     energies = np.array(spectrum.energies_kev)
     return SpectrumNodes(np.array(spectrum.weights), {name: attenuation_ratios(name, energies) for name in MATERIALS})
 
@@ -193,7 +193,7 @@ def exact_nodes(spectrum: Spectrum) -> SpectrumNodes:
 def fit_nodes(
     spectrum: Spectrum, metals: tuple[str, ...] = tuple(METALS), tolerance: float = FIT_TOLERANCE
 ) -> SpectrumNodes:
-    """The fewest nodes (of 8, 12, 16, ...) that attenuate like the spectrum, mixtures of the metals included.
+    """Return the fewest nodes (of 8, 12, 16, ...) that attenuate like the spectrum, mixtures of the metals included.
 
     Weights and ratios are fitted by least squares in p = -ln(transmission), in units of its Poisson noise with 2e7
     photons, over water 0..10, bone 0..3 and metal 0..12 (line integrals at 70 keV), and checked on other samples.
@@ -223,7 +223,7 @@ def fit_nodes(
 def fit_error(
     nodes: SpectrumNodes, exact: SpectrumNodes, names: tuple[str, ...], integrals: np.ndarray | None = None
 ) -> float:
-    """Root mean square difference in p from the whole spectrum over the fitted domain, in Poisson deviations."""
+    """Return root mean square difference in p from the whole spectrum over the fitted domain, in Poisson deviations."""
     integrals = _sample_domain(names, 4000, seed=2) if integrals is None else integrals
     truth = exact.line_integral(names, integrals)
     difference = nodes.line_integral(names, integrals) - truth
@@ -231,7 +231,7 @@ def fit_error(
 
 
 def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
-    """The fitted nodes that come with a preset, the most accurate set first.
+    """Return the fitted nodes that come with a preset, the most accurate set first.
 
     Each set serves the materials it has columns for; the last serves all.
     """
@@ -247,7 +247,7 @@ def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
 
 
 def _sample_domain(names: tuple[str, ...], count: int, seed: int) -> np.ndarray:
-    """Random line integrals (count, len(names)): water, bone, in two thirds one to three metals; thick and thin."""
+    """Return random line integrals (count, len(names)): water, bone, in two thirds one to three metals."""
     rng = np.random.default_rng(seed)
     integrals = np.zeros((count, len(names)))
     # Thin paths have the least noise, so they ask for the smallest error: half of the samples are thin.
@@ -264,7 +264,7 @@ def _sample_domain(names: tuple[str, ...], count: int, seed: int) -> np.ndarray:
 def _fit(
     exact: SpectrumNodes, names: tuple[str, ...], integrals: np.ndarray, count: int, max_nfev: int = 150
 ) -> SpectrumNodes:
-    """Least squares over log weights and log ratios, started from merged neighbouring energies."""
+    """Return least squares over log weights and log ratios, started from merged neighbouring energies."""
     ratios, target = exact.table(names), exact.line_integral(names, integrals)
     inverse_noise = np.sqrt(_PHOTONS * np.exp(-target))
     groups = _merge_energies(exact, ratios, count)
@@ -297,7 +297,7 @@ def _fit(
 
 
 def _merge_energies(exact: SpectrumNodes, ratios: np.ndarray, count: int) -> list[list[int]]:
-    """Merges neighbouring energies whose attenuation is most alike (Ward) until `count` groups remain."""
+    """Merge neighbouring energies whose attenuation is most alike (Ward) until `count` groups remain."""
     # Behind a body the soft end of the spectrum is gone: energies count by what a few cm of water let through.
     weights = np.maximum(exact.weights, 1e-12) * np.exp(-3 * exact.ratios["water"])
     features = np.log(ratios)

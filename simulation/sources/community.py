@@ -17,7 +17,7 @@ logger = logging.getLogger(__name__)
 
 
 def find_gt(path: Path, split: str) -> list[str] | None:
-    """The gt.h5 files of a folder in the community layout, relative to it; None if it is something else.
+    """Return the gt.h5 files of a folder in the community layout, relative to it; None if it is something else.
 
     The folder holds ``{split}_640geo_dir.txt`` and ``{split}_640geo``, or has them in ``{split}/``, or holds
     case/slice/gt.h5 itself (then there is no split).
@@ -34,7 +34,7 @@ def find_gt(path: Path, split: str) -> list[str] | None:
         return None
     lists = {name: text for name in LISTS for text in _list_files(path, name) if text.is_file()}
     if split in lists:
-        return _read_list(path, lists[split], split)
+        return _listed_files(path, lists[split], split)
     if lists:
         found = ", ".join(text.relative_to(path).as_posix() for text in lists.values())
         raise UsageError(f"source {path}: no list for the split {split!r}; found {found}; choose another split")
@@ -43,29 +43,43 @@ def find_gt(path: Path, split: str) -> list[str] | None:
 
 
 def _list_files(path: Path, split: str) -> list[Path]:
-    """Where the list of a split may be; the last one that exists wins."""
+    """Return where the list of a split may be; the last one that exists wins."""
     name = f"{split}_640geo_dir.txt"
     return [path / split / name, path / name]
 
 
-def _read_list(path: Path, text: Path, split: str) -> list[str]:
-    gt_files: dict[str, None] = {}
-    with reading(text.name, "a text file with case/slice/gt.h5 lines"):
-        lines = text.read_text(encoding="utf-8").splitlines()
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        parts = PurePosixPath(line.strip().replace("\\", "/")).parts
-        if len(parts) != 3 or ".." in parts or parts[0] == "/":
-            raise InputError(f"{text.name} line {number}: got {line.strip()[:80]!r}; expected case/slice/gt.h5")
-        gt_files[(text.parent / f"{split}_640geo" / Path(*parts)).relative_to(path).as_posix()] = None
-    if not gt_files:
+def read_listing(path: Path) -> list[tuple[str, str]]:
+    """Return (case, name) of every slice that a ``{split}_640geo_dir.txt`` lists, once each, in its order.
+
+    Args:
+        path: the text file, one case/slice/gt.h5 a line; empty lines are passed over, a backslash counts as a slash.
+
+    Raises:
+        InputError: it cannot be read, or a line is something else.
+    """
+    with reading(path.name, "a text file with case/slice/gt.h5 lines"):
+        lines = path.read_text(encoding="utf-8").splitlines()
+    slices: dict[tuple[str, str], None] = {}
+    for number, line in enumerate(map(str.strip, lines), start=1):
+        parts = line.replace("\\", "/").split("/")
+        if line and (len(parts) != 3 or parts[2] != "gt.h5" or not {"", ".", ".."}.isdisjoint(parts)):
+            raise InputError(f"{path.name} line {number}: got {line[:80]!r}; expected case/slice/gt.h5")
+        if line:
+            slices[parts[0], parts[1]] = None
+    return list(slices)
+
+
+def _listed_files(path: Path, text: Path, split: str) -> list[str]:
+    """Return the gt.h5 files that a listing names, relative to the source."""
+    slices = read_listing(text)
+    if not slices:
         raise InputError(f"{text.name}: got an empty list; expected one case/slice/gt.h5 a line")
-    return list(gt_files)
+    folder = text.parent.relative_to(path) / f"{split}_640geo"
+    return [(folder / case / name / "gt.h5").as_posix() for case, name in slices]
 
 
 def list_community(path: Path, gt_files: list[str]) -> list[SliceRef]:
-    """References to gt.h5 files; case and slice name are the two folders above the file.
+    """Return references to gt.h5 files; case and slice name are the two folders above the file.
 
     Args:
         path: the source.

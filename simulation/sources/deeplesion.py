@@ -20,7 +20,7 @@ Row = dict[str, str]
 
 
 def find_images(path: Path) -> Path | None:
-    """The Images_png folder of a source, which may be that folder itself; None if it is something else."""
+    """Return the Images_png folder of a source, which may be that folder itself; None if it is something else."""
     if not path.is_dir():
         return None
     path = Path(os.path.abspath(path))  # not resolve(): Images_png may be a link
@@ -31,7 +31,7 @@ def find_images(path: Path) -> Path | None:
 
 
 def list_deeplesion(images: Path, split: str) -> list[SliceRef]:
-    """Slices of one official split, by series and slice; a series without a row in DL_info.csv is in every split.
+    """Return slices of an official split, by series and slice; a series without a row in DL_info.csv is in each split.
 
     Args:
         images: the folder Images_png; DL_info.csv is beside it.
@@ -64,7 +64,7 @@ def list_deeplesion(images: Path, split: str) -> list[SliceRef]:
 
 
 def _read_table(path: Path) -> dict[str, list[Row]]:
-    """Rows of DL_info.csv by series."""
+    """Return rows of DL_info.csv by series."""
     if not path.is_file():
         raise UsageError(f"source {path.parent}: no DL_info.csv beside Images_png; put there the one of DeepLesion")
     table: dict[str, list[Row]] = {}
@@ -85,7 +85,7 @@ def _read_table(path: Path) -> dict[str, list[Row]]:
 
 
 def _row_of(rows: list[Row], stem: str) -> Row | None:
-    """The row of a series whose Slice_range holds the slice, else its first, else None."""
+    """Return the row of a series whose Slice_range holds the slice, else its first, else None."""
     for row in rows:
         try:
             first, last = (int(number) for number in row["Slice_range"].split(","))

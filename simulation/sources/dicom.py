@@ -35,7 +35,7 @@ class _Header:
 
 
 def _walk(root: Path) -> Iterator[Path]:
-    """DICOM files under a folder in a fixed order: by their magic word, whatever they are called, or called .dcm."""
+    """Yield DICOM files under a folder in a fixed order: by their magic word whatever their name, or called .dcm."""
     for folder, folders, names in os.walk(root):
         folders.sort()
         for name in sorted(names):
@@ -50,12 +50,12 @@ def _walk(root: Path) -> Iterator[Path]:
 
 
 def has_dicom(root: Path) -> bool:
-    """Whether there is a DICOM file under the folder."""
+    """Return whether there is a DICOM file under the folder."""
     return next(_walk(root), None) is not None
 
 
 def list_dicom(root: Path) -> list[SliceRef]:
-    """CT slices under a folder, series by series, from inferior to superior; other objects and localizers are left out.
+    """Return CT slices under a folder, series by series, from inferior to superior, without localizers.
 
     A series is what shares its folder and SeriesInstanceUID (which may be blank); its case is named after its folder,
     never after a tag. A file whose header is broken or without a position is listed last in its folder.
@@ -139,7 +139,7 @@ def _read_header(path: Path, relative: str) -> _Header:
 
 
 def _numbers(dataset: Any, name: str, length: int, relative: str) -> list[float]:
-    """Finite values of a decimal tag; raises InputError if it is missing, blank or malformed."""
+    """Return finite values of a decimal tag; raises InputError if it is missing, blank or malformed."""
     message = f"{relative}: {name} is missing or malformed; expected numbers, {length} of them; take the file out"
     try:
         value = dataset.get(name)
@@ -152,7 +152,7 @@ def _numbers(dataset: Any, name: str, length: int, relative: str) -> list[float]
 
 
 def _position_mm(header: Any) -> float | None:
-    """Position along the slice normal, None if the header does not tell."""
+    """Return position along the slice normal, None if the header does not tell."""
     try:
         origin = _numbers(header, "ImagePositionPatient", 3, "")
         orientation = _numbers(header, "ImageOrientationPatient", 6, "")
@@ -222,7 +222,7 @@ def _check_axial(dataset: Any, relative: str) -> None:
 
 
 def _decode(dataset: Any, relative: str) -> np.ndarray:
-    """Stored values (rows, columns); a missing decoder and broken data each get their own line."""
+    """Return stored values (rows, columns); a missing decoder and broken data each get their own line."""
     pixels = _pydicom().pixels
     syntax = dataset.file_meta.get("TransferSyntaxUID")
     try:
@@ -237,7 +237,7 @@ def _decode(dataset: Any, relative: str) -> np.ndarray:
 
 
 def _padding(dataset: Any, stored: np.ndarray) -> np.ndarray:
-    """True where a stored value is padding: PixelPaddingValue, up to PixelPaddingRangeLimit if there is one."""
+    """Return True where a stored value is padding: PixelPaddingValue, up to PixelPaddingRangeLimit if there is one."""
     first = dataset.get("PixelPaddingValue")
     if not isinstance(first, int):
         return np.zeros(stored.shape, dtype=bool)

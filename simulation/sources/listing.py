@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 
 def list_slices(
-    source: str, split: str = "train", seed: int = 0, count: int | None = None, pad_square: bool = False
+    source: str, split: str = "train", seed: int = 0, count: int | None = None, pad_square: bool | None = None
 ) -> list[SliceRef]:
     """List the slices of a source, in an order that depends on nothing but the source and the arguments.
 
@@ -32,7 +32,7 @@ def list_slices(
         count: at most this many slices. Volumes and DeepLesion yield evenly spaced ones, so that few slices still span
             the volumes and patients; the community layout and the phantom yield the first ones. None: all, of the
             phantom 4.
-        pad_square: pad non-square slices with air instead of refusing them.
+        pad_square: pad non-square slices with air, or refuse them; None pads those of NIfTI volumes.
 
     Returns:
         The references; (case, name) is unique.
@@ -50,7 +50,10 @@ def list_slices(
         raise InputError(f"source {source}: {error.strerror}; expected a folder or file that can be read") from error
     kind = refs[0].read.__module__.rpartition(".")[2] if refs else "nothing"
     logger.info("source %s, read as %s: %d slices", source, kind, len(refs))
-    return [dataclasses.replace(ref, pad_square=pad_square) for ref in refs]
+    padded = kind == "nifti" if pad_square is None else pad_square
+    if padded and kind == "nifti":
+        nifti.report_padding(refs)
+    return [dataclasses.replace(ref, pad_square=padded) for ref in refs]
 
 
 def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRef]:
@@ -74,7 +77,7 @@ def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRe
 
 
 def _describe(path: Path) -> str:
-    """What is there, for the message."""
+    """Return what is there, for the message."""
     if not path.is_dir():
         return "a file of no known format"
     entries = sorted(entry.name for entry in path.iterdir())

@@ -3,9 +3,10 @@
 import contextlib
 import functools
 import gzip
+import logging
 import math
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ import numpy as np
 
 from simulation.errors import InputError
 from simulation.sources.slices import SliceRef, image_from_hu, reading, safe_name, square_pixel_mm, unique_names
+
+logger = logging.getLogger(__name__)
 
 SUFFIXES = (".nii", ".nii.gz")
 MAX_TILT_DEG = 1.0
@@ -35,12 +38,12 @@ class _Volume:
     pixel_mm: float
 
     def hu(self, part: Any) -> np.ndarray:
-        """HU of a part of the volume (an index into `stored`), float32."""
+        """Return HU of a part of the volume (an index into `stored`), float32."""
         return self.stored[part].astype(np.float32) * np.float32(self.slope) + np.float32(self.intercept)
 
 
 def find_volumes(path: Path) -> list[Path]:
-    """The NIfTI files a source means: itself, or those directly in it, by name."""
+    """Return the NIfTI files a source means: itself, or those directly in it, by name."""
     if path.is_file():
         return [path] if path.name.lower().endswith(SUFFIXES) else []
     files = (file for file in path.iterdir() if file.name.lower().endswith(SUFFIXES) and not file.name.startswith("."))
@@ -48,7 +51,7 @@ def find_volumes(path: Path) -> list[Path]:
 
 
 def list_nifti(volumes: list[Path]) -> list[SliceRef]:
-    """All axial slices, volume by volume, from inferior to superior. A volume that cannot be used is listed once.
+    """Return all axial slices, volume by volume, from inferior to superior; a volume that cannot be used once.
 
     Args:
         volumes: the files.
@@ -60,6 +63,24 @@ def list_nifti(volumes: list[Path]) -> list[SliceRef]:
             origin = f"{volume.name}[{index}]"
             refs.append(SliceRef(case, f"{index:03d}", origin, read_nifti, (str(volume), index)))
     return refs
+
+
+def report_padding(refs: Sequence[SliceRef]) -> None:
+    """Log one line if volumes among the sources are not square, as their slices will be padded.
+
+    Args:
+        refs: slices that `list_nifti` gave.
+    """
+    volumes = dict.fromkeys(str(ref.arguments[0]) for ref in refs)
+    shapes = {Path(volume).name: _slice_shape(Path(volume)) for volume in volumes}
+    other = [(name, shape) for name, shape in shapes.items() if shape is not None and shape[0] != shape[1]]
+    if other:
+        (name, (rows, columns)), side = other[0], max(other[0][1])
+        logger.info(
+            "%d of %d volumes are not square: their slices are padded with air, those of %s from %d x %d to %d x %d "
+            "(--pad-square false refuses them)",
+            *(len(other), len(shapes), name, rows, columns, side, side),
+        )
 
 
 def read_nifti(path: str, index: int) -> tuple[np.ndarray, float]:
@@ -85,7 +106,7 @@ def read_nifti(path: str, index: int) -> tuple[np.ndarray, float]:
 
 @functools.lru_cache(maxsize=1)
 def _cached_volume(path: str, changed_ns: int) -> _Volume | InputError:
-    """The volume, or why it cannot be used: kept too, so that a broken file is unpacked once and not per slice."""
+    """Return the volume, or why it cannot be used: kept too, so that a broken file is unpacked only once."""
     try:
         return _read_volume(Path(path))
     except InputError as error:
@@ -94,7 +115,7 @@ def _cached_volume(path: str, changed_ns: int) -> _Volume | InputError:
 
 @contextlib.contextmanager
 def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
-    """(image, stream) of a NIfTI-1 or NIfTI-2 file; every way of failing to read it becomes an InputError."""
+    """Yield (image, stream) of a NIfTI-1 or NIfTI-2 file; every way of failing to read it becomes an InputError."""
     with reading(path.name, "a whole NIfTI volume"):
         with path.open("rb") as file:
             packed = file.read(2) == b"\x1f\x8b"
@@ -106,13 +127,23 @@ def _opened(path: Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _slice_count(path: Path) -> int:
-    """Axial slices of a volume from its header; 1 if it cannot be used (loading that slice says why)."""
+    """Return axial slices of a volume from its header; 1 if it cannot be used (loading that slice says why)."""
     try:
         with _opened(path) as (image, _):
             order, _, _ = _axes(image, path.name)
             return int(image.shape[order[2]])
     except InputError:
         return 1
+
+
+def _slice_shape(path: Path) -> tuple[int, int] | None:
+    """Return rows and columns of the axial slices of a volume from its header; None if it cannot be used."""
+    try:
+        with _opened(path) as (image, _):
+            order, _, _ = _axes(image, path.name)
+            return int(image.shape[order[0]]), int(image.shape[order[1]])
+    except InputError:
+        return None
 
 
 def _read_volume(path: Path) -> _Volume:
@@ -130,7 +161,7 @@ def _read_volume(path: Path) -> _Volume:
 
 
 def _axes(image: Any, where: str) -> tuple[list[int], list[bool], list[float]]:
-    """How the stored axes lie in the patient, for (anterior to posterior, right to left, inferior to superior).
+    """Return how the stored axes lie in the patient, for (anterior to posterior, right to left, inferior to superior).
 
     Args:
         image: a nibabel image, its header read.
@@ -168,7 +199,7 @@ def _axes(image: Any, where: str) -> tuple[list[int], list[bool], list[float]]:
 
 
 def _unit_mm(header: Any, spacing: np.ndarray, where: str) -> float:
-    """Millimetres of the header's spatial unit; an unknown unit means mm if that gives 0.1 .. 10 mm."""
+    """Return millimetres of the header's spatial unit; an unknown unit means mm if that gives 0.1 .. 10 mm."""
     unit = header.get_xyzt_units()[0]
     if unit in UNIT_MM:
         return UNIT_MM[unit]

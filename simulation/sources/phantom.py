@@ -10,7 +10,7 @@ DEFAULT_COUNT = 4
 
 
 def list_phantom(source: str, seed: int, count: int | None) -> list[SliceRef]:
-    """Phantom slices: slice k shows region k modulo the number of regions, or the one asked for.
+    """Return phantom slices: slice k shows region k modulo the number of regions, or the one asked for.
 
     Args:
         source: ``phantom`` or ``phantom:REGION``.

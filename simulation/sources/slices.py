@@ -111,13 +111,13 @@ def screen(image_mu: np.ndarray) -> str | None:
 
 
 def _largest_region(mask: np.ndarray) -> int:
-    """Pixels of the largest 8-connected region of a mask."""
+    """Return pixels of the largest 8-connected region of a mask."""
     labels, found = ndimage.label(mask, structure=np.ones((3, 3)))
     return int(np.bincount(labels.ravel())[1:].max()) if found else 0
 
 
 def image_from_hu(hu: np.ndarray) -> np.ndarray:
-    """Attenuation of an image in HU, clipped at air (-1000 HU).
+    """Return attenuation of an image in HU, clipped at air (-1000 HU).
 
     Args:
         hu: any shape, any real type.
@@ -142,7 +142,7 @@ def pad_to_square(image_mu: np.ndarray) -> np.ndarray:
 
 
 def square_pixel_mm(first_mm: float, second_mm: float, where: str) -> float:
-    """The side of a pixel that must be square.
+    """Return the side of a pixel that must be square.
 
     Args:
         first_mm: one side.
@@ -163,7 +163,7 @@ def square_pixel_mm(first_mm: float, second_mm: float, where: str) -> float:
 
 
 def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
-    """`count` items in order, from the middles of equal parts of the sequence: few still span it.
+    """Return `count` items in order, from the middles of equal parts of the sequence: few still span it.
 
     Args:
         items: the candidates.
@@ -175,12 +175,12 @@ def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
 
 
 def safe_name(text: str) -> str:
-    """A folder name made of letters, digits and ``._-`` only, at most 100 characters, never empty or hidden."""
+    """Return a folder name made of letters, digits and ``._-`` only, at most 100 characters, never empty or hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100].strip("._- ") or "case"
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
-    """The names in order, repeated ones (whatever their case) with ``_2``, ``_3`` ... appended."""
+    """Return the names in order, repeated ones (whatever their case) with ``_2``, ``_3`` ... appended."""
     taken: set[str] = set()
     result = []
     for name in names:

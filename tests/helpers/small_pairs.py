@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from simulation.correction import metal_trace
-from simulation.dataset.store import write_case
+from simulation.dataset.community import write_case
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

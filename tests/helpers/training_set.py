@@ -6,7 +6,7 @@ import numpy as np
 import yaml
 from small_scanner import body_hu, disc
 
-from simulation.dataset.store import write_case
+from simulation.dataset.community import write_case
 from simulation.simulator import Simulator
 from simulation.units import hu_to_mu
 

@@ -12,7 +12,7 @@ import pytest
 
 from mar_pipeline.metrics import score
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
-from simulation.implants.library import resize_mask
+from simulation.implants.masks import resize_mask
 from simulation.simulator import Simulator
 
 pytestmark = pytest.mark.shared_data

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import Candidates, Part
 from mar_pipeline.judge.tissue import box_of
+from simulation.implants.masks import PackedMask
 
 CERTAIN_HU = 4700.0
 """A core above this is metal: that of enamel stays below 4350 HU with sharp kernels."""

@@ -5,9 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.judge.streaks import fine_structure, radial_coherence
 from mar_pipeline.judge.tissue import body_mask, box_of, core_hu, saturated, soft_tissue
+from simulation.implants.masks import PackedMask
 
 RIM_HU = 500.0
 """Below the threshold, voxels belong to the metal that they touch: its blurred rim."""

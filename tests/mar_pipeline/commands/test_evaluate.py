@@ -19,7 +19,8 @@ from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_tex
 from mar_pipeline.figures import case_figure
 from mar_pipeline.metrics import score
 from simulation.correction import nmar, nmar_prior
-from simulation.dataset.store import read_pair, write_case
+from simulation.dataset.community import write_case
+from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

@@ -15,7 +15,7 @@ from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, CommunityPairs, Dat
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.metrics import score
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_mu, to_sample
-from simulation.dataset.store import read_pair
+from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

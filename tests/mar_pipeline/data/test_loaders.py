@@ -15,7 +15,7 @@ from mar_pipeline.data import IMAGE, KEYS, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.batches import EpochBatches
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.signals import STOP_SIGNALS
-from simulation.dataset.store import read_pair
+from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, MarError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

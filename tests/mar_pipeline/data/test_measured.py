@@ -11,7 +11,7 @@ from small_scans import EVERYTHING, scan_of
 from mar_pipeline.data.measured import pair_arrays, with_projected_data
 from mar_pipeline.sample import IMAGES, KEYS, SINOGRAMS, Layout, PairArrays
 from simulation.correction import hardening_corrected, linear_interpolation, nmar, nmar_prior
-from simulation.dataset.store import Pair
+from simulation.dataset.reader import Pair
 from simulation.errors import InputError
 from simulation.physics.projector import Projector, Weighting
 from simulation.simulator import Sample

@@ -25,7 +25,8 @@ from mar_pipeline.sample import (
 )
 from simulation.correction import hardening_corrected, nmar_prior
 from simulation.errors import InputError, MarError, UsageError
-from simulation.implants.library import ImplantLibrary, MaskStack, resize_mask
+from simulation.implants.library import ImplantLibrary
+from simulation.implants.masks import MaskStack, resize_mask
 from simulation.physics.projector import why_no_cuda
 from simulation.simulator import Simulator
 from simulation.sources import SliceRef

@@ -21,7 +21,7 @@ from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
 from mar_pipeline.weights.files import save_weights
-from simulation.dataset.store import read_pair
+from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS

@@ -24,7 +24,7 @@ from mar_pipeline.evaluation.score_tables import averages, with_spread
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.sample import UNITS_PER_MU
 from mar_pipeline.weights.trained import Trained
-from simulation.dataset.store import Pair, read_pair
+from simulation.dataset.reader import Pair, read_pair
 from simulation.errors import MarError, UsageError
 from simulation.files import sha256_of
 from simulation.physics.protocols import PROTOCOLS

@@ -25,7 +25,7 @@ from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.sample import Layout, sinogram_to_network, to_network
 from mar_pipeline.weights.files import save_weights
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
-from simulation.dataset.store import Pair, read_pair
+from simulation.dataset.reader import Pair, read_pair
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
 

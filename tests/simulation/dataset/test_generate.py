@@ -25,11 +25,11 @@ from small_scanner import PROGRAM, SMALL, body_hu, disc
 from mar_pipeline import cli
 from simulation import simulator
 from simulation.correction import metal_trace
-from simulation.dataset import case, settings
+from simulation.dataset import community, settings
 from simulation.dataset.build import only_run
 from simulation.dataset.generate import SimulateSettings
-from simulation.dataset.store import read_pair, verify
-from simulation.dataset.workers import interrupts_noticed
+from simulation.dataset.reader import read_pair
+from simulation.dataset.verify import verify
 from simulation.errors import MarError
 from simulation.physics import protocols
 from simulation.physics.geometry import FanBeam
@@ -253,7 +253,7 @@ def test_a_rerun_makes_what_was_lost(straight, source, masks, tmp_path, mar, sma
     (out / "trainmask.npy").unlink()
     (out / "train_640geo_dir.txt").unlink()
     kept = stamps(out)
-    assert "1 pairs made" in mar(*request(source, masks, out))[1]
+    assert "1 pair made" in mar(*request(source, masks, out))[1]
     assert contents(out) == contents(straight)
     assert {path: time_ns for path, time_ns in stamps(out).items() if path in kept} == kept
 
@@ -582,14 +582,37 @@ def test_ctrl_c_ends_in_one_line_and_a_rerun_completes(long_source, masks, tmp_p
     assert verify(out).pairs == 90
 
 
+@pytest.mark.parametrize("workers", [1, 2])
+def test_sigterm_ends_in_one_line_and_a_rerun_goes_on(long_source, masks, tmp_path, mar, small_scanner, workers):
+    out = tmp_path / "set"
+    arguments = request(long_source, masks, out, "--workers", workers, "--slices", 30)
+    with started(arguments) as process:
+        assert wait_until(lambda: len(list(out.rglob("case.json"))) >= 2, process)
+        os.killpg(process.pid, signal.SIGTERM)  # as a cluster does: to all of the group
+        said, err = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (75, ""), err
+    assert re.fullmatch(r"mar: error: stopped by SIGTERM: what is finished in \S+ is kept; .+ go on\n", err)
+    kept = stamps_of_done(out)
+    assert kept
+    assert mar(*arguments)[0] == 0
+    assert verify(out).problems == ()
+    assert {path: path.stat().st_mtime_ns for path in kept} == kept
+
+
+def stamps_of_done(root):
+    """Times of the files of the slices that have a record."""
+    folders = [path.parent for path in root.rglob("case.json")]
+    return {path: path.stat().st_mtime_ns for folder in folders for path in folder.glob("*.h5")}
+
+
 def test_ctrl_c_is_not_lost_where_python_drops_exceptions(source, masks, tmp_path):
     """A handler that raises is heard only outside of destructors and weakref callbacks; one of ten was lost so."""
     lost = PROGRAM.replace(
         "if __name__",
         """
 import os, weakref
-from simulation.dataset import case
-written, write_sample = [], case.write_sample
+from simulation.dataset import community
+written, write_sample = [], community.write_sample
 class Thing: pass
 def write_and_interrupt(*arguments):
     write_sample(*arguments)
@@ -598,7 +621,7 @@ def write_and_interrupt(*arguments):
         thing = Thing()
         reference = weakref.ref(thing, lambda _: os.kill(os.getpid(), signal.SIGINT))
         del thing
-case.write_sample = write_and_interrupt
+community.write_sample = write_and_interrupt
 if __name__""",
     )
     command = [sys.executable, "-c", lost, "-q", *map(str, request(source, masks, tmp_path / "set"))]
@@ -606,44 +629,6 @@ if __name__""",
     assert (done.returncode, done.stdout) == (130, "")
     assert re.fullmatch(INTERRUPTED, done.stderr)
     assert progress(tmp_path / "set") < 6 * 4
-
-
-def test_an_interrupt_is_noticed_even_where_it_was_dropped(monkeypatch):
-    told = []
-    monkeypatch.setattr(sys, "unraisablehook", lambda unraisable: told.append(unraisable.exc_type))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job ignores it
-    before, hook = signal.getsignal(signal.SIGINT), sys.unraisablehook
-
-    class Interrupted:
-        def __del__(self):
-            signal.raise_signal(signal.SIGINT)
-
-    class Broken:
-        def __del__(self):
-            raise ValueError
-
-    with interrupts_noticed() as check:
-        check()
-        Broken()
-        Interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            check()
-    assert told == [ValueError]
-    assert (signal.getsignal(signal.SIGINT), sys.unraisablehook) == (before, hook)
-
-
-def test_other_threads_leave_ctrl_c_alone():
-    before, seen = signal.getsignal(signal.SIGINT), []
-
-    def work():
-        with interrupts_noticed() as check:
-            check()
-            seen.append(signal.getsignal(signal.SIGINT))
-
-    thread = threading.Thread(target=work)
-    thread.start()
-    thread.join(PATIENCE_S)
-    assert seen == [before]
 
 
 def test_workers_do_not_outlive_a_terminated_parent(long_source, masks, tmp_path):
@@ -719,7 +704,7 @@ def test_an_interrupt_in_the_first_slice_does_not_lock_the_folder(
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(case, "write_sample", interrupted)
+        patch.setattr(community, "write_sample", interrupted)
         assert mar(*request(source, masks, tmp_path / "set"))[0] == 130
     assert mar(*request(source, masks, tmp_path / "set"))[0] == 0
     assert contents(tmp_path / "set") == contents(straight)
@@ -744,12 +729,12 @@ def test_an_interrupted_part_leaves_the_folder_to_the_others(
 ):
     """Of which none may have written anything yet."""
 
-    def interrupted(*_):
+    def interrupted(*_, **__):
         raise KeyboardInterrupt
 
     arguments = request(source, masks, tmp_path / "set", "--layout", layout)
     with monkeypatch.context() as patch:
-        patch.setattr("simulation.dataset.build.make_units", interrupted)
+        patch.setattr("simulation.dataset.build.run_parallel", interrupted)
         assert mar(*arguments, "--part", "0/2")[0] == 130
     assert (tmp_path / "set" / "train_manifest.json").exists()
 

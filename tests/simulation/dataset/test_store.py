@@ -6,8 +6,10 @@ import h5py
 import numpy as np
 import pytest
 
-from simulation.dataset.layout import CASE_MASKS, CASE_RECORD, listing_file, manifest_file, mask_file, split_folder
-from simulation.dataset.store import read_h5, read_pair, verify, write_case, write_h5, write_sample
+from simulation.dataset.community import write_case, write_h5, write_sample
+from simulation.dataset.manifest import CASE_MASKS, CASE_RECORD, listing_file, manifest_file, mask_file, split_folder
+from simulation.dataset.reader import read_h5, read_pair
+from simulation.dataset.verify import verify
 from simulation.errors import InputError
 from simulation.files import sha256_of
 from simulation.simulator import Sample

@@ -7,7 +7,8 @@ import pytest
 
 from simulation.errors import InputError, UsageError
 from simulation.implants.anatomy import Anatomy, find_body
-from simulation.implants.library import ALWAYS_POSSIBLE, KINDS, ImplantLibrary, check_mask, resize_mask
+from simulation.implants.library import ALWAYS_POSSIBLE, KINDS, ImplantLibrary
+from simulation.implants.masks import check_mask, resize_mask
 from simulation.phantoms import REGIONS, phantom
 from simulation.physics.materials import METAL_CODES
 from simulation.units import hu_to_mu, mu_to_hu

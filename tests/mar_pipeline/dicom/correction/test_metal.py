@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from mar_pipeline.dicom.correction.metal import Metal, decide
-from mar_pipeline.dicom.correction.packed import PackedMask
 from mar_pipeline.dicom.correction.parts import find_candidates
+from simulation.implants.masks import PackedMask
 
 SIDE, MM = 160, 1.0
 MIDDLE = (80, 80)

@@ -1,17 +1,16 @@
-"""A data set on disk: slices and pairs of the community layout written and read, and any set checked."""
+"""Check a data set: what is missing, altered, unfinished, unreadable, or impossible in a scan."""
 
-import io
+import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-import h5py
 import numpy as np
 
-from simulation.dataset.layout import (
+from simulation.dataset.manifest import (
     CASE_MASKS,
     CASE_RECORD,
     SPLITS,
@@ -24,108 +23,14 @@ from simulation.dataset.layout import (
     read_record,
     split_folder,
 )
-from simulation.dataset.shard_check import Found, check_shards
+from simulation.dataset.reader import read_pair
+from simulation.dataset.shard_file import Shard, shard_file, shards_folder
 from simulation.errors import InputError
-from simulation.files import PARTIAL, sha256_of, whole_file
-from simulation.simulator import Sample
+from simulation.files import PARTIAL, sha256_of
+from simulation.sources.community import read_listing
 
-_GT = ("image", "poly_CT", "poly_sinogram")
-_PAIR = ("ma_CT", "LI_CT", "ma_sinogram", "LI_sinogram", "metal_trace")
-
-
-@dataclass(frozen=True)
-class Pair:
-    """A stored pair: images (rows, columns) in 1/cm, sinograms (views, bins), bool trace."""
-
-    image: np.ndarray
-    poly_CT: np.ndarray
-    poly_sinogram: np.ndarray
-    ma_CT: np.ndarray
-    LI_CT: np.ndarray
-    ma_sinogram: np.ndarray
-    LI_sinogram: np.ndarray
-    metal_trace: np.ndarray
-
-
-def write_case(
-    folder: Path,
-    image_mu: np.ndarray,
-    poly_sinogram: np.ndarray,
-    poly_CT: np.ndarray,
-    samples: Mapping[int, Sample],
-    compression: int = 4,
-) -> None:
-    """Writes gt.h5 and one N.h5 for each sample, each whole or not at all; the same content gives the same bytes.
-
-    Args:
-        folder: of the slice; made if need be.
-        image_mu: Float["rows columns"], 1/cm.
-        poly_sinogram: Float["views bins"], metal free.
-        poly_CT: Float["rows columns"], 1/cm.
-        samples: by mask index.
-        compression: gzip level, 0 for none.
-
-    Raises:
-        OSError: the folder cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    truth = {"image": image_mu, "poly_CT": poly_CT, "poly_sinogram": poly_sinogram}
-    write_h5(folder / "gt.h5", truth, compression)
-    for index, sample in samples.items():
-        write_sample(folder / f"{index}.h5", sample, compression)
-
-
-def write_sample(path: Path, sample: Sample, compression: int = 4) -> None:
-    """Writes one N.h5, whole or not at all."""
-    arrays = {name: np.asarray(getattr(sample, name)) for name in _PAIR}
-    write_h5(path, arrays | {"metal_trace": arrays["metal_trace"].astype(np.uint8)}, compression)
-
-
-def write_h5(path: Path, arrays: Mapping[str, np.ndarray], compression: int) -> None:
-    """Writes arrays as float32 or uint8 datasets, whole or not at all."""
-    buffer = io.BytesIO()
-    with h5py.File(buffer, "w") as file:
-        for name, array in arrays.items():
-            kept = array if array.dtype == np.uint8 else np.asarray(array, np.float32)
-            options = {"compression": "gzip", "compression_opts": compression} if compression else {}
-            file.create_dataset(name, data=kept, **options)
-    with whole_file(path) as partial:
-        partial.write_bytes(buffer.getbuffer())
-
-
-def read_pair(path: str | Path) -> Pair:
-    """Reads N.h5 and the gt.h5 beside it.
-
-    Args:
-        path: of N.h5.
-
-    Raises:
-        InputError: a file is missing or truncated, or a dataset is missing or of another shape.
-    """
-    path = Path(path)
-    arrays = read_h5(path.with_name("gt.h5"), _GT) | read_h5(path, _PAIR)
-    for name, array in arrays.items():
-        expected = arrays["ma_sinogram"] if "sinogram" in name or name == "metal_trace" else arrays["image"]
-        if array.ndim != 2 or array.shape != expected.shape:
-            raise InputError(f"{path}: {name} has shape {array.shape}, expected {expected.shape}")
-    arrays["metal_trace"] = arrays["metal_trace"] != 0
-    return Pair(**arrays)
-
-
-def read_h5(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The named datasets of a file.
-
-    Raises:
-        InputError: the file is missing or truncated, or lacks one of them.
-    """
-    try:
-        with h5py.File(path, "r") as file:
-            missing = [name for name in names if not isinstance(file.get(name), h5py.Dataset)]
-            if missing:
-                raise InputError(f"{path}: no {', '.join(missing)} in it; it has {', '.join(file) or 'nothing'}")
-            return {name: file[name][()] for name in names}
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: cannot be read as h5, missing or truncated ({error})") from error
+_ALTERED = "its bytes are not those that were written"
+_NOT_ZERO = ("image", "metal_mask", "ma_CT", "LI_CT", "ma_sinogram", "poly_sinogram", "metal_trace", "mask_512")
 
 
 @dataclass(frozen=True)
@@ -138,14 +43,40 @@ class Verification:
     problems: tuple[str, ...]
 
 
+class Found(NamedTuple):
+    """What is in a split: numbers of slices and of pairs, whether all had hashes to compare, and one line a problem."""
+
+    slices: int
+    pairs: int
+    hashed: bool
+    problems: list[str]
+
+
 def verify(root: str | Path) -> Verification:
-    """Checks a data set: with a manifest every file against its hash, and in any case every slice or shard by reading.
+    """Check a data set: with a manifest every file against its hash, and in any case every slice or shard by reading.
 
     Args:
         root: folder of the data set.
 
+    Returns:
+        Numbers of slices and pairs, and one line a problem, see `Verification`.
+
     Raises:
-        InputError: there is no data set in the folder, or its manifest or listing cannot be read.
+        InputError: there is no data set in the folder, or its manifest cannot be read.
+
+    Example:
+        >>> import numpy as np
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from simulation import Sample, verify, write_case
+        >>> image_mu, sinogram = np.full((64, 64), 0.2, np.float32), np.ones((90, 96), np.float32)
+        >>> sample = Sample(sinogram, sinogram, image_mu, image_mu, sinogram > 0)
+        >>> with TemporaryDirectory() as data:
+        ...     write_case(Path(data, "train_640geo/a/000"), image_mu, sinogram, image_mu, {0: sample})
+        ...     _ = Path(data, "train_640geo_dir.txt").write_text("a/000/gt.h5")
+        ...     found = verify(data)
+        >>> found.slices, found.pairs, found.problems
+        (1, 1, ())
     """
     root = Path(root)
     splits = [split for split in SPLITS if layout_of(root, split)]
@@ -156,7 +87,7 @@ def verify(root: str | Path) -> Verification:
     found = []
     for split in splits:
         sharded = layout_of(root, split) == "shards"
-        own = check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
+        own = _check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
         found.append(own)
         problems += [*_altered_identity(root, split), *own.problems]
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
@@ -179,8 +110,12 @@ def _check_community(root: Path, split: str) -> Found:
     listing = listing_file(root, split)
     if not listing.is_file():
         return Found(0, 0, hashed, [*problems, f"{listing.name}: missing; the same mar simulate writes it"])
-    for line in listing.read_text().split():
-        folder = (split_folder(root, split) / line).parent
+    try:
+        listed = read_listing(listing)
+    except InputError as error:
+        return Found(0, 0, hashed, [*problems, str(error)])
+    for case, name in listed:
+        folder = split_folder(root, split) / case / name
         files = sorted(path for path in folder.glob("*.h5") if path.stem.isdecimal())
         slices, pairs = slices + 1, pairs + len(files)
         if not files:
@@ -226,7 +161,7 @@ def _altered(root: Path, split: str) -> list[str]:
 
 
 def _other_masks(root: Path, split: str, cases: Mapping[str, Any]) -> list[str]:
-    """Whether the stack of procedural masks, which has no hash, holds those of the slices."""
+    """Compare the stack of procedural masks, which has no hash, with those of the slices."""
     path = mask_file(root, split)
     try:
         stack = np.load(path, mmap_mode="r")
@@ -252,3 +187,83 @@ def _unreadable(path: Path, root: Path) -> list[str]:
     broken = [key for key, array in vars(pair).items() if array.dtype != bool and not np.isfinite(array).all()]
     problems = [f"{name}: {key} holds values that are not finite" for key in broken]
     return problems + ([] if pair.metal_trace.any() else [f"{name}: its metal trace is empty"])
+
+
+def _check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) -> Found:
+    """Compare every shard with its hash, and read every pair.
+
+    Args:
+        root: folder of the data set.
+        split: train or test.
+        manifest: of the split, if there is one.
+    """
+    folder = shards_folder(root, split)
+    names = {path: str(path.relative_to(root)) for path in sorted(folder.glob("shard_*.h5"))}
+    records = {name: _record(path.with_suffix(".json")) for path, name in names.items()}
+    listed = dict(manifest["files"]) if manifest else {}
+    # A shard's own record knows its hash before the manifest does.
+    known = {name: record["sha256"] for name, record in records.items() if "sha256" in record} | listed
+    problems = [line for name, expected in known.items() for line in _altered_shard(root, name, expected)]
+    for number in range(int(manifest.get("shards", 0)) if manifest else 0):
+        name = str(shard_file(folder, number).relative_to(root))
+        if name not in {*records, *listed}:
+            problems.append(f"{name}: not made yet; the same mar simulate makes it")
+    slices = pairs = 0
+    for path, name in names.items():
+        if manifest and name not in listed:
+            problems.append(f"{name}: unfinished, not in the manifest; the same mar simulate finishes it")
+        problems += _unread(name, records[name])
+        try:
+            shard = Shard(path)
+            pairs += len(shard)
+            slices += len(shard.slices)
+            problems += _impossible(shard, name)
+        except InputError as error:
+            problems.append(str(error).replace(f"{root}/", ""))
+    return Found(slices, pairs, set(records) <= set(known), problems)
+
+
+def _record(sidecar: Path) -> dict[str, Any]:
+    """Return what was written about a shard; nothing where that cannot be read."""
+    try:
+        content = json.loads(sidecar.read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _unread(name: str, record: Mapping[str, Any]) -> Iterator[str]:
+    if unread := record.get("unread"):
+        yield (
+            f"{name}: {len(unread)} slices could not be read when it was made, the first is {unread[0]}; delete it, "
+            "and the same mar simulate tries again"
+        )
+
+
+def _altered_shard(root: Path, name: str, expected: str) -> Iterator[str]:
+    path = root / name
+    if not path.is_file():
+        yield f"{name}: missing"
+    elif sha256_of(path) != expected:
+        yield f"{name}: {_ALTERED}"
+
+
+def _impossible(shard: Shard, name: str) -> Iterator[str]:
+    """Yield rows that no scan could have: all zero, or not finite."""
+    for own in _NOT_ZERO:
+        if own not in shard:
+            continue
+        rows = len(shard.slices) if own in ("image", "poly_sinogram") else len(shard)
+        for row in range(rows):
+            array = shard.read(own, row)
+            what = f"{name}: {own} of {_row_name(shard, own, row)}"
+            if not array.any():
+                yield f"{what} is all zeros"
+            elif array.dtype == np.float32 and not np.isfinite(array).all():
+                yield f"{what} holds values that are not finite"
+
+
+def _row_name(shard: Shard, own: str, row: int) -> str:
+    if own in ("image", "poly_sinogram"):
+        return "/".join(shard.slices[row])
+    return "/".join((*shard.slices[shard.truth[row]], str(shard.masks[row])))

@@ -16,9 +16,9 @@ from command_lines import replaced
 from small_scanner import NAME, PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
+from simulation.dataset.reader import SCAN, read_pair, scan_of
 from simulation.dataset.shard_file import Shard, ShardPlan, ShardWriter
-from simulation.dataset.shard_reading import SCAN, scan_of
-from simulation.dataset.store import read_pair, verify
+from simulation.dataset.verify import verify
 from simulation.errors import InputError, MarError
 from simulation.files import sha256_of
 from simulation.physics import protocols
@@ -438,10 +438,10 @@ def test_missing_and_unfinished_shards_are_found(folder):
 def test_what_was_planned_and_never_begun_is_found(source, masks, tmp_path, monkeypatch):
     """A disk that is full before the first shard leaves what a kill there leaves."""
 
-    def full(*_):
+    def full(*_, **__):
         raise OSError(errno.ENOSPC, "full")
 
-    monkeypatch.setattr("simulation.dataset.build.make_units", full)
+    monkeypatch.setattr("simulation.dataset.build.run_parallel", full)
     out = tmp_path / "set"
     assert cli.main(["-q", *map(str, request(source, masks, out, *shards("--part", "0/4")))]) == 6
     not_made = [f"train_shards/shard_0000{number}.h5: not made yet; the same mar simulate makes it" for number in "012"]
@@ -545,7 +545,7 @@ from pathlib import Path
 import numpy, h5py, tqdm, simulation.dataset.generate
 tqdm.tqdm.set_lock(threading.RLock())  # tqdm's own is shared by what is forked, also by who was killed while he had it
 from simulation.dataset.shard_file import Shard
-from simulation.dataset.store import verify
+from simulation.dataset.verify import verify
 arguments, out, kills, share = sys.argv[4:], Path(sys.argv[1]), int(sys.argv[2]), float(sys.argv[3])
 def made():
     return sum(1 for _ in out.rglob("*.h5"))
