@@ -139,8 +139,8 @@ def _altered(root: Path, split: str) -> list[str]:
         if read_record(root / case) != record:
             problems.append(f"{case}/{CASE_RECORD}: missing, or not what the manifest says")
         known = {*record["files"], CASE_RECORD}
-        strangers = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
-        problems += [f"{case}/{name}: not in the manifest" for name in sorted(strangers)]
+        foreign = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
+        problems += [f"{case}/{name}: not in the manifest" for name in sorted(foreign)]
     made = {str(path.parent.relative_to(root)) for path in split_folder(root, split).glob("*/*/gt.h5")}
     unlisted = sorted(made - set(manifest["cases"]))
     problems += [f"{case}: unfinished; the same mar simulate finishes it" for case in unlisted]
