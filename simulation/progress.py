@@ -15,7 +15,7 @@ Item = TypeVar("Item")
 
 
 def with_progress(items: Iterable[Item], total: int, task: str, unit: str) -> Iterator[Item]:
-    """Yield the items as they come, with their number told.
+    """Yield the items as they come, and report how many are done.
 
     Args:
         items: what is worked on.

@@ -280,7 +280,7 @@ class Simulator:
             shape = self.protocol.geometry.image_shape
             raise InputError(
                 f"metal mask: got shape {mask.shape}, the scan expects {shape}; "
-                "resize it with simulation.implants.library.resize_mask"
+                "resize it with simulation.implants.masks.resize_mask"
             )
         if not mask.any():
             raise InputError("metal mask: it is empty; give a mask with at least one metal pixel")

@@ -78,7 +78,7 @@ class CommunitySource:
         return [(number, self._refs[number]) for number in range(first, first + count) if number in self._refs]
 
     def planned(self, ref: SliceName, number: int, verdicts: dict[int, str]) -> tuple[PlannedSlice, SliceResult]:
-        """Return a slice and its masks, and the pairs whose mask is not known, which its record tells as well.
+        """Return a slice and its masks, and the pairs whose mask is not known, which its record lists as well.
 
         Args:
             ref: the slice.

@@ -9,7 +9,7 @@ from simulation.dataset.build import Builder, build_missing, dry_run, only_run
 from simulation.dataset.community import CommunityBuilder
 from simulation.dataset.community_set import CommunitySet
 from simulation.dataset.convert import plan_conversion
-from simulation.dataset.manifest import Identity, listing_sha256
+from simulation.dataset.manifest import Identity, earlier_counts, listing_sha256
 from simulation.dataset.pairs import PairMaker
 from simulation.dataset.settings import (
     SimulateSettings,
@@ -24,7 +24,7 @@ from simulation.dataset.shards import ShardBuilder
 from simulation.errors import StoppedError
 from simulation.implants.masks import metals_of
 from simulation.parallel import stop_noticed
-from simulation.sources import list_slices
+from simulation.sources import is_evenly_spaced, list_slices
 
 
 def generate(settings: SimulateSettings) -> dict[str, Any]:
@@ -63,20 +63,22 @@ def generate(settings: SimulateSettings) -> dict[str, Any]:
 def plan_simulation(settings: SimulateSettings) -> tuple[Builder, int]:
     """Return the builder of what is asked for, and the number of processes for it."""
     library, masks_per_slice = mask_source(settings)
-    refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square)
+    out, before = Path(settings.out), earlier_counts(Path(settings.out), settings.split)
+    refs = list_slices(settings.source, settings.split, settings.seed, settings.slices, settings.pad_square, before)
+    counts = tuple(sorted({*before, len(refs)})) if is_evenly_spaced(refs) else ()
     simulator = build_simulator(settings)
     workers = worker_count(settings, simulator.projector.device)
     pairs = PairMaker(library, masks_per_slice, settings.seed, simulator)
     slices, shorter = listing_sha256(f"{ref.case}/{ref.name} {ref.origin}" for ref in refs)
     identity = _identity(settings, slices, pairs)
-    out, geometry = Path(settings.out), simulator.protocol.geometry
+    geometry = simulator.protocol.geometry
     if settings.layout == "community":
         numbers = units_of_part(settings.part, len(refs))
-        folder = CommunitySet(out, settings.split, identity, geometry, shorter)
+        folder = CommunitySet(out, settings.split, identity, geometry, shorter, counts)
         return CommunityBuilder(folder, refs, pairs, numbers, settings.compression), workers
     of_shards = ShardIdentity.of(identity, settings.store or "images", settings.slices_per_shard)
     return ShardBuilder(
-        ShardSet(out, settings.split, of_shards, geometry, shorter), refs, pairs, settings.part
+        ShardSet(out, settings.split, of_shards, geometry, shorter, counts), refs, pairs, settings.part
     ), workers
 
 

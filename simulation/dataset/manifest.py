@@ -24,7 +24,7 @@ from typing import Any, ClassVar, NamedTuple
 
 import filelock
 
-from simulation.dataset.shard_file import shards_folder
+from simulation.dataset.shard_file import shard_file, shards_folder
 from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of_text, whole_file, write_json
 from simulation.physics.geometry import FanBeam
@@ -118,6 +118,28 @@ def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
     return replace(scan, geometry=FanBeam(**geometry | {"image_shape": tuple(geometry["image_shape"])}))
 
 
+def earlier_counts(root: Path, split: str) -> tuple[int, ...]:
+    """Return how many slices a set was asked for before, one number after the other; empty where that is not known."""
+    manifest = read_manifest(root, split)
+    if manifest is None:
+        return ()
+    if "counts" in manifest:
+        return tuple(manifest["counts"])
+    if "planned" in manifest:
+        return (int(manifest["planned"]),)
+    records = [read_sidecar(shard_file(shards_folder(root, split), n)) for n in range(int(manifest.get("shards", 0)))]
+    return (sum(record["planned"] for record in records),) if all("planned" in record for record in records) else ()
+
+
+def read_sidecar(shard: Path) -> dict[str, Any]:
+    """Return what is written about a shard beside it; empty if it was not made yet, or if its record is damaged."""
+    try:
+        content = json.loads(shard.with_suffix(".json").read_text())
+    except (FileNotFoundError, ValueError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """Return what is written about a slice in its folder; empty if it was not made yet, or if its record is damaged."""
     try:
@@ -167,6 +189,8 @@ class SetFolder:
     """Of the scanner; None for the preset's."""
     shorter: frozenset[str] = frozenset()
     """What `Identity.slices` is of every beginning of the list of slices: a set of one of them may grow."""
+    counts: tuple[int, ...] = ()
+    """Numbers of slices that the set was asked for, one after the other, if the choice of slices depends on them."""
     layout: ClassVar[str]
 
     @property
@@ -201,7 +225,8 @@ class SetFolder:
                 self._refuse_foreign_files()
                 self._write_manifest({}, (), **plan)
             elif manifest["identity_sha256"] != self.identity.sha256:
-                own = {"identity_sha256": self.identity.sha256, "identity": asdict(self.identity)}
+                own: dict[str, Any] = {"counts": list(self.counts)} if len(self.counts) > 1 else {}
+                own |= {"identity_sha256": self.identity.sha256, "identity": asdict(self.identity)}
                 write_json(manifest_file(self.root, self.split), manifest | own | plan)
 
     def check(self) -> None:
@@ -248,6 +273,7 @@ class SetFolder:
             "identity": asdict(self.identity),
             "geometry": asdict(self.geometry or protocol(self.identity.preset).geometry),
             "versions": library_versions(),
+            **({"counts": list(self.counts)} if len(self.counts) > 1 else {}),
             **facts,
             "files": files,
         }

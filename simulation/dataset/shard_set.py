@@ -1,13 +1,12 @@
 """A data set of training shards that grows: which shards are done, and its manifest."""
 
-import json
 from collections.abc import Collection, Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-from simulation.dataset.manifest import Counts, Identity, SetFolder, manifest_file
+from simulation.dataset.manifest import Counts, Identity, SetFolder, manifest_file, read_sidecar
 from simulation.dataset.pairs import SliceResult
 from simulation.dataset.shard_file import ShardPlan, ShardWriter, Stored, shard_file, shards_folder
 from simulation.files import PARTIAL, sha256_of, whole_file, write_json
@@ -44,11 +43,7 @@ class ShardSet(SetFolder):
 
     def record(self, number: int) -> dict[str, Any]:
         """Return what is written about a shard; empty if it was not made yet, or if its record is damaged."""
-        try:
-            content = json.loads(self.path(number).with_suffix(".json").read_text())
-        except (FileNotFoundError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+        return read_sidecar(self.path(number))
 
     def is_done(self, number: int) -> bool:
         """Return whether a shard is there: its file gets its name last. One that lost bytes since then is not."""

@@ -1,6 +1,5 @@
 """Check a data set: what is missing, altered, unfinished, unreadable, or impossible in a scan."""
 
-import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
@@ -21,6 +20,7 @@ from simulation.dataset.manifest import (
     mask_file,
     read_manifest,
     read_record,
+    read_sidecar,
     split_folder,
 )
 from simulation.dataset.reader import read_pair
@@ -139,8 +139,8 @@ def _altered(root: Path, split: str) -> list[str]:
         if read_record(root / case) != record:
             problems.append(f"{case}/{CASE_RECORD}: missing, or not what the manifest says")
         known = {*record["files"], CASE_RECORD}
-        strangers = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
-        problems += [f"{case}/{name}: not in the manifest" for name in sorted(strangers)]
+        foreign = [path.name for path in (root / case).glob("*.h5") if path.name not in known]
+        problems += [f"{case}/{name}: not in the manifest" for name in sorted(foreign)]
     made = {str(path.parent.relative_to(root)) for path in split_folder(root, split).glob("*/*/gt.h5")}
     unlisted = sorted(made - set(manifest["cases"]))
     problems += [f"{case}: unfinished; the same mar simulate finishes it" for case in unlisted]
@@ -199,7 +199,7 @@ def _check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) ->
     """
     folder = shards_folder(root, split)
     names = {path: str(path.relative_to(root)) for path in sorted(folder.glob("shard_*.h5"))}
-    records = {name: _record(path.with_suffix(".json")) for path, name in names.items()}
+    records = {name: read_sidecar(path) for path, name in names.items()}
     listed = dict(manifest["files"]) if manifest else {}
     # A shard's own record knows its hash before the manifest does.
     known = {name: record["sha256"] for name, record in records.items() if "sha256" in record} | listed
@@ -221,15 +221,6 @@ def _check_shards(root: Path, split: str, manifest: Mapping[str, Any] | None) ->
         except InputError as error:
             problems.append(str(error).replace(f"{root}/", ""))
     return Found(slices, pairs, set(records) <= set(known), problems)
-
-
-def _record(sidecar: Path) -> dict[str, Any]:
-    """Return what was written about a shard; nothing where that cannot be read."""
-    try:
-        content = json.loads(sidecar.read_text())
-    except (FileNotFoundError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
 
 
 def _unread(name: str, record: Mapping[str, Any]) -> Iterator[str]:

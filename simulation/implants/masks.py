@@ -276,7 +276,7 @@ def check_metals(metal: str | tuple[str, ...]) -> None:
 
 
 def one_metal(metal: Any, rng: np.random.Generator) -> Any:
-    """Return one of several metals; a single one, or None, takes nothing from the generator."""
+    """Draw one of several metals; a single one, or None, takes nothing from the generator."""
     metals = metals_of(metal)
     if len(metals) < 2:
         return metals[0] if metals else None

@@ -81,7 +81,7 @@ def _with_middle(mask: np.ndarray, point: Point) -> np.ndarray:
 
 
 def hip(anatomy: Anatomy, rng: np.random.Generator) -> list[Part]:
-    """Return a total hip replacement of one hip or both: cup and head, a large solid head, or a head on a stem."""
+    """Return a total replacement of one hip or both: cup and head, a large solid head, or a head on neck and stem."""
     heads = list(anatomy.femoral_heads)
     if len(heads) == 2 and rng.random() < 0.6:
         heads = [heads[int(rng.integers(2))]]

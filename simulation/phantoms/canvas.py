@@ -69,7 +69,7 @@ def offset(points: np.ndarray, amount_mm: float | np.ndarray) -> np.ndarray:
 
 
 def wobbled(points: np.ndarray, rng: np.random.Generator, amount_mm: float, modes: int = 6) -> np.ndarray:
-    """Return a closed curve with a random perturbation along its normals: rms amount_mm, modes 2 .. modes + 1."""
+    """Return a closed curve with a random Fourier perturbation along its normals, rms amount_mm, from mode 2 on."""
     phase = np.linspace(0, 2 * np.pi, len(points), endpoint=False)
     order = np.arange(2, modes + 2)[:, None]
     weights = rng.standard_normal((modes, 1)) / np.sqrt(order)
@@ -208,7 +208,7 @@ class Canvas:
         marrow_hu: float = 190.0,
         inside: np.ndarray | None = None,
     ) -> None:
-        """Draw a bone: the union of outlines minus holes, with a cortical shell by the distance to its surface."""
+        """Draw a bone: the union of outlines minus holes, with a cortical shell of some thickness."""
         box, mask = self._mask([outlines] if isinstance(outlines, np.ndarray) else outlines, holes)
         if inside is not None:
             mask = mask & inside[box]

@@ -141,7 +141,7 @@ def _socket(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int
 
 
 def _femur(canvas: Canvas, rng: np.random.Generator, hip: np.ndarray, side: int, scale: float, low: bool) -> None:
-    """Draw the head of the femur; at the lower level with neck and trochanter, else the trochanter's tip apart."""
+    """Draw the head of the femur, at the lower level with neck and greater trochanter, else with its tip."""
 
     def at(points: np.ndarray) -> np.ndarray:
         return points * (side * scale, scale) + hip

@@ -18,7 +18,7 @@ from simulation.phantoms.parts import THORACIC, ribs, tree, trunk, vertebra, ves
 
 
 def draw_thorax(canvas: Canvas, rng: np.random.Generator, half_width_mm: float, fat_mm: float) -> float:
-    """Return level of the heart's chambers."""
+    """Draw the level of the heart's chambers."""
     half_mm = (half_width_mm, half_width_mm * rng.uniform(0.66, 0.74))
     wall = trunk(canvas, rng, half_mm, 0.6 * fat_mm)
     scale = half_width_mm / 152

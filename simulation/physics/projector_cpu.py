@@ -63,7 +63,7 @@ class CpuOperators:
         return self._symmetry.merged_sinograms(_by_lanes(project, copies, (len(self._sines), self.geometry.bins)))
 
     def adjoint(self, sinograms: np.ndarray) -> np.ndarray:
-        """Return the exact transpose of `forward`: images (batch, rows, columns) of sinograms (batch, views, bins)."""
+        """Return the exact transpose of `forward`: (batch, rows, columns) from sinograms (batch, views, bins)."""
         rows, columns = self.geometry.image_shape
 
         def spread(part: np.ndarray) -> np.ndarray:
@@ -78,7 +78,7 @@ class CpuOperators:
         return self._symmetry.merged_images(_by_lanes(spread, copies, (rows, columns)))
 
     def backproject(self, sinograms: np.ndarray, power: int) -> np.ndarray:
-        """Return the sum over views of the interpolated sinogram x magnification ** power: (batch, rows, columns)."""
+        """Return the sum over views of the interpolated sinogram times magnification ** power, as images."""
         rows, columns = self.geometry.image_shape
 
         def spread(part: np.ndarray) -> np.ndarray:

@@ -2,11 +2,12 @@
 
 import dataclasses
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from simulation.errors import InputError, UsageError
 from simulation.sources import community, deeplesion, dicom, nifti, phantom
-from simulation.sources.slices import SliceRef, check_request, evenly_spaced
+from simulation.sources.slices import SliceRef, check_request, grown_selection
 
 SPLITS = ("train", "val", "test")
 EXPECTED = (
@@ -19,7 +20,12 @@ logger = logging.getLogger(__name__)
 
 
 def list_slices(
-    source: str, split: str = "train", seed: int = 0, count: int | None = None, pad_square: bool | None = None
+    source: str,
+    split: str = "train",
+    seed: int = 0,
+    count: int | None = None,
+    pad_square: bool | None = None,
+    earlier_counts: Sequence[int] = (),
 ) -> list[SliceRef]:
     """List the slices of a source, in an order that depends on nothing but the source and the arguments.
 
@@ -33,6 +39,7 @@ def list_slices(
             the volumes and patients; the community layout and the phantom yield the first ones. None: all, of the
             phantom 4.
         pad_square: pad non-square slices with air, or refuse them; None pads those of NIfTI volumes.
+        earlier_counts: what `count` was when a set was begun that now grows: its slices come first.
 
     Returns:
         The references; (case, name) is unique.
@@ -45,7 +52,7 @@ def list_slices(
         raise UsageError(f"unknown split {split!r}; expected one of {', '.join(SPLITS)}")
     check_request(seed, count)
     try:
-        refs = _list(str(source), split, seed, count)
+        refs = _list(str(source), split, seed, count, earlier_counts)
     except OSError as error:
         raise InputError(f"source {source}: {error.strerror}; expected a folder or file that can be read") from error
     kind = refs[0].read.__module__.rpartition(".")[2] if refs else "nothing"
@@ -56,7 +63,7 @@ def list_slices(
     return [dataclasses.replace(ref, pad_square=padded) for ref in refs]
 
 
-def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRef]:
+def _list(source: str, split: str, seed: int, count: int | None, earlier: Sequence[int]) -> list[SliceRef]:
     if source == "phantom" or source.startswith("phantom:"):
         return phantom.list_phantom(source, seed, count)
     path = Path(source)
@@ -64,16 +71,21 @@ def _list(source: str, split: str, seed: int, count: int | None) -> list[SliceRe
         raise UsageError(f"source {source}: no such file or folder; expected {EXPECTED}")
     images = deeplesion.find_images(path)
     if images is not None:
-        return evenly_spaced(deeplesion.list_deeplesion(images, split), count)
+        return grown_selection(deeplesion.list_deeplesion(images, split), earlier, count)
     gt_files = community.find_gt(path, split)
     if gt_files is not None:
         return community.list_community(path, gt_files)[:count]
     volumes = nifti.find_volumes(path)
     if volumes:
-        return evenly_spaced(nifti.list_nifti(volumes), count)
+        return grown_selection(nifti.list_nifti(volumes), earlier, count)
     if path.is_dir() and dicom.has_dicom(path):
-        return evenly_spaced(dicom.list_dicom(path), count)
+        return grown_selection(dicom.list_dicom(path), earlier, count)
     raise UsageError(f"source {source}: got {_describe(path)}; expected {EXPECTED}")
+
+
+def is_evenly_spaced(refs: Sequence[SliceRef]) -> bool:
+    """Return whether a smaller count of this source takes other slices, not the first ones."""
+    return bool(refs) and refs[0].read.__module__ in (deeplesion.__name__, nifti.__name__, dicom.__name__)
 
 
 def _describe(path: Path) -> str:

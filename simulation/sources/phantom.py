@@ -35,7 +35,7 @@ def list_phantom(source: str, seed: int, count: int | None) -> list[SliceRef]:
 
 
 PHANTOM_KEY = 3
-"""Third part of the random key, so that the anatomy shares no stream with any noise (see `simulation.dataset.case`)."""
+"""Third part of the random key, so that anatomy and noise share no stream (see `simulation.dataset.pairs`)."""
 
 
 def read_phantom(region: str, seed: int, number: int) -> tuple[np.ndarray, float]:

@@ -174,6 +174,24 @@ def evenly_spaced(items: Sequence[Item], count: int | None) -> list[Item]:
     return [items[int((position + 0.5) * len(items) / count)] for position in range(count)]
 
 
+def grown_selection(items: Sequence[Item], counts: Sequence[int], count: int | None) -> list[Item]:
+    """Return evenly spaced items that begin with those of earlier, smaller selections.
+
+    Args:
+        items: the candidates.
+        counts: how many earlier selections took, one after the other.
+        count: how many to take now; None means all.
+    """
+    total = len(items) if count is None else min(count, len(items))
+    left = list(range(len(items)))
+    taken: list[int] = []
+    for wanted in [*sorted(n for n in counts if n < total), total]:
+        taken += evenly_spaced(left, wanted - len(taken))
+        chosen = set(taken)
+        left = [place for place in left if place not in chosen]
+    return [items[place] for place in taken]
+
+
 def safe_name(text: str) -> str:
     """Return a folder name made of letters, digits and ``._-`` only, at most 100 characters, never empty or hidden."""
     return re.sub(r"[^A-Za-z0-9._-]+", "_", text)[:100].strip("._- ") or "case"

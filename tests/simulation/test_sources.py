@@ -15,7 +15,14 @@ from PIL import Image
 
 from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.sources import list_slices, phantom, screen
-from simulation.sources.slices import evenly_spaced, image_from_hu, pad_to_square, safe_name, unique_names
+from simulation.sources.slices import (
+    evenly_spaced,
+    grown_selection,
+    image_from_hu,
+    pad_to_square,
+    safe_name,
+    unique_names,
+)
 from simulation.units import hu_to_mu, mu_to_hu
 
 HEADER = "File_name,Slice_range,Spacing_mm_px_,Train_Val_Test"
@@ -241,10 +248,37 @@ def test_png_without_the_offset_of_32768(tmp_path):
     one_line(list_slices(str(tmp_path))[0].load, "103.png", "32768")
 
 
+@pytest.mark.parametrize(("counts", "count", "expected"), [((), 4, 4), ((4,), 6, 6), ((4, 6), 9, 9), ((4,), None, 20)])
+def test_a_grown_selection_begins_with_the_earlier_ones(counts, count, expected):
+    items = list(range(20))
+    grown = grown_selection(items, counts, count)
+    assert len(set(grown)) == expected
+    for number, earlier in enumerate(counts):
+        assert grown[:earlier] == grown_selection(items, counts[:number], earlier)
+    assert grown == grown_selection(items, (*counts, expected), count)  # the same command again
+    assert grown_selection(items, counts, 3) == evenly_spaced(items, 3)
+
+
+def test_nifti_that_is_not_square_is_padded_and_said_once(tmp_path, caplog):
+    write_nifti(tmp_path / "wide.nii.gz", body_volume()[:, 4:-4])
+    write_nifti(tmp_path / "square.nii.gz", body_volume())
+    with caplog.at_level("INFO", logger="simulation"):
+        refs = list_slices(str(tmp_path))
+    side = max(body_volume().shape[:2])
+    assert {ref.load().image_mu.shape for ref in refs} == {(side, side)}
+    (line,) = (message for message in caplog.messages if "not square" in message)
+    assert line.startswith("1 of 2 volumes are not square")
+    assert "padded with air" in line
+    caplog.clear()
+    with caplog.at_level("INFO", logger="simulation"):
+        one_line(list_slices(str(tmp_path / "wide.nii.gz"), pad_square=False)[0].load, "--pad-square")
+    assert not any("padded" in message for message in caplog.messages)
+
+
 def test_non_square_slice_needs_the_flag(tmp_path):
     write_png(tmp_path, "000001_01_01", "103", body_hu(40, 64))
     write_table(tmp_path)
-    one_line(list_slices(str(tmp_path))[0].load, "40 x 64", "--pad-square")
+    one_line(list_slices(str(tmp_path), pad_square=False)[0].load, "40 x 64", "--pad-square")
     assert load_one(tmp_path, pad_square=True).image_mu.shape == (64, 64)
 
 
@@ -665,7 +699,7 @@ def test_real_volumes_with_metal_are_screened(shared_data):
     }
     assert found["trunk_3mm"] == ["metal"] * 12 + [None] * 100  # a hip screw, then pelvis and abdomen
     assert set(found["thorax_1p5mm"][136:163]) == {"metal"}  # sternal wires, undiluted contrast medium
-    one_line(list_slices(str(shared_data / "nifti"))[0].load, "lung_1p5mm.nii.gz[0]", "--pad-square")
+    one_line(list_slices(str(shared_data / "nifti"), pad_square=False)[0].load, "lung_1p5mm.nii.gz[0]", "--pad-square")
 
 
 @pytest.mark.shared_data

@@ -86,7 +86,9 @@ def _series(
     if len({image.patient for image in images}) > 1:
         refusals.append(InputError("its images name different patients; separate them"))
     if place and abs(slice_normal(place)[2]) < LEAST_AXIAL:
-        refusals.append(InputError("its slices are coronal or sagittal, no planes of a scan; take the axial series"))
+        refusals.append(
+            InputError("its slices are coronal or sagittal, reformatted from the scan; take the axial series")
+        )
     said = [remark for image in usable for remark in image.remarks]
     return Series(
         number=0,

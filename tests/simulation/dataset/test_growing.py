@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from command_lines import replaced
@@ -17,6 +18,7 @@ from simulation.errors import InputError
 from simulation.files import sha256_of_text
 from simulation.physics.geometry import FanBeam
 from simulation.physics.materials import METAL_CODES
+from simulation.sources.community import read_listing
 
 pytestmark = pytest.mark.usefixtures("small_scanner")
 
@@ -77,6 +79,30 @@ def test_a_set_does_not_shrink_and_does_not_grow_with_other_settings(tmp_path, s
     before = contents(tmp_path / "set")
     assert "of other settings" in simulate(tmp_path / "set", *more, code=2)
     assert contents(tmp_path / "set") == before
+
+
+@pytest.mark.parametrize("layout", [(), SHARDS])
+def test_evenly_spaced_slices_of_a_volume_grow_by_others_between_them(tmp_path, simulate, layout):
+    volume = np.stack([np.where(disc(20 + n / 4, 64), 40, -1000) for n in range(12)], axis=2).astype(np.int16)
+    volume[30:34, 40:44] = 900
+    nibabel.save(nibabel.Nifti1Image(volume, np.diag([-2.0, -2, 2, 1])), tmp_path / "body.nii.gz")
+    more = ("--source", tmp_path / "body.nii.gz", *layout)
+    names = []
+    for count in (2, 3, 3, 5):
+        simulate(tmp_path / "set", *more, "--slices", count)
+        assert verify(tmp_path / "set").problems == ()
+        names.append(slices_of(tmp_path / "set"))
+        assert len(set(names[-1])) == count
+    assert names[1] == names[2]
+    assert names[3][:3] == names[2] and names[1][:2] == names[0]
+    assert "of other settings" in simulate(tmp_path / "set", *more, "--slices", 4, code=2)
+
+
+def slices_of(root):
+    """Case and name of the slices of a set, in the order of its plan."""
+    if (root / "train_640geo_dir.txt").is_file():
+        return read_listing(root / "train_640geo_dir.txt")
+    return [name for path in sorted(root.rglob("shard_*.h5")) for name in Shard(path).slices]
 
 
 def test_hashes_of_the_beginnings_of_a_list_are_those_of_shorter_lists():
