@@ -11,7 +11,7 @@ from typing import Any
 
 from mar_pipeline import __version__
 from mar_pipeline.options import read_settings, value_of
-from mar_pipeline.parser import CommandParser
+from mar_pipeline.options.parser import CommandParser
 from simulation.errors import InputError, UsageError
 
 logger = logging.getLogger(__name__)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mar_pipeline.data import DataSettings
-from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.options import read_settings, settings_files, value_of
 from mar_pipeline.runtime import processes
 from mar_pipeline.tasks.catalogue import TRAININGS, TaskData, TaskName, known_task
 from simulation.errors import UsageError
@@ -90,7 +90,8 @@ class TrainSettings:
     Args:
         task: mar, rain, inpainting or classification; it decides what ``data`` may say (``--task rain --help`` lists
             the keys for rain).
-        run: folder of the run: settings, checkpoints, metrics and pictures.
+        run: folder of the run: settings, checkpoints, metrics and pictures; if not given runs/train/ and the names of
+            the settings files.
         label: what tables call the run; null takes the folder's name. Runs that differ by seed alone share a column.
         seed: decides weights, batches, crops and rotations.
         epochs: how many; a finished run goes on when this is raised.
@@ -126,6 +127,8 @@ class TrainSettings:
 
 
 SETTINGS_FILE = "settings.yaml"
+RUNS = Path("runs") / "train"
+"""Where runs lie that are not given a folder."""
 FREE = (
     "run",
     "label",
@@ -141,7 +144,9 @@ FREE = (
 
 
 def read_train_settings(arguments: list[str]) -> TrainSettings:
-    """Settings from a file and options; ``--run DIR`` alone takes those that a run was started with.
+    """Return settings from files and options; ``--run DIR`` alone takes those that a run was started with.
+
+    A run that neither a file nor an option names is called after the files: ``runs/train/dicdnet_eq``.
 
     Args:
         arguments: the command line after ``mar train``.
@@ -161,6 +166,9 @@ def read_train_settings(arguments: list[str]) -> TrainSettings:
             )
         if stored.is_file():
             arguments = [f"--settings={stored}", *arguments]
+    files = settings_files(arguments)
+    if files and value_of("run", arguments) is None:
+        arguments = [*arguments, f"--run={RUNS / '_'.join(Path(file).stem for file in files)}"]
     task = known_task(value_of("task", arguments))
     return read_settings("train", TrainSettings, arguments, {"data": TRAININGS[task].data})
 

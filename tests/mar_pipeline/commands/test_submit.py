@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mar_pipeline.commands.submit import Command, as_text, submit
-from mar_pipeline.parser import CommandParser
+from mar_pipeline.options.parser import CommandParser
 from simulation.errors import UsageError
 
 DIGITS = ("--task=classification", "--network.name=cnn", "--run=a")
