@@ -14,6 +14,7 @@ import torch
 from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
+from mar_pipeline.networks.own_file import file_of, is_own_file
 from mar_pipeline.runtime import cores_share, process_device, processes, refuse_differences, wait_for_all
 from mar_pipeline.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
@@ -92,6 +93,7 @@ def train(settings: TrainSettings) -> TrainReport:
         with folder.opened(settings) if own.leads else nullcontext():
             wait_for_all()
             place = {"precision": _precision(settings, task, device), "data": _data(task)}
+            place |= _network_file(settings.network.name)
             state = TrainingState(task.network.to(device), settings, folder, task.facts, place)
             before = state.epoch
             dtype = autocast_dtype(state.place["precision"], device)
@@ -117,6 +119,11 @@ def _make_task(settings: TrainSettings, device: torch.device) -> Task:
     network, own = settings.network, processes()
     make = TRAININGS[settings.task].make
     return make(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
+
+
+def _network_file(name: str) -> dict[str, str]:
+    """Return what a run stands on whose network is in a file of the user's own."""
+    return {"network's file": f"{file_of(name).name}, SHA-256 {sha256_of(file_of(name))}"} if is_own_file(name) else {}
 
 
 def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""A network by name: one of `NETWORKS`, or any image-to-image class that Python can import."""
+"""A network by name: one of `NETWORKS`, or any image-to-image class that Python can import or that a file holds."""
 
 import importlib
 import inspect
@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 from mar_pipeline.networks import NETWORKS, NetworkOutput
+from mar_pipeline.networks.losses import Loss, image_loss
+from mar_pipeline.networks.own_file import is_own_file, load_class
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.sample import IMAGE, LI, METAL_MASK, UNITS_PER_MU
 from simulation.errors import InputError, UsageError
@@ -25,6 +27,8 @@ class ResidualNetwork(nn.Module):
     Args:
         net: Float["batch 2 H W"] -> Float["batch 1 H W"].
     """
+
+    loss = staticmethod(image_loss)
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
@@ -70,11 +74,12 @@ def build_network(
     device: str = "cpu",
     task: str = MAR,
 ) -> nn.Module:
-    """A network with fresh weights, called with what `network_inputs` names.
+    """Build a network with fresh weights, called with what `network_inputs` names.
 
     Args:
-        name: a key of `NETWORKS`, or an import path such as ``monai.networks.nets.BasicUNet``, wrapped in
-            `ResidualNetwork` for metal artifact reduction.
+        name: a key of `NETWORKS`; or an import path such as ``monai.networks.nets.BasicUNet``, or a file and its class
+            such as ``./mynet.py:MyNet``. For metal artifact reduction such a class is wrapped in `ResidualNetwork`,
+            unless it names its ``inputs``: then it is called with these and returns a `NetworkOutput`.
         arguments: keyword arguments of the class; none for a key of `NETWORKS` is the published configuration.
         preset: the scanner that a dual-domain network projects with.
         device: where it projects: the network's.
@@ -89,7 +94,8 @@ def build_network(
             f"network {name}: is for the task {task_of(NETWORKS[name])}; for {task} there are {', '.join(known)}"
         )
     network_class = known[name] if name in known else _imported(name, task)
-    operators = _operators(network_class, preset, device) if name in NETWORKS else {}
+    speaks = name in NETWORKS or hasattr(network_class, "inputs")
+    operators = _operators(network_class, preset, device) if speaks else {}
     if taken := sorted(set(operators) & set(arguments)):
         raise UsageError(
             f"network {name}: got {', '.join(taken)} among its arguments, which the preset of the data decides"
@@ -101,7 +107,7 @@ def build_network(
         accepted = ", ".join(parameter for parameter in own if parameter not in operators)
         given = ", ".join(f"{key}: {value!r}" for key, value in arguments.items())
         raise UsageError(f"network {name}: got {{{given}}} ({error}); it takes {accepted}") from error
-    return network if name in NETWORKS or task != MAR else ResidualNetwork(network)
+    return network if speaks or task != MAR else ResidualNetwork(network)
 
 
 def networks_for(task: str) -> dict[str, type[nn.Module]]:
@@ -135,6 +141,16 @@ def start_of(network: nn.Module) -> str:
     It turns exactly, so that what the network adds to it is what shows whether the network does.
     """
     return network_inputs(network)[1]
+
+
+def loss_of(network: nn.Module | type[nn.Module]) -> Loss:
+    """Return the loss that the network's class owns; the mean square error of the image where it owns none."""
+    return cast(Loss, getattr(network, "loss", image_loss))
+
+
+def truths_of(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
+    """Return what the network's loss compares with beside the true image: keys of a batch."""
+    return tuple(getattr(network, "truths", ()))
 
 
 def has_projector(network: nn.Module) -> bool:
@@ -184,6 +200,8 @@ def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict
 
 
 def _imported(name: str, task: str) -> type[nn.Module]:
+    if is_own_file(name):
+        return load_class(name)
     module, _, class_name = name.rpartition(".")
     try:
         found = getattr(importlib.import_module(module), class_name) if module else None
@@ -191,5 +209,8 @@ def _imported(name: str, task: str) -> type[nn.Module]:
         raise UsageError(f"network {name}: cannot be imported ({error})") from error
     if not (isinstance(found, type) and issubclass(found, nn.Module)):
         expected = ", ".join(networks_for(task))
-        raise UsageError(f"unknown network {name!r}; expected {expected}, or the import path of a torch nn.Module")
+        raise UsageError(
+            f"unknown network {name!r}; expected {expected}, the import path of a torch nn.Module, or a file and its "
+            "class such as ./mynet.py:MyNet"
+        )
     return found

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
+from mar_pipeline.networks.field_patterns import TypedEnds, chain_fields
+from mar_pipeline.networks.losses import image_loss
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.sample import (
     HARDENING,
@@ -43,6 +45,7 @@ class CNNMAR(nn.Module):
         weighting: of its filtered back projection.
     """
 
+    loss = staticmethod(image_loss)
     inputs = (IMAGE, LI, METAL_MASK, HARDENING, MA_SINOGRAM, METAL_TRACE)
 
     def __init__(
@@ -60,6 +63,10 @@ class CNNMAR(nn.Module):
         for before, after in itertools.pairwise(widths):
             modules += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*modules[:-1])
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields of its convolutions."""
+        return chain_fields(self.body, "body", group_order), ()
 
     def forward(
         self,

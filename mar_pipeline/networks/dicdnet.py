@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mar_pipeline.equivariance.fields import automatic_fields
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -19,6 +20,8 @@ from mar_pipeline.networks.blocks import (
     oriented_kernels,
     synthesise,
 )
+from mar_pipeline.networks.field_patterns import IMAGE_FIELDS, TypedEnds
+from mar_pipeline.networks.losses import dictionary_loss
 
 
 class Unfolded(NamedTuple):
@@ -50,6 +53,7 @@ class DictionaryNetwork(nn.Module):
         initial_kernels: [maps, size, size], initial values of K0.
     """
 
+    loss = staticmethod(dictionary_loss)
     per_image = False
     """Whether the kernels depend on the images, so that every stage has its own."""
 
@@ -65,6 +69,24 @@ class DictionaryNetwork(nn.Module):
         self.map_proxes = nn.ModuleList(SparseProxNet(maps, blocks) for _ in range(stages))
         self.image_proxes = nn.ModuleList(ProxNet(channels, blocks) for _ in range(stages))
         self.last_prox = ProxNet(channels, blocks)
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return fields of all layers: images are trivial, dual channels are regular groups.
+
+        Maps are left out where consecutive ones are not the orientations of one kernel.
+        """
+        dual = tuple(automatic_fields(self.dual.out_channels, group_order))
+        state = (*IMAGE_FIELDS, *dual)
+        ends = {f"{name}.*": (state, state) for name in ("first_prox", "image_proxes", "last_prox")}
+        ends |= {"dual": (IMAGE_FIELDS, dual)}
+        if not self.has_oriented_maps(group_order):
+            return ends, ("map_proxes",)
+        maps = tuple(automatic_fields(len(self.initial_kernels), group_order))
+        return ends | {"map_proxes.*": (maps, maps)}, ()
+
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return whether consecutive maps can be the `group_order` orientations of one kernel."""
+        return False
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
         """The kernels K with their scale.
@@ -142,3 +164,7 @@ class DICDNet(DictionaryNetwork):
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
         """K / 10, the same for all images and stages."""
         return self.kernels / STEP_SCALE
+
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return True: the kernels are free, so they can learn to be rotated copies."""
+        return True

@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mar_pipeline.equivariance.fields import automatic_fields
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -21,6 +22,8 @@ from mar_pipeline.networks.blocks import (
     dual_convolution,
     initial_state,
 )
+from mar_pipeline.networks.field_patterns import IMAGE_FIELDS, TypedEnds, chain_fields, unet_fields, view_fields
+from mar_pipeline.networks.losses import dual_domain_loss
 from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
@@ -34,6 +37,7 @@ from mar_pipeline.sample import (
     NMAR,
     NMAR_SINOGRAM,
     PRIOR,
+    TARGET_SINOGRAM,
 )
 from simulation.physics.projector import Projector
 
@@ -66,6 +70,9 @@ class DualDomainNetwork(nn.Module):
         dilations: of the residual blocks of images, which take them in turn; the published network has none.
     """
 
+    loss = staticmethod(dual_domain_loss)
+    truths = (TARGET_SINOGRAM,)
+
     def __init__(
         self,
         stages: int,
@@ -97,6 +104,14 @@ class DualDomainNetwork(nn.Module):
         self.first_prox, self.first_sinogram_prox = image_prox(), sinogram_prox()
         self.prior_norm = nn.BatchNorm2d(1)
         self.stages = nn.ModuleList(DualDomainStage(sinogram_prox(), image_prox()) for _ in range(stages))
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields of the unfolding: of sinograms and their dual channels the views shift."""
+        dual = tuple(automatic_fields(self.dual.out_channels, group_order))
+        state = (*IMAGE_FIELDS, *dual)
+        ends = {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
+        sinograms = ("sinogram_dual", "first_sinogram_prox.*", "stages.*.sinogram_prox.*")
+        return {"dual": (IMAGE_FIELDS, dual)} | ends | view_fields(self, sinograms), ()
 
     def unfold(
         self,
@@ -214,6 +229,11 @@ class InDuDoNet(DualDomainNetwork):
         super().__init__(stages, blocks, dual_channels, projector, recompute)
         self.prior = UNet(2, 1, prior_width, prior_poolings)
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields, also those of the prior's U-Net."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends | unet_fields(self.prior, group_order, "prior."), exclude
+
     def forward(
         self,
         image: Tensor,
@@ -295,6 +315,11 @@ class InDuDoNetPlus(DualDomainNetwork):
             nn.ReLU(),
             last,
         )
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields, also those of the prior's weights."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends | chain_fields(self.prior_weights, "prior_weights", group_order), exclude
 
     def forward(
         self,

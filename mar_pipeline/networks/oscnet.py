@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mar_pipeline.equivariance.fourier_filters import initial_coefficients, rotated_fourier_basis, sample_filters
 from mar_pipeline.networks.blocks import STEP_SCALE, check_sizes, full_precision, oriented_kernels, synthesise
 from mar_pipeline.networks.dicdnet import DictionaryNetwork
+from mar_pipeline.networks.field_patterns import TypedEnds
 
 
 class _OrientationSharedNetwork(DictionaryNetwork):
@@ -28,6 +29,10 @@ class _OrientationSharedNetwork(DictionaryNetwork):
         self.register_buffer("basis", basis)
         self.basis: Tensor
         self.bias = nn.Parameter(torch.tensor(0.0))
+
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return whether the group is that of the filters: a quarter turn rolls 8 rotations by 2, no group of 4."""
+        return int(self.basis.shape[2]) == group_order
 
     def rotated_filters(self, coefficients: Tensor) -> Tensor:
         """Every filter at every rotation, never below float32.
@@ -114,6 +119,11 @@ class OSCNetPlus(_OrientationSharedNetwork):
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
         """A tenth of the rotated filters of every image."""
         return self.rotated_filters(self.predictor(current, image)) / STEP_SCALE
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields without the predictor, whose mean over an image hardly changes when that is turned."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends, (*exclude, "predictor")
 
 
 class CoefficientPredictor(nn.Module):

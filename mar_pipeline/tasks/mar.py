@@ -9,10 +9,9 @@ import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.losses import LOSSES, TRUTHS, image_loss
 from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.networks.build import build_network, network_inputs, start_of
+from mar_pipeline.networks.build import build_network, loss_of, network_inputs, start_of, truths_of
 from mar_pipeline.sample import Layout, to_mu
 from mar_pipeline.tasks.task import Batch, Task
 
@@ -43,13 +42,13 @@ def mar_task(
     """
     network = build_network(network_name, arguments, data.preset, device)
     inputs = network_inputs(network)
-    layout = Layout.of((*inputs, *TRUTHS.get(network_name, ())))
+    layout = Layout.of((*inputs, *truths_of(network)))
     loaders = make_loaders(data, seed, rank, world, layout)
     return Task(
         network=network,
         inputs=inputs,
         fields={name: field_of(name) for name in (*layout.images, *layout.sinograms)},
-        loss=LOSSES.get(network_name, image_loss),
+        loss=loss_of(network),
         prediction=_image,
         turning_output=partial(_correction, start=start_of(network)),
         scores=("psnr", "ssim", "rmse_hu"),

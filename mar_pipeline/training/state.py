@@ -10,12 +10,13 @@ from ignite.handlers import EMAHandler
 from torch import nn
 
 from mar_pipeline.networks.build import plain
+from mar_pipeline.networks.own_file import absolute_name, file_of, is_own_file
 from mar_pipeline.runtime import processes
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
 from mar_pipeline.weights.files import save_weights
 from simulation.errors import InputError, StoppedError, UsageError
-from simulation.files import sha256_of_text
+from simulation.files import sha256_of, sha256_of_text
 
 logger = logging.getLogger(__name__)
 
@@ -178,7 +179,7 @@ class TrainingState:
             group["processes"] = self.processes.world
         return {
             "task": self.settings.task,
-            "network": self.settings.network.name,
+            **_network_facts(self.settings.network.name),
             "arguments": json.dumps(self.settings.network.arguments),
             "label": self.settings.label or self.folder.root.resolve().name,
             "seed": str(self.settings.seed),
@@ -188,6 +189,12 @@ class TrainingState:
             "settings": json.dumps(settings),
             **self.facts,
         }
+
+
+def _network_facts(name: str) -> dict[str, str]:
+    """Return what the weights file says of the network; of a file of the user's own also its SHA-256."""
+    facts = {"network": absolute_name(name)}
+    return facts | {"network_sha256": sha256_of(file_of(name))} if is_own_file(name) else facts
 
 
 def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
