@@ -18,7 +18,7 @@ from mar_pipeline.networks.own_file import file_of, is_own_file
 from mar_pipeline.runtime import cores_share, process_device, processes, refuse_differences, wait_for_all
 from mar_pipeline.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
-from mar_pipeline.tasks.task import Task
+from mar_pipeline.tasks.task import Task, TaskContext
 from mar_pipeline.training.engines import Engines, seed_epoch
 from mar_pipeline.training.precision import autocast_dtype
 from mar_pipeline.training.progress import TrainingProgress, score_text
@@ -118,7 +118,9 @@ def _make_task(settings: TrainSettings, device: torch.device) -> Task:
     seed_epoch(settings.seed, 0)
     network, own = settings.network, processes()
     make = TRAININGS[settings.task].make
-    return make(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
+    return make(
+        TaskContext(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
+    )
 
 
 def _network_file(name: str) -> dict[str, str]:

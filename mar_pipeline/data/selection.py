@@ -1,12 +1,55 @@
 """Which slices and pairs of a set are taken: patterns, held-out patients, a few that span the set."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from mar_pipeline.data.pairs import PairFile, Skipped
+from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
+from mar_pipeline.sample import IMAGES_ONLY, Layout
 from simulation.errors import UsageError
 from simulation.sources.slices import evenly_spaced
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pairs of a data set are taken, and how they are read.
+
+    Args:
+        folder: with ``{split}_640geo_dir.txt`` or ``{split}_shards``.
+        split: train or test.
+        slices: ``case/slice`` of those to take; None takes all.
+        masks: mask numbers to take; None takes all.
+        mask_stack: a stack (.npy) instead of the folder's own (community).
+        cache_mb: MB of pairs kept in memory once they are read or computed, shared with forked workers; crops of stored
+            images of shards are left to the system's own cache.
+        preset: the scanner that made the set.
+        trust_masks: do not compare metal traces (community).
+        limit: take so many pairs only, spread over slices and masks.
+        layout: which arrays a pair has.
+    """
+
+    folder: str | Path
+    split: str = "train"
+    slices: Collection[str] | None = None
+    masks: Collection[int] | None = None
+    mask_stack: str | None = None
+    cache_mb: float = 1024
+    preset: str = "syndeeplesion"
+    trust_masks: bool = False
+    limit: int | None = None
+    layout: Layout = IMAGES_ONLY
+
+    def of(self, pairs: Iterable[PairFile]) -> list[PairFile]:
+        """Return those of the pairs whose slice and mask are taken; the limit is not looked at."""
+        slices = None if self.slices is None else set(self.slices)
+        return [
+            pair
+            for pair in pairs
+            if (slices is None or slice_name(pair) in slices) and (self.masks is None or pair.mask in self.masks)
+        ]
+
 
 _DEEPLESION = re.compile(r"(\d{6})_\d{2}_\d{2}")
 """A case of DeepLesion: patient, study, series."""

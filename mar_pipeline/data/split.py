@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, slice_name
-from mar_pipeline.data.selection import choose_slices, held_out
+from mar_pipeline.data.selection import Selection, choose_slices, held_out
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
@@ -86,24 +86,21 @@ def _open(
     found: _Found,
     layout: Layout,
 ) -> Pairs:
-    masks = None if choice.masks is None else set(choice.masks)
-    if found.shards is not None:
-        return ShardPairs(
-            folder, split, choice.slices, masks, settings.cache_mb, settings.preset, limit, found.shards, layout
-        )
-    return CommunityPairs(
-        folder,
-        split,
-        choice.slices,
-        masks,
-        stack,
-        settings.cache_mb,
-        settings.preset,
-        settings.trust_masks,
-        limit,
-        (found.pairs, found.missing),
-        layout,
+    selection = Selection(
+        folder=folder,
+        split=split,
+        slices=choice.slices,
+        masks=None if choice.masks is None else set(choice.masks),
+        mask_stack=stack,
+        cache_mb=settings.cache_mb,
+        preset=settings.preset,
+        trust_masks=settings.trust_masks,
+        limit=limit,
+        layout=layout,
     )
+    if found.shards is not None:
+        return ShardPairs(selection, found.shards)
+    return CommunityPairs(selection, (found.pairs, found.missing))
 
 
 def _slice_names(folder: Path, found: _Found) -> list[str]:

@@ -1,6 +1,5 @@
 """Metal artifact reduction: images with artifacts, for some networks their sinograms too, in; corrected images out."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -13,37 +12,24 @@ from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.networks.build import build_network, loss_of, network_inputs, start_of, truths_of
 from mar_pipeline.sample import Layout, to_mu
-from mar_pipeline.tasks.task import Batch, Task
+from mar_pipeline.tasks.task import Batch, Task, TaskContext
 
 
-def mar_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: DataSettings,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
+def mar_task(context: TaskContext) -> Task:
     """Metal artifact reduction with a network and its own loss.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: where the pairs come from.
-        seed: of batches and crops; weights follow torch's own generator.
-        device: where a dual-domain network projects.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the data cannot be used.
     """
-    network = build_network(network_name, arguments, data.preset, device)
+    data: DataSettings = context.data
+    network = build_network(context.network, context.arguments, data.preset, context.device)
     inputs = network_inputs(network)
     layout = Layout.of((*inputs, *truths_of(network)))
-    loaders = make_loaders(data, seed, rank, world, layout)
+    loaders = make_loaders(data, context.seed, context.rank, context.world, layout)
     return Task(
         network=network,
         inputs=inputs,

@@ -15,6 +15,29 @@ Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class TaskContext:
+    """What a task is made from.
+
+    Args:
+        network: name of the network, see `build_network`.
+        arguments: of its class.
+        data: settings of the task's data.
+        seed: of batches, crops and what is drawn; weights follow torch's own generator.
+        device: of the network, and where a dual-domain network projects.
+        rank: of this process.
+        world: number of processes, which share the data out.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    data: Any
+    seed: int
+    device: str = "cpu"
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
 class Task:
     """Data, network, loss and score of one training.
 

@@ -1,7 +1,7 @@
 """Inpainting: noisy images with missing pixels in, restored images out, learnt with or without the truth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from mar_pipeline.tasks.inpainting.settings import (
     check_inpainting_data,
     check_inpainting_set,
 )
-from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task, TaskContext
 
 _TASK = "inpainting"
 _FIELDS: dict[str, Fields | None] = {
@@ -38,32 +38,19 @@ _SCORES = {"psnr": Score("PSNR (dB)", 2), "psnr_truth_max": Score("PSNR, peak of
 _INPUT = "input"
 
 
-def inpainting_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: InpaintingData,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
+def inpainting_task(context: TaskContext) -> Task:
     """Inpainting with the loss that the settings name.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: images, measurement and loss.
-        seed: of batches, crops and fresh noise; weights follow torch's own generator.
-        device: of the network.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the images cannot be used.
     """
+    data: InpaintingData = context.data
     check_inpainting_data(data)
-    network = build_network(network_name, arguments, device=device, task=_TASK)
+    network = build_network(context.network, context.arguments, device=context.device, task=_TASK)
     inputs = network_inputs(network, ("image",))
     loss = InpaintingLoss(partial(_restore, network, inputs), data)
     return Task(
@@ -76,7 +63,7 @@ def inpainting_task(
         scores=tuple(_SCORES),
         score=inpainting_scores,
         picture=_picture,
-        loaders=_loaders(data, seed, rank, world),
+        loaders=_loaders(data, context.seed, context.rank, context.world),
         facts={"loss": data.loss, "gamma": f"{data.gamma:g}", "missing": f"{data.missing:g}"},
         empty_loss=loss.of_nothing,
         full_precision=loss.full_precision,

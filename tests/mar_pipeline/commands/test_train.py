@@ -22,6 +22,7 @@ from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
 from mar_pipeline.sample import to_mu
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.task import TaskContext
 from mar_pipeline.training.precision import AutocastInferer, autocast_dtype
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
@@ -648,7 +649,7 @@ def test_autocast_is_chosen_by_device():
 def test_batches_of_eq_reg_hold_samples_and_their_rotations(data, tmp_path):
     file = write_settings(tmp_path / "s.yaml", data)
     settings = read_train_settings([f"--settings={file}", f"--run={tmp_path / 'run'}"])
-    task = mar_task(settings.network.name, settings.network.arguments, settings.data, 0)
+    task = mar_task(TaskContext(settings.network.name, settings.network.arguments, settings.data, 0))
     task.network.train()
     with make_regularizer(task.network, settings.equivariance) as regularizer:
         batch = next(iter(task.loaders.train))

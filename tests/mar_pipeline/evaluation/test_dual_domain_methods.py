@@ -14,6 +14,7 @@ from training_set import write_training_set
 
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.data import CommunityPairs
+from mar_pipeline.data.selection import Selection
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.evaluation.methods import Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
@@ -49,7 +50,7 @@ def write_run(folder: Path, name: str) -> str:
 def by_hand(name: str, data: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     """A stored pair as a sample, what the network makes of it, and of its quarter turn, in network units."""
     network = dual_network(name, seed=7).eval()
-    pairs = CommunityPairs(data, layout=Layout.of((*IMAGES, *SINOGRAMS)))
+    pairs = CommunityPairs(Selection(data, layout=Layout.of((*IMAGES, *SINOGRAMS))))
     sample = {key: own[None] for key, own in pairs[pairs.names.index(f"train/{CASE}/{MASK}")].items()}
     with torch.no_grad():
         images = [network(*inputs_of(network, own)).image for own in (sample, rotate_sample(sample, 1))]

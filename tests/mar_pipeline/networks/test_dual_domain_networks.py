@@ -12,6 +12,7 @@ from small_scans import DUAL, dual_network, inputs_of, scan_batch
 from torch import Tensor, nn
 
 from mar_pipeline.data import CommunityPairs
+from mar_pipeline.data.selection import Selection
 from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.blocks import ResBlock
@@ -223,7 +224,7 @@ REDUCED: dict[str, dict[str, Any]] = {
 def test_a_step_on_a_real_pair_lowers_the_own_loss(name: str, shared_data: Path) -> None:
     layout = Layout.of((*IMAGES, *SINOGRAMS))
     folder = shared_data / "syndeeplesion"
-    pairs = CommunityPairs(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=layout)
+    pairs = CommunityPairs(Selection(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=layout))
     batch = {key: value[None] for key, value in pairs[0].items()}
     torch.manual_seed(0)
     before, after = losses_of_steps(build_network(name, REDUCED[name]), name, batch, 2e-4)
@@ -234,7 +235,7 @@ def test_a_step_on_a_real_pair_lowers_the_own_loss(name: str, shared_data: Path)
 def test_three_stages_overfit_a_real_pair_in_sixty_steps(shared_data: Path) -> None:
     """From NMAR; the published start is 1.4 dB above LI by then."""
     layout, folder = Layout.of((*IMAGES, *SINOGRAMS)), shared_data / "syndeeplesion"
-    pairs = CommunityPairs(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=layout)
+    pairs = CommunityPairs(Selection(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=layout))
     batch = {key: value[None] for key, value in pairs[0].items()}
     torch.manual_seed(0)
     arguments = {"stages": 3, "blocks": 1, "dual_channels": 15, "prior_width": 16, "start": "nmar"}
