@@ -7,10 +7,9 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mar_pipeline import __version__
-from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.options import read_settings
 from mar_pipeline.options.parser import CommandParser
 from simulation.errors import InputError, UsageError
 
@@ -111,22 +110,10 @@ def _simulate(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    task = value_of("task", arguments)
-    if task not in (None, "mar"):
-        return _evaluate_task(task, arguments)
-    from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
+    from mar_pipeline.commands.evaluate import evaluate, read_evaluate_settings
 
-    report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
+    report = evaluate(read_evaluate_settings(arguments))
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
-
-
-def _evaluate_task(task: Any, arguments: list[str]) -> int:
-    from mar_pipeline.commands.evaluate_task import evaluate_task
-    from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings
-    from mar_pipeline.tasks.catalogue import TESTS, known_task
-
-    sections = {"data": TESTS[known_task(task)].data}
-    return _tell(evaluate_task(read_settings("evaluate", TaskEvaluateSettings, arguments, sections)).table, [])
 
 
 def _train(arguments: list[str]) -> int:

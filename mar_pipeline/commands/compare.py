@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.commands.evaluate_task import TaskEvaluateSettings, evaluate_task
+from mar_pipeline.commands.evaluate import EvaluateSettings, TaskEvaluateSettings, evaluate
 from mar_pipeline.comparison.trainings import Run, cost_table, plan, train_all
 from mar_pipeline.comparison.verdicts import Column, verdicts
 from mar_pipeline.evaluation.files import make_folder
@@ -198,6 +197,7 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
             methods=(*methods, *(str(run.folder) for run in runs)),
             split=settings.split,  # type: ignore[arg-type]
             masks=settings.masks,
+            overwrite=True,
             figures=settings.figures,
         )
     )
@@ -206,7 +206,7 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
         sums: dict[str, dict[int, list[float]]] = {}
         for row in evaluation.rows:
             if row.protocol == _PROTOCOL and row.seed is not None:
-                sums.setdefault(row.method, {}).setdefault(row.seed, []).append(getattr(row, name))
+                sums.setdefault(row.method, {}).setdefault(row.seed, []).append(row.scores[name])
         means = {arm: {seed: sum(own) / len(own) for seed, own in seeds.items()} for arm, seeds in sums.items()}
         columns.append(Column(label, digits, False, means))
     failed = tuple(f"{item.pair}: {item.reason}" for item in evaluation.failed)
@@ -217,12 +217,13 @@ def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequen
     """A secondary task on the samples that the base's data hold out."""
     data = _held_out(base)
     baselines = tuple(TESTS[base.task].make(data).baselines) if settings.methods is None else settings.methods
-    report = evaluate_task(
+    report = evaluate(
         TaskEvaluateSettings(
             task=base.task,  # type: ignore[arg-type]
             data=data,
             out=str(out),
             methods=(*baselines, *(str(run.folder) for run in runs)),
+            overwrite=True,
             figures=3 if settings.figures is None else settings.figures,
         )
     )

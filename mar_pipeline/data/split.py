@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, slice_name
-from mar_pipeline.data.selection import Selection, choose_slices, held_out
+from mar_pipeline.data.selection import Selection, choose_slices, held_out, spread_pairs
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
@@ -33,6 +33,26 @@ def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout
         InputError: the data cannot be used.
     """
     return _simulated(settings, seed, layout) if settings.kind == "simulate" else _stored(settings, layout)
+
+
+def training_and_validation_files(
+    settings: DataSettings, pairs: Sequence[PairFile]
+) -> tuple[list[PairFile], list[PairFile]]:
+    """Return which pairs of the settings' own folder a run was trained and validated on; the latter as far as listed.
+
+    Args:
+        settings: of the run.
+        pairs: of the folder's train split.
+
+    Raises:
+        UsageError: the choice leaves nothing.
+    """
+    if not pairs:
+        return [], []
+    names, masks = list(dict.fromkeys(map(slice_name, pairs))), sorted({pair.mask for pair in pairs})
+    training, held = _choices(settings, names, masks)
+    chosen = [Selection("", slices=own.slices, masks=own.masks).of(pairs) for own in (training, held) if own]
+    return chosen[0], spread_pairs(chosen[1], settings.val_pairs) if held else []
 
 
 class _Choice(NamedTuple):

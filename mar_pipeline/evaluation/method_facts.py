@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mar_pipeline.evaluation.methods import STORED, Candidate
+from mar_pipeline.evaluation.methods import STORED, Method
 from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
 from simulation.physics.projector_cpu import usable_cores
 
@@ -24,8 +24,8 @@ class Measurements:
 
     Args:
         device: where the methods compute, cpu or cuda.
-        seconds: name of the candidate -> seconds of each pair.
-        errors: name of the candidate -> degrees -> equivariance error, for each pair.
+        seconds: name of the method -> seconds of each pair.
+        errors: name of the method -> degrees -> equivariance error, for each pair.
     """
 
     device: str
@@ -53,8 +53,8 @@ class Measurements:
         """Add what was measured on a pair that every method corrected.
 
         Args:
-            seconds: name of the candidate -> seconds.
-            errors: name of the candidate -> degrees -> equivariance error; empty if it was not measured on this pair.
+            seconds: name of the method -> seconds.
+            errors: name of the method -> degrees -> equivariance error; empty if it was not measured on this pair.
         """
         for name, value in seconds.items():
             self.seconds.setdefault(name, []).append(value)
@@ -91,27 +91,27 @@ class MethodFacts:
         }
 
 
-def collect_facts(candidates: Sequence[Candidate], measured: Measurements) -> list[MethodFacts]:
-    """One entry for each method, in the order of the candidates.
+def collect_facts(methods: Sequence[Method], measured: Measurements) -> list[MethodFacts]:
+    """One entry for each method, in the order of the methods.
 
     Seconds are the median over the pairs, without the first one where there are more: it also pays for compiling.
 
     Args:
-        candidates: what was scored.
+        methods: what was scored.
         measured: what was measured meanwhile.
     """
     facts = []
-    for method in dict.fromkeys(candidate.method for candidate in candidates):
-        runs = [candidate for candidate in candidates if candidate.method == method]
+    for column in dict.fromkeys(method.column for method in methods):
+        runs = [method for method in methods if method.column == column]
         of_pairs = [measured.seconds[run.name] for run in runs]
         seconds = tuple(statistics.median(values[1:] or values) for values in of_pairs)
         errors = [measured.errors[run.name] for run in runs if run.name in measured.errors]
         facts.append(
             MethodFacts(
-                method=method,
+                method=column,
                 runs=sum(run.run != "" for run in runs),
                 parameters=runs[0].facts.get("parameters"),
-                seconds=None if method in STORED else seconds,
+                seconds=None if column in STORED else seconds,
                 errors={
                     angle: tuple(statistics.mean(pair[angle] for pair in of_run) for of_run in errors)
                     for angle in ANGLES

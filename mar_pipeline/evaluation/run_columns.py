@@ -5,13 +5,77 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from mar_pipeline.weights.trained import BEST, Trained
+from mar_pipeline.weights.shipped import shipped_or_path
+from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import UsageError
 from simulation.files import sha256_of
 
 _SEED_WORDS = re.compile(r"((^|[-_. ]+)(seed|s)?[-_. ]*\d*|seed\d*)$")
 """What the common beginning of "unet_seed1" and "unet_seed10", or of "unet-0" and "unet-1", has behind the name."""
+
+
+class Named(NamedTuple):
+    """A trained run with its place in the tables.
+
+    Attributes:
+        column: that it stands in.
+        name: of its own.
+        trained: the run.
+    """
+
+    column: str
+    name: str
+    trained: Trained
+
+
+def load_runs(paths: Sequence[str], taken: Collection[str], device: str, task: str, known: str) -> dict[str, Named]:
+    """Load the trained networks of run folders or weights files, those that differ by seed only in one column.
+
+    Args:
+        paths: what the user named.
+        taken: names of the other methods.
+        device: cpu or cuda.
+        task: what they are scored on.
+        known: the other methods in words, for the message.
+
+    Returns:
+        Path -> run, in the order of the paths.
+
+    Raises:
+        UsageError: a path is not there, or two of them are the same weights.
+        InputError: a run or file cannot be used.
+    """
+    for path in paths:
+        if not shipped_or_path(path).exists():
+            raise UsageError(
+                f"unknown method {path!r}; expected {known}the path of a run folder or weights file (there is no such "
+                "file)"
+            )
+    runs = [load_trained(path, device, task) for path in paths]
+    refuse_twins(paths, runs)
+    names = distinct_names(runs, taken)
+    columns = columns_of(runs, names, taken)
+    return {path: Named(*own) for path, *own in zip(paths, columns, names, runs, strict=True)}
+
+
+def run_facts(trained: Trained, name: str) -> dict[str, Any]:
+    """Return what a report says of a trained run.
+
+    Args:
+        trained: the run.
+        name: what the user reads of it.
+    """
+    return {
+        "name": name,
+        "network": trained.name,
+        "arguments": trained.arguments,
+        "seed": trained.seed,
+        "parameters": trained.parameters,
+        "weights": str(trained.source),
+        "weights_sha256": sha256_of(trained.source),
+    }
 
 
 def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:

@@ -5,9 +5,10 @@ import io
 import math
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from mar_pipeline.metrics import PROTOCOLS
 
@@ -47,49 +48,56 @@ def size_group(metal_pixels: int, image_shape: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one method on one pair; the fields are the columns of results.csv.
+    """Scores of one method on one sample; its values are the columns of results.csv, in this order.
 
     Args:
-        split: train or test.
-        case: patient, study and series, such as 000321_03_01.
-        slice: slice of the case, such as 011.
-        mask: mask index.
-        metal_pixels: metal pixels of the image.
-        grid: rows and columns of the image, such as 416 x 416.
-        group: size group, 1 (largest) to 5.
-        method: key of `METHODS`, or the column of a trained network.
+        sample: what names and describes the sample, by column. Of a pair: split, case, slice, mask, metal_pixels, grid
+            (rows and columns, such as 416 x 416) and group (1, largest metal, to 5). Of other tasks: sample.
+        method: column of the tables.
         run: name of the trained run; empty for a method that is not trained.
         seed: of the run's training, None where there is none.
-        protocol: key of `PROTOCOLS`.
-        psnr: dB.
-        ssim: -1..1.
-        rmse_hu: HU.
+        condition: how it was scored: by which protocol, or turned by which angle_deg.
+        scores: name -> value.
     """
 
-    split: str
-    case: str
-    slice: str
-    mask: int
-    metal_pixels: int
-    grid: str
-    group: int
+    sample: Mapping[str, Any]
     method: str
     run: str
     seed: int | None
-    protocol: str
-    psnr: float
-    ssim: float
-    rmse_hu: float
+    condition: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+    @property
+    def protocol(self) -> str:
+        """Return the protocol of a pair's scores."""
+        return str(self.condition["protocol"])
+
+    @property
+    def angle_deg(self) -> float:
+        """Return by how much the sample was turned."""
+        return float(self.condition.get("angle_deg", 0.0))
 
 
-def to_csv(rows: Sequence[ScoreRow]) -> str:
-    """One line per pair, run or method, and protocol."""
+_CSV_DIGITS = {"psnr": 4, "ssim": 5, "rmse_hu": 3}
+
+
+def to_csv(rows: Sequence[ScoreRow], digits: Mapping[str, int] = _CSV_DIGITS) -> str:
+    """Write one line per sample, run or method, and condition.
+
+    Args:
+        rows: the scores.
+        digits: score -> decimals; 5 for others.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(ScoreRow)], lineterminator="\n")
+    lines = [
+        {**row.sample, "method": row.method, "run": row.run, "seed": row.seed, **row.condition}
+        | {name: f"{value:.{digits.get(name, 5)}f}" for name, value in row.scores.items()}
+        for row in rows
+    ]
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    for row in rows:
-        scores = {"psnr": f"{row.psnr:.4f}", "ssim": f"{row.ssim:.5f}", "rmse_hu": f"{row.rmse_hu:.3f}"}
-        writer.writerow(asdict(row) | scores)
+    writer.writerows(lines)
     return text.getvalue()
 
 
@@ -117,7 +125,7 @@ def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
 
 def _metal_size(rows: Sequence[ScoreRow]) -> str:
     """What the first column counts."""
-    scaled = [grid for grid in dict.fromkeys(row.grid for row in rows) if grid != REFERENCE_GRID]
+    scaled = [grid for grid in dict.fromkeys(row.sample["grid"] for row in rows) if grid != REFERENCE_GRID]
     if not scaled:
         return f"Metal size in pixels at {REFERENCE_GRID}."
     return (
@@ -140,7 +148,7 @@ def _cells(rows: Sequence[ScoreRow]) -> list[list[str]]:
     heads = [f"{method} ({len(of)} seeds)" if len(of) > 1 else method for method, of in runs.items()]
     lines = [["metal size", "pairs", *heads]]
     for group, name in enumerate(GROUP_NAMES, start=1):
-        members = [row for row in rows if row.group == group]
+        members = [row for row in rows if row.sample["group"] == group]
         if members:
             lines.append([name, *_means(members, runs)])
     return [*lines, ["average", *_means(rows, runs)]]
@@ -159,7 +167,7 @@ def _means_of_runs(rows: Sequence[ScoreRow], method: str, score: str) -> list[fl
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.method == method:
-            values.setdefault(row.run, []).append(getattr(row, score))
+            values.setdefault(row.run, []).append(row.scores[score])
     return [sum(of_run) / len(of_run) for of_run in values.values()]
 
 
@@ -184,7 +192,7 @@ def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | 
 
 def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
     """Number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
-    pairs = {(row.split, row.case, row.slice, row.mask) for row in rows}
+    pairs = {(row.sample["split"], row.sample["case"], row.sample["slice"], row.sample["mask"]) for row in rows}
     cells = [
         " / ".join(with_spread(_means_of_runs(rows, method, score), f".{digits}f") for score, digits in _DIGITS.items())
         for method in methods

@@ -20,6 +20,7 @@ class TaskEvaluateSettings:
         precision: in which the networks compute: float32, or bfloat16 (faster).
         equivariance_samples: the equivariance error is measured on so many samples at least, spread over the set; all
             of them if not given. Classification scores turned samples anyway and always takes all.
+        overwrite: replace an earlier result in the output folder.
         figures: number of samples with a picture, spread over the set.
     """
 
@@ -30,6 +31,7 @@ class TaskEvaluateSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     equivariance_samples: int | None = None
+    overwrite: bool = False
     figures: int = 3
 
 

@@ -75,8 +75,8 @@ def test_the_table_holds_the_score_of_the_networks_own_image(name: str, data: Pa
 
 @pytest.mark.parametrize("name", DUAL)
 def test_the_method_answers_what_the_network_does(name: str, data: Path, tmp_path: Path) -> None:
-    (candidate,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
-    method, pair = candidate.correct, read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
+    (own,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
+    method, pair = own.answer, read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
     assert isinstance(method, NetworkMethod)
     sample, image, of_turned = by_hand(name, data)
     metal_mask = sample["metal_mask"][0, 0].numpy() > 0
@@ -97,13 +97,13 @@ def test_the_method_answers_what_the_network_does(name: str, data: Path, tmp_pat
 @pytest.mark.parametrize("name", DUAL)
 def test_pairs_of_another_scanner_are_one_line(name: str, data: Path, tmp_path: Path) -> None:
     """Though all sizes are the same."""
-    (candidate,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
+    (own,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
     pair = read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
     nearer = dataclasses.replace(SMALL, source_mm=SMALL.source_mm - 1)
     scanner = Scanner(NAME, Projector(nearer, "cpu", 1), "benchmark")
     message = r"^network: projects with FanBeam\(.*source_mm=400\.0.*but the data are of FanBeam\(.*source_mm=399\.0"
     with pytest.raises(InputError, match=message) as caught:
-        candidate.correct(pair, np.eye(64) > 0, scanner)
+        own.answer(pair, np.eye(64) > 0, scanner)
     assert "\n" not in str(caught.value)
 
 
