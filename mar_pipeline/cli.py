@@ -117,11 +117,11 @@ def _evaluate(arguments: list[str]) -> int:
 
 
 def _train(arguments: list[str]) -> int:
-    from mar_pipeline.signals import noted_signals
+    from mar_pipeline.runtime.signals import noted_signals
 
     with noted_signals():  # from here on, as what is imported and who is met takes its time
         from mar_pipeline.commands.train import train
-        from mar_pipeline.runtime import joined
+        from mar_pipeline.runtime.processes import joined
         from mar_pipeline.training.settings import read_train_settings
 
         with joined() as processes:

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.commands.evaluate import EvaluateSettings, TaskEvaluateSettings, evaluate
-from mar_pipeline.comparison.trainings import Run, cost_table, plan, train_all
-from mar_pipeline.comparison.verdicts import Column, verdicts
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.task_tables import ERROR
+from mar_pipeline.evaluation.trainings import Run, cost_table, plan, train_all
+from mar_pipeline.evaluation.verdicts import Column, verdicts
 from mar_pipeline.tasks.catalogue import TESTS
 from mar_pipeline.training.settings import TrainSettings, as_plain, flat, read_train_settings
 from simulation.errors import InputError, UsageError

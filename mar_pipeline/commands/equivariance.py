@@ -16,7 +16,6 @@ from mar_pipeline.data import SimulatedPairs
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import equivariance_report
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
@@ -25,11 +24,12 @@ from mar_pipeline.evaluation.equivariance_tables import summary, to_markdown
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.method_facts import machine
 from mar_pipeline.evaluation.score_tables import plain_table
-from mar_pipeline.metrics import MU_RANGE_PER_CM
 from mar_pipeline.networks.build import inputs_of, network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
+from mar_pipeline.runtime.device import torch_device
 from mar_pipeline.sample import UNITS_PER_MU, Layout, to_sample
+from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.layout import read_manifest
 from simulation.errors import InputError, UsageError

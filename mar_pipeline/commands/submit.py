@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from mar_pipeline.options import read_settings
-from mar_pipeline.signals import STOP_SIGNALS
+from mar_pipeline.runtime.signals import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
 
 _NOTICE_S = 300

@@ -15,8 +15,8 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.networks.own_file import file_of, is_own_file
-from mar_pipeline.runtime import cores_share, process_device, processes, refuse_differences, wait_for_all
-from mar_pipeline.signals import noted_signals
+from mar_pipeline.runtime.processes import cores_share, process_device, processes, refuse_differences, wait_for_all
+from mar_pipeline.runtime.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.tasks.task import Task, TaskContext
 from mar_pipeline.training.engines import Engines, seed_epoch
@@ -70,7 +70,7 @@ def train(settings: TrainSettings) -> TrainReport:
     """Trains to the settings' last epoch, from where the run folder stands.
 
     Every epoch ends with a checkpoint and draws from (seed, epoch, rank) alone, so that on the CPU a resumed run equals
-    a straight one bit for bit. Of several processes (see `runtime.joined`) the leading one alone writes.
+    a straight one bit for bit. Of several processes (see `processes.joined`) the leading one alone writes.
 
     Args:
         settings: everything that decides the run.

@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from mar_pipeline.data.crops import check_patch, random_crop, random_place, random_turn
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.selection import by_reason
+from mar_pipeline.runtime.signals import STOP_SIGNALS
 from mar_pipeline.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
-from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 
 from mar_pipeline.equivariance.report_tables import EquivarianceReport
 from mar_pipeline.evaluation.score_tables import markdown_table
-from mar_pipeline.metrics import MU_RANGE_PER_CM
+from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 
 
 def summary(reports: Mapping[str, EquivarianceReport]) -> list[list[str]]:

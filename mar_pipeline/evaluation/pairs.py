@@ -27,7 +27,7 @@ from mar_pipeline.evaluation.methods import LABELS, METHODS, Method, Scanner, fi
 from mar_pipeline.evaluation.score_tables import ScoreRow, averages, size_group, to_text
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.evaluation.training_pairs import without_training_pairs
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
 from simulation.dataset.layout import manifest_file, read_manifest
 from simulation.dataset.store import Pair
 from simulation.errors import InputError, UsageError
@@ -209,7 +209,7 @@ class _Scoring:
 
     def draw(self, file: PairFile, rows: Sequence[ScoreRow], out: Path) -> str:
         """A picture of a scored pair, of several seeds that of the first; its name."""
-        from mar_pipeline.figures import case_figure
+        from mar_pipeline.tasks.pair_figure import case_figure
 
         scanner, protocol = self.scanners[file.split], self.settings.protocols[0]
         pair, metal_mask = load_pair(file, self.stacks, scanner.projector)

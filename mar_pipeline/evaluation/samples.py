@@ -10,7 +10,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from mar_pipeline.device import torch_device
 from mar_pipeline.evaluation.files import EvaluateReport, make_folder, write_report
 from mar_pipeline.evaluation.method_facts import Measurements
 from mar_pipeline.evaluation.methods import Method, first_seeds
@@ -19,6 +18,7 @@ from mar_pipeline.evaluation.score_tables import ScoreRow, to_csv
 from mar_pipeline.evaluation.task_scores import TaskScores, measure, network_answer
 from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings, check_task_settings
 from mar_pipeline.evaluation.task_tables import results_of, states, table_columns, to_markdown, to_text
+from mar_pipeline.runtime.device import torch_device
 from mar_pipeline.tasks.catalogue import TESTS
 from mar_pipeline.tasks.task import Batch, HeldOutSet, Shown
 from simulation.files import whole_file

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
-from mar_pipeline.metrics import PROTOCOLS
+from mar_pipeline.tasks.metrics import PROTOCOLS
 
 REFERENCE_GRID = "416 x 416"
 """Grid of the published tables, on which metal is measured."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mar_pipeline.evaluation.methods import METHODS
-from mar_pipeline.metrics import PROTOCOLS
+from mar_pipeline.tasks.metrics import PROTOCOLS
 from mar_pipeline.weights.shipped import SHIPPED
 from simulation.errors import UsageError
 

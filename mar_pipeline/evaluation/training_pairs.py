@@ -53,8 +53,8 @@ def without_training_pairs(
     left = [pair for pair in pairs if pair not in reasons]
     if not left:
         raise UsageError(
-            f"--data {data}: no pair is left to score, {next(iter(reasons.values()))}; name data that no run was trained "
-            "on"
+            f"--data {data}: no pair is left to score, {next(iter(reasons.values()))}; name data that no run was "
+            "trained on"
         )
     return left, [Skipped(pair.name, reason) for pair, reason in reasons.items()]
 

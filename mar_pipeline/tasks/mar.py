@@ -8,10 +8,10 @@ import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.networks.build import build_network, loss_of, network_inputs, start_of, truths_of
 from mar_pipeline.sample import Layout, to_mu
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.tasks.task import Batch, Task, TaskContext
 
 
@@ -67,7 +67,7 @@ def _score(image: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
 
 
 def _picture(image: torch.Tensor, batch: Batch, index: int) -> Any:
-    from mar_pipeline.figures import case_figure
+    from mar_pipeline.tasks.pair_figure import case_figure
 
     output, truth, metal_mask = _sample(image, batch, index)
     images = {

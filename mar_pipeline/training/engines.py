@@ -19,7 +19,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.equivariance.regularizer import OUTPUT
-from mar_pipeline.runtime import least_over_processes, mean_over_processes, processes
+from mar_pipeline.runtime.processes import least_over_processes, mean_over_processes, processes
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.precision import AutocastInferer
 from mar_pipeline.training.progress import TrainingProgress

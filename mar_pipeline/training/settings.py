@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mar_pipeline.data import DataSettings
 from mar_pipeline.options import read_settings, settings_files, value_of
-from mar_pipeline.runtime import processes
+from mar_pipeline.runtime.processes import processes
 from mar_pipeline.tasks.catalogue import TRAININGS, TaskData, TaskName, known_task
 from simulation.errors import UsageError
 

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mar_pipeline.runtime import average_over_processes, joins
+from mar_pipeline.runtime.processes import average_over_processes, joins
 
 
 def shared(network: nn.Module) -> nn.Module:

@@ -11,7 +11,7 @@ from torch import nn
 
 from mar_pipeline.networks.build import plain
 from mar_pipeline.networks.own_file import absolute_name, file_of, is_own_file
-from mar_pipeline.runtime import processes
+from mar_pipeline.runtime.processes import processes
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
 from mar_pipeline.weights.files import save_weights

@@ -5,7 +5,7 @@ import torch.distributed as dist
 from small_scans import DUAL, dual_network, inputs_of, scan_batch
 
 from mar_pipeline.networks.build import loss_of
-from mar_pipeline.runtime import leave
+from mar_pipeline.runtime.processes import leave
 from mar_pipeline.training.sharing import share_statistics, shared
 
 SAMPLES = 2

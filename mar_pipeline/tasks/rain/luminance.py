@@ -3,7 +3,7 @@
 import numpy as np
 from skimage.color import rgb2ycbcr
 
-from mar_pipeline.metrics import gaussian_ssim, psnr
+from mar_pipeline.tasks.metrics import gaussian_ssim, psnr
 from simulation.errors import InputError
 
 PEAK = 255.0

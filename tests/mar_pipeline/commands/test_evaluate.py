@@ -13,11 +13,11 @@ import pytest
 from matplotlib.text import Text
 from small_pairs import SIDE, TINY, masks, tiny_protocol, write_pairs
 
-from mar_pipeline.commands import evaluate as evaluation
+from mar_pipeline.evaluation import methods as evaluation
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_text
-from mar_pipeline.figures import case_figure
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
+from mar_pipeline.tasks.pair_figure import case_figure
 from simulation.correction import nmar, nmar_prior
 from simulation.dataset.store import read_pair, write_case
 from simulation.errors import InputError, UsageError
@@ -76,7 +76,7 @@ def test_rows_hold_the_scores_of_their_own_image_and_mask(settings: EvaluateSett
     row = next(row for row in evaluate(settings).rows if (row.sample["mask"], row.method) == (2, "li"))
     pair = read_pair(data / "test_640geo" / "000001_01_01" / "001" / "2.h5")
     expected = score(pair.LI_CT, pair.image, masks()[:, :, 2])
-    assert {name: getattr(row, name) for name in expected} == expected
+    assert {name: row.scores[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("weighting", ["standard", "benchmark"])
@@ -134,8 +134,8 @@ def test_tables_say_from_which_grid_metal_sizes_are_scaled(settings: EvaluateSet
     row = evaluate(settings).rows[0]
     other = "counts of images of 64 x 64 are scaled to it"
     assert other in " ".join(to_text([row]).split())
-    assert other in to_markdown([row, dataclasses.replace(row, grid="416 x 416")])
-    assert "scaled to it" not in to_markdown([dataclasses.replace(row, grid="416 x 416")])
+    assert other in to_markdown([row, dataclasses.replace(row, sample={**row.sample, "grid": "416 x 416"})])
+    assert "scaled to it" not in to_markdown([dataclasses.replace(row, sample={**row.sample, "grid": "416 x 416"})])
 
 
 def test_a_perfect_image_is_infinite_in_csv_and_still_valid_json(

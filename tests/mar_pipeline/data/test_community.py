@@ -14,8 +14,8 @@ from training_set import MASKS, SLICES, write_training_set
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, CommunityPairs, DataSettings, community, make_loaders
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.selection import Selection
-from mar_pipeline.metrics import score
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_mu, to_sample
+from mar_pipeline.tasks.metrics import score
 from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector

@@ -13,8 +13,8 @@ from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import IMAGE, KEYS, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.batches import EpochBatches
+from mar_pipeline.runtime.signals import STOP_SIGNALS
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
-from mar_pipeline.signals import STOP_SIGNALS
 from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector

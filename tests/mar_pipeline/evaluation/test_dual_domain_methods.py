@@ -18,9 +18,9 @@ from mar_pipeline.data.selection import Selection
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.evaluation.methods import Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.weights.files import save_weights
 from simulation.dataset.store import read_pair
 from simulation.errors import InputError, UsageError

@@ -372,16 +372,16 @@ def test_precision_is_that_of_the_settings(settings: EvaluateSettings, add: Add)
 def test_pictures_show_the_first_seed_and_say_so(
     settings: EvaluateSettings, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mar_pipeline import figures
+    from mar_pipeline.tasks import pair_figure
 
     shown = []
-    case_figure = figures.case_figure
+    case_figure = pair_figure.case_figure
 
     def spy(**keywords: object) -> object:
         shown.append(keywords)
         return case_figure(**keywords)
 
-    monkeypatch.setattr(figures, "case_figure", spy)
+    monkeypatch.setattr(pair_figure, "case_figure", spy)
     words = [add(f"unet_{seed}", offset(seed), seed=seed, group="g") for seed in (5, 6)]
     scored(settings, "li", *words, add("alone", offset(1)), figures=1)
     (keywords,) = shown

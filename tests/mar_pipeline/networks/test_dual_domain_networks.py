@@ -13,12 +13,12 @@ from torch import Tensor, nn
 
 from mar_pipeline.data import CommunityPairs
 from mar_pipeline.data.selection import Selection
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.blocks import ResBlock
 from mar_pipeline.networks.build import build_network, has_projector, loss_of, network_inputs
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_mu
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
 from simulation.correction import replace_trace, tissue_prior

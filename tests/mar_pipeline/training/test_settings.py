@@ -16,11 +16,11 @@ from training_set import write_settings, write_training_set
 from mar_pipeline.commands.train import TrainReport, train
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.sample import to_mu
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.tasks.task import TaskContext
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining, read_train_settings

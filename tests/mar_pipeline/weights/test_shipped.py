@@ -6,7 +6,7 @@ import pytest
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair
 from mar_pipeline.evaluation.methods import METHODS, Scanner
 from mar_pipeline.evaluation.network_methods import load_networks
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.weights import shipped
 from mar_pipeline.weights.shipped import SHIPPED, shipped_or_path
 from mar_pipeline.weights.trained import load_trained

@@ -7,8 +7,8 @@ from statistics import fmean
 
 from scipy import stats
 
-from mar_pipeline.comparison.trainings import Run
 from mar_pipeline.evaluation.score_tables import markdown_table
+from mar_pipeline.evaluation.trainings import Run
 from mar_pipeline.training.settings import as_plain, flat
 
 CONFIDENCE = 0.95

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mar_pipeline.device import torch_device
+from mar_pipeline.runtime.device import torch_device
 from simulation.errors import InputError, UsageError
 
 _INTERRUPTED = 130
