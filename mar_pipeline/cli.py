@@ -120,12 +120,13 @@ def _train(arguments: list[str]) -> int:
     from mar_pipeline.runtime.signals import noted_signals
 
     with noted_signals():  # from here on, as what is imported and who is met takes its time
-        from mar_pipeline.commands.train import train
+        from mar_pipeline.commands.train import plan, train
         from mar_pipeline.runtime.processes import joined
         from mar_pipeline.training.settings import read_train_settings
 
         with joined() as processes:
-            report = train(read_train_settings(arguments))
+            settings = read_train_settings(arguments)
+            report = plan(settings) if settings.dry_run else train(settings)
     return _tell(report.summary, []) if processes.leads else OK
 
 
@@ -150,7 +151,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument(
         "--onnx",
         action=argparse.BooleanOptionalAction,
-        help="also write model.onnx (default: but of dual-domain networks)",
+        help="also write model.onnx (default: yes, except for dual-domain networks)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     options = parser.parse_args(arguments)

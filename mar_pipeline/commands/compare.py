@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.commands.evaluate import EvaluateSettings, TaskEvaluateSettings, evaluate
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.task_tables import ERROR
@@ -233,7 +234,7 @@ def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequen
             digits=column.digits,
             lower_is_better=name == ERROR,
             values={
-                result.method: dict(zip(map(int, result.seeds), result.values[name], strict=True))  # type: ignore[arg-type]
+                result.method: dict(zip(map(int, result.seeds), result.values[name], strict=True))
                 for result in report.results
                 if result.seeds and name in result.values
             },
@@ -289,3 +290,7 @@ def _write_report(
             "outputs": ["comparison.md", "evaluation/table.md"],
         },
     )
+
+
+if __name__ == "__main__":
+    run_alone("compare")

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.data import SimulatedPairs
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
@@ -294,3 +295,7 @@ def _facts(label: str, run: Trained) -> dict[str, Any]:
         "weights": str(run.source),
         "weights_sha256": sha256_of(run.source),
     }
+
+
+if __name__ == "__main__":
+    run_alone("equivariance")

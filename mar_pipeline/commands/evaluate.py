@@ -2,6 +2,7 @@
 
 import logging
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.evaluation.files import EvaluateReport
 from mar_pipeline.evaluation.settings import EvaluateSettings
 from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings
@@ -50,3 +51,7 @@ def evaluate(settings: EvaluateSettings | TaskEvaluateSettings) -> EvaluateRepor
         report = evaluate_samples(settings)
     logger.info("evaluate: %s", report.where(settings.out))
     return report
+
+
+if __name__ == "__main__":
+    run_alone("evaluate")

@@ -5,6 +5,7 @@ queues the job again; a training and a simulation then go on where they stood.
 """
 
 import argparse
+import importlib.util
 import os
 import shlex
 import signal
@@ -15,6 +16,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.options import read_settings
 from mar_pipeline.runtime.signals import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
@@ -89,7 +91,7 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         arguments: the command line after `mar submit`.
 
     Returns:
-        Submitit's jobs.
+        Submitit's jobs; with `--dry-run` the scripts that would be submitted, as text.
 
     Raises:
         UsageError: a command that cannot be run so, or submitit or Slurm is missing.
@@ -98,12 +100,10 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
     if asked.folder.exists() and not asked.folder.is_dir():
         raise UsageError(f"--folder: {asked.folder} is a file; expected a folder for messages")
     commands = _commands(asked)
-    try:
-        import submitit
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "mar submit: needs submitit; install the extra: pip install 'mar-pipeline[cluster]'"
-        ) from error
+    if importlib.util.find_spec("submitit") is None:
+        raise UsageError("mar submit: needs submitit; install the extra: pip install 'mar-pipeline[cluster]'")
+    import submitit
+
     _check(asked.command)
     parameters = {
         "name": f"mar-{asked.command[0]}",
@@ -115,12 +115,35 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         "slurm_signal_delay_s": _NOTICE_S,
         "slurm_additional_parameters": {"requeue": True},
     }
+    if asked.dry_run:
+        return [_script(command, asked, parameters) for command in commands]
     try:
         executor = submitit.AutoExecutor(asked.folder, asked.cluster, slurm_max_num_timeout=asked.restarts)
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
         return [executor.submit(command) for command in commands]
     except RuntimeError as error:  # submitit's own for no Slurm here, and for what Slurm refuses
         raise UsageError(f"mar submit: {error}; --cluster local runs it on this machine") from error
+
+
+def _script(command: Command, asked: argparse.Namespace, parameters: dict[str, Any]) -> str:
+    """Return what would be submitted: Slurm's script around the command line, or that line alone on this machine."""
+    line = shlex.join(command.line)
+    if asked.cluster == "local":
+        return f"{line}\n"
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    names = {
+        "name": "job_name",
+        "timeout_min": "time",
+        "mem_gb": "mem",
+        "slurm_partition": "partition",
+        "slurm_signal_delay_s": "signal_delay_s",
+        "slurm_additional_parameters": "additional_parameters",
+    }
+    given = {names.get(name, name): value for name, value in parameters.items() if value is not None}
+    if "mem" in given:
+        given["mem"] = f"{given['mem']:g}GB"
+    return str(_make_sbatch_string(command=line, folder=asked.folder, **given))
 
 
 def _check(words: list[str]) -> None:
@@ -145,9 +168,11 @@ def _check(words: list[str]) -> None:
 
 
 def as_text(jobs: list[Any]) -> str:
-    """A line for each job: its number, its command and where its messages go."""
+    """Return a line for each job: its number, its command and where its messages go; of a dry run the scripts."""
     return "\n".join(
-        f"job {job.job_id}: mar {shlex.join(job.submission().function.words)}, messages in {job.paths.stderr}"
+        f"{job}# nothing was submitted"
+        if isinstance(job, str)
+        else f"job {job.job_id}: mar {shlex.join(job.submission().function.words)}, messages in {job.paths.stderr}"
         for job in jobs
     )
 
@@ -165,6 +190,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
     add("--time", default=60, type=int, help="minutes until it is stopped and queued again (default: 60)")
     add("--restarts", default=10, type=int, help="how often it is queued again for that (default: 10)")
     add("--partition", help="of Slurm")
+    add("--dry-run", action="store_true", help="show the script and submit nothing")
     asked = parser.parse_args(arguments)
     asked.command = asked.command[asked.command[:1] == ["--"] :]
     return asked
@@ -185,3 +211,7 @@ def _commands(asked: argparse.Namespace) -> list[Command]:
     if asked.tasks > 1:
         return [Command([name, f"--shard={part}/{asked.tasks}", *options]) for part in range(asked.tasks)]
     return [Command(asked.command, asked.processes or max(1, asked.gpus if name == "train" else 1))]
+
+
+if __name__ == "__main__":
+    run_alone("submit")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.networks.own_file import file_of, is_own_file
 from mar_pipeline.runtime.processes import cores_share, process_device, processes, refuse_differences, wait_for_all
@@ -20,6 +21,7 @@ from mar_pipeline.runtime.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.tasks.task import Task, TaskContext
 from mar_pipeline.training.engines import Engines, seed_epoch
+from mar_pipeline.training.plan import TrainPlan, plan_training
 from mar_pipeline.training.precision import autocast_dtype
 from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import make_regularizer
@@ -111,6 +113,25 @@ def train(settings: TrainSettings) -> TrainReport:
                 with whole_file(folder.done) as partial:
                     partial.write_text(f"{state.epoch} epochs\n")
     return report
+
+
+def plan(settings: TrainSettings) -> TrainPlan:
+    """Say what `train` would do, and for how long, from a short trial; nothing is written.
+
+    Args:
+        settings: of the run.
+
+    Raises:
+        UsageError: impossible settings.
+        InputError: the data cannot be used.
+    """
+    check_settings(settings)
+    device = process_device(settings.device)
+    torch.set_num_threads(settings.threads or cores_share(usable_cores()))
+    task = _make_task(settings, device)
+    regularizer = make_regularizer(task.network, settings.equivariance)
+    task.network.to(device)
+    return plan_training(settings, task, regularizer, autocast_dtype(_precision(settings, task, device), device))
 
 
 def _make_task(settings: TrainSettings, device: torch.device) -> Task:
@@ -256,3 +277,7 @@ def _best(report: TrainReport, folder: RunFolder) -> dict[str, float | int | str
     if report.best_score is None:
         return None
     return {report.score: report.best_score, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)}
+
+
+if __name__ == "__main__":
+    run_alone("train")

@@ -70,7 +70,12 @@ def make_loaders(
     )
 
 
+def counted(count: int, word: str) -> str:
+    """Return a number and its word: "1 pair", "3 pairs"."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def _tell(pairs: Pairs, purpose: str) -> None:
-    logger.info("data: %s: %d pairs of %d slices", purpose, len(pairs), pairs.slices)
+    logger.info("data: %s: %s of %s", purpose, counted(len(pairs), "pair"), counted(pairs.slices, "slice"))
     for first, count in by_reason(pairs.left_out):
         logger.warning("data: %s: %d left out; the first, %s: %s", purpose, count, first.pair, first.reason)

@@ -199,10 +199,12 @@ def _choices(
     used = choose_slices(names, settings.slices, "--data.slices")
     used_masks = _masks_within(masks, settings.mask_range, "--data.mask_range")
     if _validates_elsewhere(settings):
-        return _Choice(_some(used, "--data.slices leaves no slice"), used_masks), None
+        return _Choice(_some(used, "--data.slices selects no slice"), used_masks), None
     held: list[str] = []
     if settings.val_slices is not None:
-        held = _some(choose_slices(used, settings.val_slices, "--data.val_slices"), "--data.val_slices takes no slice")
+        held = _some(
+            choose_slices(used, settings.val_slices, "--data.val_slices"), "--data.val_slices selects no slice"
+        )
     elif settings.val_mask_range is None:
         held = held_out(used, settings.val_fraction)
     kept_out = set(held)
@@ -224,13 +226,11 @@ def _masks_within(masks: Sequence[int] | None, allowed: tuple[int, int] | None, 
     if masks is None or allowed is None:
         return None if masks is None else list(masks)
     chosen = [mask for mask in masks if mask in _between(allowed)]
-    have = f"{masks[0]} .. {masks[-1]}" if masks else "none"
-    return _some(
-        chosen, f"{option} {allowed[0]} {allowed[1]} takes none of the masks, which are {have} (null does without)"
-    )
+    have = f"has masks {masks[0]} to {masks[-1]}" if masks else "has no masks"
+    return _some(chosen, f"{option} {allowed[0]} {allowed[1]} selects no mask: the set {have}")
 
 
 def _some(chosen: Iterable, reason: str) -> list:
     if not (listed := list(chosen)):
-        raise UsageError(f"data: {reason}; choose less narrowly")
+        raise UsageError(f"data: {reason}; select more, or give null to select all")
     return listed

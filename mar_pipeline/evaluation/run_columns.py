@@ -57,7 +57,7 @@ def load_runs(paths: Sequence[str], taken: Collection[str], device: str, task: s
     refuse_twins(paths, runs)
     names = distinct_names(runs, taken)
     columns = columns_of(runs, names, taken)
-    return {path: Named(*own) for path, *own in zip(paths, columns, names, runs, strict=True)}
+    return {path: Named(*own) for path, own in zip(paths, zip(columns, names, runs, strict=True), strict=True)}
 
 
 def run_facts(trained: Trained, name: str) -> dict[str, Any]:

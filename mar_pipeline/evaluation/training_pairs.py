@@ -104,6 +104,5 @@ def _settings_of(method: Method) -> tuple[DataSettings, bool] | None:
 
 def _data(plain: dict[str, Any]) -> DataSettings:
     known = {field.name for field in fields(DataSettings)}
-    return DataSettings(
-        **{key: tuple(value) if isinstance(value, list) else value for key, value in plain.items() if key in known}
-    )
+    values: dict[str, Any] = {key: tuple(own) if isinstance(own, list) else own for key, own in plain.items()}
+    return DataSettings(**{key: own for key, own in values.items() if key in known})

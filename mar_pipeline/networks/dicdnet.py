@@ -7,6 +7,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from mar_pipeline.equivariance.fields import automatic_fields
+from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -77,7 +78,7 @@ class DictionaryNetwork(nn.Module):
         """
         dual = tuple(automatic_fields(self.dual.out_channels, group_order))
         state = (*IMAGE_FIELDS, *dual)
-        ends = {f"{name}.*": (state, state) for name in ("first_prox", "image_proxes", "last_prox")}
+        ends: dict[str, Ends] = {f"{name}.*": (state, state) for name in ("first_prox", "image_proxes", "last_prox")}
         ends |= {"dual": (IMAGE_FIELDS, dual)}
         if not self.has_oriented_maps(group_order):
             return ends, ("map_proxes",)

@@ -13,6 +13,7 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from mar_pipeline.equivariance.fields import automatic_fields
+from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -109,7 +110,7 @@ class DualDomainNetwork(nn.Module):
         """Return the fields of the unfolding: of sinograms and their dual channels the views shift."""
         dual = tuple(automatic_fields(self.dual.out_channels, group_order))
         state = (*IMAGE_FIELDS, *dual)
-        ends = {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
+        ends: dict[str, Ends] = {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
         sinograms = ("sinogram_dual", "first_sinogram_prox.*", "stages.*.sinogram_prox.*")
         return {"dual": (IMAGE_FIELDS, dual)} | ends | view_fields(self, sinograms), ()
 

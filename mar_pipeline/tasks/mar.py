@@ -42,11 +42,16 @@ def mar_task(context: TaskContext) -> Task:
         picture=_picture,
         loaders=loaders,
         facts={"preset": data.preset},
+        baseline=("LI", _li),
     )
 
 
 def _image(output: NetworkOutput) -> torch.Tensor:
     return output.image
+
+
+def _li(batch: Batch) -> torch.Tensor:
+    return batch[LI]
 
 
 def _correction(output: NetworkOutput, batch: Batch, start: str) -> torch.Tensor:

@@ -57,6 +57,7 @@ class Task:
         empty_loss: (output, batch) -> the loss of an answer that is all zeros, of which the first epoch's loss may be a
             few times at most; None calls ``loss`` with zeros.
         full_precision: whether the loss cannot bear bfloat16.
+        baseline: what a validation is told beside the network: its label, and batch -> prediction; None for nothing.
     """
 
     network: nn.Module
@@ -72,6 +73,7 @@ class Task:
     facts: dict[str, str]
     empty_loss: Callable[[Any, Batch], torch.Tensor] | None = None
     full_precision: bool = False
+    baseline: tuple[str, Callable[[Batch], torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)

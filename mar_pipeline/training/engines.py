@@ -22,12 +22,15 @@ from mar_pipeline.equivariance.regularizer import OUTPUT
 from mar_pipeline.runtime.processes import least_over_processes, mean_over_processes, processes
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.precision import AutocastInferer
-from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import settings_errors, weights_term
 from mar_pipeline.training.sharing import share_statistics, shared
 from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file
+
+_BASELINE = "baseline"
+"""Name of the baseline's first score among those of a validation."""
 
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
 """A mean loss of so many times the median of so many epochs before is taken for divergence; in the first epoch, of so
@@ -132,7 +135,7 @@ class Engines:
             inferer=AutocastInferer(self.device, None),
             decollate=False,
         )
-        for name in self.task.scores:
+        for name in (*self.task.scores, *([_BASELINE] if self.task.baseline else [])):
             Average(output_transform=_score_of(name)).attach(evaluator, name)
         evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self._score)
         together = least_over_processes(len(self.task.loaders.validation))  # some processes may have a batch more
@@ -212,6 +215,9 @@ class Engines:
         output, batch = engine.state.output, engine.state.output["label"]
         prediction = self.task.prediction(output["pred"])
         output["scores"] = self.task.score(prediction, batch)
+        if self.task.baseline is not None:
+            _, answer = self.task.baseline
+            output["scores"] |= {_BASELINE: self.task.score(answer(batch), batch)[self.task.scores[0]]}
         number = engine.state.iteration - 1
         if self.writer is not None and number < self.settings.sample_pictures:
             epoch = self.trainer.state.epoch
@@ -244,7 +250,14 @@ class Engines:
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
-        self.progress.epoch(row, self.task.scores[0])
+        self.progress.epoch(row, self.task.scores[0], self._baseline() if self._validates(epoch) else "")
+
+    def _baseline(self) -> str:
+        """Return what the last validation's line says beside the network's score."""
+        if self.task.baseline is None:
+            return ""
+        value = float(self.evaluator.state.metrics[_BASELINE])
+        return f" ({self.task.baseline[0]} {score_text(self.task.scores[0], value).partition(' ')[2]})"
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]

@@ -63,14 +63,15 @@ class TrainingProgress:
             self.told = time.monotonic()
             logger.info("train: step %d of %d, loss %.4g%s", self.steps, self.bar_total, loss, self._left())
 
-    def epoch(self, row: dict[str, Any], score: str) -> None:
-        """An epoch ended.
+    def epoch(self, row: dict[str, Any], score: str, beside: str = "") -> None:
+        """Report that an epoch ended.
 
         Args:
             row: its line of metrics.csv.
             score: name of the validation's score to tell.
+            beside: what stands behind it, such as the score of LI.
         """
-        told = f", {score_text(score, row[score])}" if score in row else ""
+        told = f", {score_text(score, row[score])}{beside}" if score in row else ""
         self.words = told or self.words
         if not self.terminal:
             self.told = time.monotonic()

@@ -103,6 +103,8 @@ class TrainSettings:
         validate_every: epochs between validations; the last epoch is always validated (so a run in two halves may
             have validated one epoch more than a straight one; the weights learnt are the same).
         allow_changed_settings: go on in a folder whose settings were others.
+        dry_run: print the settings, the numbers of pairs, parameters and steps and an estimate of the time, and train
+            nothing.
         network: see `NetworkSettings`.
         data: see the settings of the task's data, such as `DataSettings`.
         optimizer: see `OptimizerSettings`.
@@ -120,6 +122,7 @@ class TrainSettings:
     sample_pictures: int = 1
     validate_every: int = 1
     allow_changed_settings: bool = False
+    dry_run: bool = False
     network: NetworkSettings = field(default_factory=NetworkSettings)
     data: TaskData = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -137,6 +140,7 @@ FREE = (
     "threads",
     "sample_pictures",
     "allow_changed_settings",
+    "dry_run",
     "data.workers",
     "data.cache_mb",
 )

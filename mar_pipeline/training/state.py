@@ -164,13 +164,17 @@ class TrainingState:
         self.folder.write_metrics(self.rows)
 
     def stopped(self, what: str) -> StoppedError:
-        """The error that tells where a run that was asked to stop stands.
+        """Return the error that says where a run stands that was asked to stop.
 
         Args:
             what: asked.
         """
-        kept = f"after epoch {self.epoch}" if self.rows else "without a checkpoint yet"
-        return StoppedError(f"train: stopped by {what} {kept}; the same command goes on from there")
+        if not self.rows:
+            return StoppedError(
+                f"train: stopped by {what} before the end of the first epoch, with nothing saved; the same command "
+                "starts anew"
+            )
+        return StoppedError(f"train: stopped by {what} after epoch {self.epoch}; the same command goes on from there")
 
     def _metadata(self, score: str) -> dict[str, str]:
         settings = _without_places(as_plain(self.settings))

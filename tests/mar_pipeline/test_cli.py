@@ -14,6 +14,7 @@ import yaml
 
 import mar_pipeline
 from mar_pipeline import cli
+from mar_pipeline.commands import run_alone
 from mar_pipeline.options import read_settings, value_of
 from mar_pipeline.training.settings import read_train_settings
 from simulation.errors import InputError, UsageError
@@ -337,3 +338,22 @@ def test_info_for_programs_and_readers(capsys):
 
     assert cli.main(["info"]) == 0
     assert "syndeeplesion" in capsys.readouterr().out
+
+
+def test_info_lists_what_commands_accept(capsys):
+    assert cli.main(["info"]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        "networks    mar: unet, dicdnet",
+        "methods     input, li, nmar, unet_small",
+        "implants    hip, spine",
+    ):
+        assert words in told
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "equivariance", "export", "info", "submit"])
+def test_a_commands_module_prints_help(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run_alone(command)
+    assert f"usage: mar {command}" in capsys.readouterr().out

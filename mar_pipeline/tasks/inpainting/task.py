@@ -67,6 +67,7 @@ def inpainting_task(context: TaskContext) -> Task:
         facts={"loss": data.loss, "gamma": f"{data.gamma:g}", "missing": f"{data.missing:g}"},
         empty_loss=loss.of_nothing,
         full_precision=loss.full_precision,
+        baseline=(_INPUT, _measurement),
     )
 
 

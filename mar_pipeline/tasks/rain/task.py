@@ -50,6 +50,7 @@ def rain_task(context: TaskContext) -> Task:
         picture=_picture,
         loaders=_loaders(data, context.seed, context.rank, context.world),
         facts={"source": data.source if data.is_synthetic else Path(data.source).resolve().name},
+        baseline=(_INPUT, _rainy),
     )
 
 

@@ -13,8 +13,8 @@ import pytest
 from matplotlib.text import Text
 from small_pairs import SIDE, TINY, masks, tiny_protocol, write_pairs
 
-from mar_pipeline.evaluation import methods as evaluation
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.evaluation import methods as evaluation
 from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_text
 from mar_pipeline.tasks.metrics import score
 from mar_pipeline.tasks.pair_figure import case_figure

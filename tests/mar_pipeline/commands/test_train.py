@@ -334,7 +334,7 @@ def test_a_validation_stops_as_well(run, monkeypatch):
         return dataclasses.replace(task, score=preempted)
 
     monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, terminated))
-    with pytest.raises(StoppedError, match="stopped by SIGTERM without a checkpoint yet"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM before the end of the first epoch, with nothing saved"):
         run()
     assert len(scored) == 1
 
@@ -347,7 +347,7 @@ def test_a_signal_while_the_program_starts_is_noted(data, tmp_path, mar, monkeyp
     monkeypatch.setattr("mar_pipeline.training.settings.read_train_settings", slow)
     code, _, error = mar("train", "--settings", write_settings(tmp_path / "a.yaml", data), "--run", tmp_path / "run")
     assert code == 75
-    assert "stopped by SIGTERM without a checkpoint yet; the same command goes on" in error
+    assert "stopped by SIGTERM before the end of the first epoch, with nothing saved; the same command" in error
     assert (tmp_path / "run" / "STOPPED").exists()
 
 

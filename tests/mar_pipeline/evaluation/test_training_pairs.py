@@ -78,7 +78,7 @@ def test_a_run_is_not_scored_on_its_own_pairs_unless_asked(
     file = write_settings(tmp_path / "s.yaml", data, epochs=1, data={"val_mask_range": [2, 2], "mask_range": [1, 2]})
     train(read_train_settings([f"--settings={file}", f"--run={tmp_path / 'run'}"]))
     fixed = {"data": str(data), "methods": ("li", str(tmp_path / "run")), "device": "cpu", "figures": 0}
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.INFO, logger="mar_pipeline"):
         report = evaluate(EvaluateSettings(out=str(tmp_path / "out"), **fixed))
     count = len(find_pairs(data)[0])
     used = [own for own in report.not_scored if "--include-training-pairs" in own.reason]
