@@ -87,7 +87,7 @@ class _Results:
 
 
 def compare(settings: CompareSettings) -> CompareReport:
-    """Trains what is missing, then evaluates every run that is finished.
+    """Train what is missing, then evaluates every run that is finished.
 
     Args:
         settings: what to compare.
@@ -125,7 +125,7 @@ def compare(settings: CompareSettings) -> CompareReport:
 
 
 def planned(settings: CompareSettings) -> list[Run]:
-    """The trainings of a comparison, and whether their data suit it.
+    """Return the trainings of a comparison, and whether their data suit it.
 
     Args:
         settings: what to compare.
@@ -148,7 +148,7 @@ def planned(settings: CompareSettings) -> list[Run]:
 
 
 def _check_samples(settings: CompareSettings, runs: Sequence[Run]) -> None:
-    """Refuses what no secondary task could be scored on, before anything is trained."""
+    """Refuse what no secondary task could be scored on, before anything is trained."""
     base = _base(settings)
     for name in ("data", "split", "masks"):
         if getattr(settings, name) is not None:
@@ -169,12 +169,12 @@ def _check_samples(settings: CompareSettings, runs: Sequence[Run]) -> None:
 
 
 def _base(settings: CompareSettings) -> TrainSettings:
-    """The training that all arms start from."""
+    """Return the training that all arms start from."""
     return read_train_settings([f"--settings={settings.base}", "--run=unused"])
 
 
 def _held_out(training: TrainSettings) -> Any:
-    """What the runs of a secondary task are scored on."""
+    """Return what the runs of a secondary task are scored on."""
     testing = TESTS[training.task]
     return testing.data(**{one.name: getattr(training.data, one.name) for one in fields(testing.data)})
 
@@ -189,7 +189,7 @@ def _refuse_training_pairs(settings: CompareSettings, run: Run) -> None:
 
 
 def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> _Results:
-    """Metal artifact reduction on pairs in the community layout."""
+    """Score metal artifact reduction on pairs in the community layout."""
     methods = ("input", "li", "nmar") if settings.methods is None else settings.methods
     evaluation = evaluate(
         EvaluateSettings(
@@ -215,7 +215,7 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
 
 
 def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequence[Run], out: Path) -> _Results:
-    """A secondary task on the samples that the base's data hold out."""
+    """Score a secondary task on the samples that the base's data hold out."""
     data = _held_out(base)
     baselines = tuple(TESTS[base.task].make(data).baselines) if settings.methods is None else settings.methods
     report = evaluate(
@@ -248,7 +248,7 @@ def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequen
 def _write_page(
     settings: CompareSettings, scores: str, differences: str, cost: str, failed: Sequence[str], path: Path
 ) -> None:
-    """The page of results."""
+    """Write the page of results."""
     brings = (
         "\n## What EQ-Reg brings\n\nDifferences between arms that are the same but for EQ-Reg and show the network as "
         "many new samples a step, or as many images, seed by seed; the interval is Student's t of the paired "

@@ -102,7 +102,7 @@ class EquivarianceResult:
 
 
 def read_equivariance_settings(arguments: list[str]) -> EquivarianceSettings:
-    """Settings from the command line after ``mar equivariance``: runs, then options.
+    """Return settings from the command line after ``mar equivariance``: runs, then options.
 
     Raises:
         UsageError: for an unknown key, a wrong type or a missing value, by name.
@@ -113,7 +113,7 @@ def read_equivariance_settings(arguments: list[str]) -> EquivarianceSettings:
 
 
 def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
-    """Turns the same pairs for every run, and writes the tables, the figures and report.json.
+    """Turn the same pairs for every run, and write the tables, the figures and report.json.
 
     Args:
         settings: what to measure.
@@ -186,7 +186,7 @@ def _check(settings: EquivarianceSettings) -> None:
 
 
 def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[str]]:
-    """The runs by a label of their own, and those that cannot be loaded."""
+    """Return the runs by a label of their own, and those that cannot be loaded."""
     found: dict[str, Trained] = {}
     failed: list[str] = []
     for path in paths:
@@ -205,7 +205,7 @@ def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[s
 
 
 def _check_layer(settings: EquivarianceSettings, trained: Mapping[str, Trained]) -> None:
-    """Refuses a layer that the figures could not show, before anything is measured."""
+    """Refuse a layer that the figures could not show, before anything is measured."""
     for label, run in trained.items():
         try:
             shown_fields(run.network, settings.layer, settings.group_order)
@@ -228,7 +228,7 @@ def _fields_of(network: nn.Module) -> list[Fields]:
 def _sample(
     settings: EquivarianceSettings, trained_preset: str, layout: Layout
 ) -> tuple[str, list[str], dict[str, Tensor]]:
-    """The preset, the pairs' names, and the arrays of all of them, in network units."""
+    """Return the preset, the pairs' names, and the arrays of all of them, in network units."""
     if settings.data is None:
         preset = settings.preset or trained_preset
         refs = list_phantom("phantom", _PHANTOM_SEED, settings.pairs)
@@ -259,7 +259,7 @@ def _sample(
 def _measure(
     label: str, run: Trained, sample: Mapping[str, Tensor], settings: EquivarianceSettings
 ) -> EquivarianceReport:
-    """One pair at a time; what a network adds to its start counts, outside metal, which networks leave undefined."""
+    """Measure one pair at a time; what a network adds to its start counts, outside metal, which it leaves undefined."""
     typed = typed_layers(run.network, settings.group_order)
     inputs, kinds = inputs_of(run.network, sample), _fields_of(run.network)
     angles = [angle for angle in settings.angles if turns_all(inputs, kinds, angle)]

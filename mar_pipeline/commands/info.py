@@ -17,7 +17,7 @@ from simulation.provenance import library_versions
 
 
 def collect() -> dict[str, Any]:
-    """Facts about this installation and machine, ready for JSON; of libraries the versions are read."""
+    """Return facts about this installation and machine, ready for JSON; of libraries the versions are read."""
     return {
         "version": __version__,
         "platform": platform.platform(),
@@ -46,14 +46,14 @@ def network_names() -> dict[str, list[str]]:
 
 
 def memory_gib() -> float | None:
-    """Physical memory in GiB, None where the system does not tell."""
+    """Return physical memory in GiB, None where the system does not tell."""
     if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
         return None
     return round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, 1)
 
 
 def cuda() -> dict[str, Any]:
-    """Whether a GPU is usable, and if not, why; on a machine without one no CUDA library is even loaded."""
+    """Return whether a GPU is usable, and if not, why; on a machine without one no CUDA library is even loaded."""
     reason = _why_no_cuda()
     if reason:
         return {"available": False, "reason": reason, "devices": []}
@@ -74,7 +74,7 @@ def _why_no_cuda() -> str | None:
 
 
 def as_text(facts: dict[str, Any]) -> str:
-    """The facts as lines for a reader."""
+    """Return the facts as lines for a reader."""
     gpu = ", ".join(facts["cuda"]["devices"]) if facts["cuda"]["available"] else f"none: {facts['cuda']['reason']}"
     networks = facts["networks"]
     memory = "unknown" if facts["memory_gib"] is None else f"{facts['memory_gib']} GiB"

@@ -45,7 +45,7 @@ class Command:
 
     @property
     def line(self) -> list[str]:
-        """The command line of the child."""
+        """Return the command line of the child."""
         if self.processes == 1:
             return [sys.executable, "-m", "mar_pipeline", *self.words]
         options = ["--standalone", f"--nproc-per-node={self.processes}", "--shutdown-timeout=240"]
@@ -53,7 +53,7 @@ class Command:
         return [sys.executable, "-m", "torch.distributed.run", *options, "mar_pipeline", *self.words]
 
     def __call__(self) -> None:
-        """Runs it to its end.
+        """Run it to its end.
 
         Raises:
             subprocess.CalledProcessError: it failed.
@@ -67,7 +67,7 @@ class Command:
             raise subprocess.CalledProcessError(code, self.line)
 
     def checkpoint(self) -> Any:
-        """Stops the child on submitit's signal, and answers what the job calls when it starts again.
+        """Stop the child on submitit's signal, and return what the job calls when it starts again.
 
         It interrupts `__call__` while that waits; a `subprocess.Popen` would hold a lock there.
         """
@@ -84,7 +84,7 @@ class Command:
 
 
 def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
-    """Submits what the command line asks for.
+    """Submit what the command line asks for.
 
     Args:
         parser: without options.
@@ -147,7 +147,7 @@ def _script(command: Command, asked: argparse.Namespace, parameters: dict[str, A
 
 
 def _check(words: list[str]) -> None:
-    """Refuses here what a training or a simulation would refuse when its job begins.
+    """Refuse here what a training or a simulation would refuse when its job begins.
 
     Raises:
         UsageError: an unknown option, a wrong type, an impossible value, a file of settings that is not there.

@@ -61,7 +61,7 @@ class TrainReport:
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         best = "not validated yet"
         if self.best_score is not None:
             best = f"best validation {score_text(self.score, self.best_score)} in epoch {self.best_epoch}"
@@ -69,7 +69,7 @@ class TrainReport:
 
 
 def train(settings: TrainSettings) -> TrainReport:
-    """Trains to the settings' last epoch, from where the run folder stands.
+    """Train to the settings' last epoch, from where the run folder stands.
 
     Every epoch ends with a checkpoint and draws from (seed, epoch, rank) alone, so that on the CPU a resumed run equals
     a straight one bit for bit. Of several processes (see `processes.joined`) the leading one alone writes.
@@ -135,7 +135,7 @@ def plan(settings: TrainSettings) -> TrainPlan:
 
 
 def _make_task(settings: TrainSettings, device: torch.device) -> Task:
-    """With the same fresh weights in every process."""
+    """Make the task, with the same fresh weights in every process."""
     seed_epoch(settings.seed, 0)
     network, own = settings.network, processes()
     make = TRAININGS[settings.task].make
@@ -159,7 +159,7 @@ def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str
 
 
 def _data(task: Task) -> str:
-    """What is trained on and validated with, in words."""
+    """Return what is trained on and validated with, in words."""
     train, validation = (
         " ".join(f"{name} {value}" for name, value in loader.dataset.facts().items() if name != "left_out")
         for loader in task.loaders
@@ -212,7 +212,7 @@ def _train_epochs(
 
 
 def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
-    """Tells who would start the run again that it goes on, unless it never gets through an epoch.
+    """Tell who would start the run again that it goes on, unless it never gets through an epoch.
 
     Raises:
         InputError: it was stopped too often in the same epoch.
@@ -227,7 +227,7 @@ def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
 
 
 def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
-    """What to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
+    """Return what to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
     data = vars(settings.data)
     if "DataLoader worker" in str(error):
         return f"a loader was killed; lower {_options(data, 'workers', 'cache_mb')}"
@@ -241,7 +241,7 @@ def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
 
 
 def _options(data: dict[str, Any], *names: str) -> str:
-    """Those options that the task's data have, with their values."""
+    """Return those options that the task's data have, with their values."""
     return " or ".join(f"--data.{name} ({data[name]})" for name in names if name in data)
 
 

@@ -74,7 +74,7 @@ class CommunityPairs(StoredPairs):
         self._checked = SharedTable(len(self.files), (1,), np.bool_)
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout, not to be written to; always the same one.
+        """Return a pair in the order of the layout, not to be written to; always the same one.
 
         Raises:
             InputError: a file is missing or damaged, or the mask is not the pair's.
@@ -97,7 +97,7 @@ class CommunityPairs(StoredPairs):
             return pair_arrays(self.layout, scan, truth_mu, self._mask(file) > 0, self._projector, self._weighting)
 
     def _stored(self, file: PairFile) -> tuple[Scan, np.ndarray]:
-        """What the files hold, checked: the scan with metal and the truth."""
+        """Return what the files hold, checked: the scan with metal and the truth."""
         truth_file = file.path.with_name("gt.h5")
         truth_mu = read_h5(truth_file, ("image",))["image"]
         stored = read_h5(file.path, self._stored_names)
@@ -121,7 +121,7 @@ class CommunityPairs(StoredPairs):
             raise InputError(f"{what} holds values that are not finite numbers{_REPAIR}")
 
     def _mask(self, file: PairFile) -> np.ndarray:
-        """The pair's mask at the size of its images, 1 where metal is."""
+        """Return the pair's mask at the size of its images, 1 where metal is."""
         row = self._mask_rows[file.mask]
         mask = self._masks.get(row)
         if mask is None:
@@ -167,7 +167,7 @@ class CommunityPairs(StoredPairs):
 
 @contextmanager
 def _named(file: PairFile) -> Iterator[None]:
-    """Says which file an error is about."""
+    """Say which file an error is about."""
     try:
         yield
     except InputError as error:
@@ -175,7 +175,7 @@ def _named(file: PairFile) -> Iterator[None]:
 
 
 def _new_masks_first(files: Sequence[PairFile]) -> list[PairFile]:
-    """The first pair of every mask, then the second ones, and so on."""
+    """Return the first pair of every mask, then the second ones, and so on."""
     seen: Counter[int] = Counter()
     rounds = []
     for file in files:

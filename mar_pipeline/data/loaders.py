@@ -22,14 +22,14 @@ class Loaders(NamedTuple):
     validation: PairLoader
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the data, and the number of batches."""
+        """Return what a report says of the data, and the number of batches."""
         return {name: loader.dataset.facts() | {"batches": len(loader)} for name, loader in self._asdict().items()}
 
 
 def make_loaders(
     settings: DataSettings, seed: int, rank: int = 0, world: int = 1, layout: Layout = IMAGES_ONLY
 ) -> Loaders:
-    """Loaders of a training.
+    """Return loaders of a training.
 
     Batches for training follow (seed, epoch, rank) alone: call ``train.set_epoch(epoch)`` before each epoch. Validation
     has whole images, one at a time, always the same ones; ranks share them out. Neither depends on the number of

@@ -56,7 +56,7 @@ _DEEPLESION = re.compile(r"(\d{6})_\d{2}_\d{2}")
 
 
 def choose_slices(names: Sequence[str], patterns: Sequence[str] | None, option: str) -> list[str]:
-    """The slices that a list of patterns means.
+    """Return the slices that a list of patterns means.
 
     Args:
         names: ``case/slice`` of every slice.
@@ -125,7 +125,7 @@ def _patient(name: str) -> str:
 
 
 def spread_pairs(files: Sequence[PairFile], count: int | None) -> list[PairFile]:
-    """Some pairs that span the slices, masks taking turns.
+    """Return some pairs that span the slices, masks taking turns.
 
     Args:
         files: the candidates.
@@ -147,7 +147,7 @@ def spread_pairs(files: Sequence[PairFile], count: int | None) -> list[PairFile]
 
 
 def by_reason(left_out: Sequence[Skipped]) -> list[tuple[Skipped, int]]:
-    """What was left out, by the first words of the reasons: the first one, and how many there are."""
+    """Return what was left out, by the first words of the reasons: the first one, and how many there are."""
     groups: dict[str, list[Skipped]] = {}
     for skipped in left_out:
         groups.setdefault(skipped.reason.partition(":")[0], []).append(skipped)

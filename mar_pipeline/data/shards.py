@@ -47,7 +47,7 @@ class ShardIndex(NamedTuple):
 
 
 def find_shard_pairs(folder: Path, split: str, preset: str) -> ShardIndex:
-    """What a set of shards holds.
+    """Return what a set of shards holds.
 
     Args:
         folder: of the set.
@@ -133,7 +133,7 @@ class ShardPairs(StoredPairs):
             )
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout, not to be written to; always the same one.
+        """Return a pair in the order of the layout, not to be written to; always the same one.
 
         Raises:
             InputError: its shard is missing or damaged.
@@ -147,7 +147,7 @@ class ShardPairs(StoredPairs):
         return kept
 
     def window(self, index: int, top: int, left: int, shape: tuple[int, int]) -> PairArrays:
-        """A part of the images of a pair; only where ``gives_windows`` is true.
+        """Return a part of the images of a pair; only where ``gives_windows`` is true.
 
         Args:
             index: of the pair.

@@ -20,7 +20,7 @@ from simulation.sources import list_slices
 
 
 def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:
-    """The two sets of pairs.
+    """Return the two sets of pairs.
 
     Args:
         settings: what is asked for, checked.
@@ -124,7 +124,7 @@ def _open(
 
 
 def _slice_names(folder: Path, found: _Found) -> list[str]:
-    """``case/slice`` of every slice with a pair."""
+    """Return ``case/slice`` of every slice with a pair."""
     if not found.pairs:
         first = f"; {found.missing[0].pair}: {found.missing[0].reason}" if found.missing else ""
         raise InputError(f"{folder}: no pair is there{first}")
@@ -132,7 +132,7 @@ def _slice_names(folder: Path, found: _Found) -> list[str]:
 
 
 def _left_out(missing: Sequence[Skipped]) -> str:
-    """What may be the true reason why a choice leaves nothing."""
+    """Return what may be the true reason why a choice leaves nothing."""
     return f" ({len(missing)} listed left out; the first, {missing[0].pair}: {missing[0].reason})" if missing else ""
 
 
@@ -177,7 +177,7 @@ def _library(settings: DataSettings) -> ImplantLibrary:
 
 
 def _other_set(settings: DataSettings, layout: Layout) -> Pairs:
-    """Validation on a set of its own, with its own mask stack."""
+    """Return validation on a set of its own, with its own mask stack."""
     folder, split = Path(settings.val_folder or settings.folder or ""), settings.val_split
     found = _find(folder, split, settings.preset)
     names = choose_slices(_slice_names(folder, found), settings.val_slices, "--data.val_slices")
@@ -195,7 +195,7 @@ def _validates_elsewhere(settings: DataSettings) -> bool:
 def _choices(
     settings: DataSettings, names: Sequence[str], masks: Sequence[int] | None
 ) -> tuple[_Choice, _Choice | None]:
-    """What to train on, and what to hold out of the same set, None if validation has a set of its own."""
+    """Return what to train on, and what to hold out of the same set, None if validation has a set of its own."""
     used = choose_slices(names, settings.slices, "--data.slices")
     used_masks = _masks_within(masks, settings.mask_range, "--data.mask_range")
     if _validates_elsewhere(settings):

@@ -34,7 +34,7 @@ class Measurements:
 
     @property
     def pairs(self) -> int:
-        """On how many pairs the equivariance error was measured."""
+        """Return on how many pairs the equivariance error was measured."""
         return max(map(len, self.errors.values()), default=0)
 
     def timed(self, function: Callable[[], Result]) -> tuple[Result, float]:
@@ -81,7 +81,7 @@ class MethodFacts:
     errors: dict[int, tuple[float, ...]]
 
     def as_json(self) -> dict[str, Any]:
-        """The facts for report.json, means over the runs and their sample standard deviation."""
+        """Return the facts for report.json, means over the runs and their sample standard deviation."""
         return {
             "runs": self.runs,
             "parameters": self.parameters,
@@ -92,7 +92,7 @@ class MethodFacts:
 
 
 def collect_facts(methods: Sequence[Method], measured: Measurements) -> list[MethodFacts]:
-    """One entry for each method, in the order of the methods.
+    """Return one entry for each method, in the order of the methods.
 
     Seconds are the median over the pairs, without the first one where there are more: it also pays for compiling.
 
@@ -123,7 +123,7 @@ def collect_facts(methods: Sequence[Method], measured: Measurements) -> list[Met
 
 
 def facts_to_text(facts: Sequence[MethodFacts], measured: Measurements, precision: str) -> str:
-    """The table for a terminal; empty if there is nothing to tell.
+    """Return the table for a terminal; empty if there is nothing to tell.
 
     Args:
         facts: of `collect_facts`.
@@ -137,14 +137,14 @@ def facts_to_text(facts: Sequence[MethodFacts], measured: Measurements, precisio
 
 
 def facts_to_markdown(facts: Sequence[MethodFacts], measured: Measurements, precision: str) -> str:
-    """The same in Markdown."""
+    """Return the same in Markdown."""
     if not _worth_telling(facts):
         return ""
     return f"## Methods\n\n{_states(measured, precision)}\n\n{markdown_table(_cells(facts, measured.device))}\n\n"
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where it ran: device, its name, threads of torch or else of the projector.
+    """Return where it ran: device, its name, threads of torch or else of the projector.
 
     Args:
         device: cpu or cuda.
@@ -155,7 +155,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def clock_words(device: str) -> str:
-    """What times were measured in.
+    """Return what times were measured in.
 
     Args:
         device: cpu or cuda.

@@ -28,7 +28,7 @@ class Scanner:
 
     @classmethod
     def of(cls, preset: str, device: Device = "auto") -> "Scanner":
-        """The scanner of a preset.
+        """Return the scanner of a preset.
 
         Raises:
             UsageError: unknown preset or device.

@@ -48,7 +48,7 @@ class NetworkMethod:
     device: str
 
     def __call__(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
-        """The image that the network makes of a pair.
+        """Return the image that the network makes of a pair.
 
         Args:
             pair: the pair.
@@ -118,7 +118,7 @@ class NetworkMethod:
         return image
 
     def describe(self) -> dict[str, Any]:
-        """Facts for report.json."""
+        """Return facts for report.json."""
         trained = self.trained
         return run_facts(trained, self.name) | {
             "preset": trained.preset,

@@ -115,7 +115,7 @@ def evaluate_pairs(settings: EvaluateSettings) -> EvaluateReport:
 
 
 def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[str, Scanner]:
-    """The scanner that made each split."""
+    """Return the scanner that made each split."""
     presets = {}
     for split in sorted(splits):
         manifest = read_manifest(data, split)
@@ -150,7 +150,7 @@ class _Scoring:
     measured: Measurements
 
     def all(self, pairs: Sequence[PairFile]) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
-        """Rows, pairs whose mask is not known, pairs that failed."""
+        """Return rows, pairs whose mask is not known, and pairs that failed."""
         rows: list[ScoreRow] = []
         not_scored: list[Skipped] = []
         failed: list[Skipped] = []
@@ -166,7 +166,7 @@ class _Scoring:
         return rows, not_scored, failed
 
     def _pair(self, file: PairFile) -> tuple[list[ScoreRow], str]:
-        """The rows of a pair, or the reason why its mask is not known."""
+        """Return the rows of a pair, or the reason why its mask is not known."""
         reason = why_no_mask(file, self.stacks)
         if reason:
             return [], reason
@@ -202,13 +202,13 @@ class _Scoring:
         return rows, ""
 
     def _usable(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> Pair:
-        """What the methods may use of a pair."""
+        """Return what the methods may use of a pair."""
         if self.settings.sinograms == "stored":
             return pair
         return with_projected_data(pair, metal_mask, scanner.projector, scanner.weighting)
 
     def draw(self, file: PairFile, rows: Sequence[ScoreRow], out: Path) -> str:
-        """A picture of a scored pair, of several seeds that of the first; its name."""
+        """Draw a scored pair, of several seeds that of the first; return the picture's name."""
         from mar_pipeline.tasks.pair_figure import case_figure
 
         scanner, protocol = self.scanners[file.split], self.settings.protocols[0]
@@ -235,7 +235,7 @@ class _Scoring:
 
 @contextmanager
 def _named(method: Method) -> Iterator[None]:
-    """Says whose image it was that could not be made or scored."""
+    """Say whose image it was that could not be made or scored."""
     try:
         yield
     except InputError as error:
@@ -249,7 +249,7 @@ def _label(method: Method, methods: Sequence[Method]) -> str:
 
 
 def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped], failed: int) -> str:
-    """How many pairs the scores are about, and why not more."""
+    """Return how many pairs the scores are about, and why not more."""
     reasons = Counter(skipped.reason for skipped in not_scored)
     words = "".join(f"; {count} not scored: {reason}" for reason, count in reasons.items())
     return f"{scored} of {pairs} pairs scored{words}" + (f"; {failed} failed." if failed else ".")
@@ -278,7 +278,7 @@ def _one_a_slice(files: Sequence[PairFile]) -> list[PairFile]:
 
 
 def _spread(files: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> list[PairFile]:
-    """The first scored pair of every size group, large to small, then the second ones, and so on."""
+    """Return the first scored pair of every size group, large to small, then the second ones, and so on."""
     groups = {_key(row): row.sample["group"] for row in rows}
     seen: dict[int, int] = {}
     ranked = []

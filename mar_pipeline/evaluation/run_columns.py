@@ -79,7 +79,7 @@ def run_facts(trained: Trained, name: str) -> dict[str, Any]:
 
 
 def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
-    """Refuses the same weights named twice.
+    """Refuse the same weights named twice.
 
     Args:
         paths: what the user named.
@@ -96,7 +96,7 @@ def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
 
 
 def _place(run: Trained) -> Path:
-    """The run's folder, or a weights file that lies in none."""
+    """Return the run's folder, or a weights file that lies in none."""
     source = run.source.resolve()
     return source.parents[1] if source.parent.name == BEST.parent.name else source
 
@@ -119,7 +119,7 @@ def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]
 
 
 def columns_of(runs: Sequence[Trained], names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """The column of every run: its own, or the one of its group if that has several runs and each another seed.
+    """Return the column of every run: its own, or the one of its group if that has several runs and each another seed.
 
     Args:
         runs: in the order of the columns.

@@ -94,7 +94,7 @@ def _methods(settings: TaskEvaluateSettings, test: HeldOutSet, device: str) -> l
 
 
 def _pictures(count: int, test: HeldOutSet, methods: Sequence[Method], scores: TaskScores, out: Path) -> list[str]:
-    """Pictures of some samples, of several seeds the first; their names."""
+    """Draw some samples, of several seeds the first; return the pictures' names."""
     if test.figure is None or not count:
         return []
     draw = partial(_draw, test.figure, scores.rows, out)
@@ -137,7 +137,7 @@ def _shown(methods: Sequence[Method]) -> dict[str, Method]:
 
 
 def _angle_picture(test: HeldOutSet, rows: Sequence[ScoreRow], out: Path) -> list[str]:
-    """The first score against the angle, where the task asks for it."""
+    """Draw the first score against the angle, where the task asks for it."""
     if test.angle_figure is None:
         return []
     first = next(iter(test.scores))

@@ -36,7 +36,7 @@ _TERMINAL_COLUMNS = 120
 
 
 def size_group(metal_pixels: int, image_shape: tuple[int, int]) -> int:
-    """The published tables' size group of a mask: 1 (largest) to 5 (smallest).
+    """Return the published tables' size group of a mask: 1 (largest) to 5 (smallest).
 
     Args:
         metal_pixels: how many pixels of the image are metal.
@@ -102,7 +102,7 @@ def to_csv(rows: Sequence[ScoreRow], digits: Mapping[str, int] = _CSV_DIGITS) ->
 
 
 def to_text(rows: Sequence[ScoreRow]) -> str:
-    """Aligned tables for a terminal, one per protocol; wide ones go on below with the next columns."""
+    """Return aligned tables for a terminal, one per protocol; wide ones go on below with the next columns."""
 
     def body(cells: list[list[str]]) -> str:
         return "\n\n".join(plain_table(part, totals=True) for part in _narrow(cells))
@@ -111,12 +111,12 @@ def to_text(rows: Sequence[ScoreRow]) -> str:
 
 
 def to_markdown(rows: Sequence[ScoreRow]) -> str:
-    """The same tables in Markdown."""
+    """Return the same tables in Markdown."""
     return _tables(rows, head=lambda name, states: f"## Protocol `{name}`\n\n{states}\n", body=markdown_table)
 
 
 def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
-    """What the numbers of a table are, in words."""
+    """Return what the numbers of a table are, in words."""
     columns = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs"
     if any(len(runs) > 1 for runs in _runs(rows).values()):
         columns += "; several seeds: mean \N{PLUS-MINUS SIGN} sample standard deviation over the seeds of these means"
@@ -124,7 +124,7 @@ def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
 
 
 def _metal_size(rows: Sequence[ScoreRow]) -> str:
-    """What the first column counts."""
+    """Return what the first column counts."""
     scaled = [grid for grid in dict.fromkeys(row.sample["grid"] for row in rows) if grid != REFERENCE_GRID]
     if not scaled:
         return f"Metal size in pixels at {REFERENCE_GRID}."
@@ -143,7 +143,7 @@ def _tables(rows: Sequence[ScoreRow], head: Callable[[str, str], str], body: Cal
 
 
 def _cells(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Header, the size groups that have pairs, the average: metal size, pairs, then one column per method."""
+    """Return header, the size groups that have pairs, the average: metal size, pairs, then one column per method."""
     runs = _runs(rows)
     heads = [f"{method} ({len(of)} seeds)" if len(of) > 1 else method for method, of in runs.items()]
     lines = [["metal size", "pairs", *heads]]
@@ -155,7 +155,7 @@ def _cells(rows: Sequence[ScoreRow]) -> list[list[str]]:
 
 
 def _runs(rows: Sequence[ScoreRow]) -> dict[str, list[str]]:
-    """Method -> its runs, in the order of the rows."""
+    """Return method -> its runs, in the order of the rows."""
     runs: dict[str, list[str]] = {}
     for method, run in dict.fromkeys((row.method, row.run) for row in rows):
         runs.setdefault(method, []).append(run)
@@ -163,7 +163,7 @@ def _runs(rows: Sequence[ScoreRow]) -> dict[str, list[str]]:
 
 
 def _means_of_runs(rows: Sequence[ScoreRow], method: str, score: str) -> list[float]:
-    """The mean over the pairs, for each run of a method."""
+    """Return the mean over the pairs, for each run of a method."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.method == method:
@@ -172,7 +172,7 @@ def _means_of_runs(rows: Sequence[ScoreRow], method: str, score: str) -> list[fl
 
 
 def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Means over all pairs: protocol -> method -> psnr, ssim, rmse_hu.
+    """Return means over all pairs: protocol -> method -> psnr, ssim, rmse_hu.
 
     A method of several seeds has the mean over the seeds, and ``psnr_std`` and so on, their sample standard deviation
     (None where a value is infinite).
@@ -191,7 +191,7 @@ def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | 
 
 
 def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
-    """Number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
+    """Return the number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
     pairs = {(row.sample["split"], row.sample["case"], row.sample["slice"], row.sample["mask"]) for row in rows}
     cells = [
         " / ".join(with_spread(_means_of_runs(rows, method, score), f".{digits}f") for score, digits in _DIGITS.items())
@@ -201,12 +201,12 @@ def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation, None for fewer than two values or one that is not finite."""
+    """Return the sample standard deviation, None for fewer than two values or one that is not finite."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def with_spread(values: Sequence[float], form: str) -> str:
-    """One value as it is, several ones as "mean \N{PLUS-MINUS SIGN} sample standard deviation".
+    """Return one value as it is, several ones as "mean \N{PLUS-MINUS SIGN} sample standard deviation".
 
     Args:
         values: at least one.
@@ -217,7 +217,7 @@ def with_spread(values: Sequence[float], form: str) -> str:
 
 
 def _narrow(cells: list[list[str]]) -> Iterator[list[list[str]]]:
-    """Tables that fit a terminal: the first two columns, then as many of the others as there is room for."""
+    """Return tables that fit a terminal: the first two columns, then as many of the others as there is room for."""
     widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     fixed, start = sum(widths[:2]), 2
     while start < len(widths):
@@ -229,7 +229,7 @@ def _narrow(cells: list[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def plain_table(cells: list[list[str]], totals: bool = False) -> str:
-    """Aligned text.
+    """Return aligned text.
 
     Args:
         cells: header, then lines of as many cells.
@@ -245,6 +245,6 @@ def plain_table(cells: list[list[str]], totals: bool = False) -> str:
 
 
 def markdown_table(cells: list[list[str]]) -> str:
-    """A table in Markdown, from the header and lines of as many cells."""
+    """Return a table in Markdown, from the header and lines of as many cells."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---:|" * len(cells[0]), *lines[1:]])

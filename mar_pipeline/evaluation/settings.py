@@ -62,7 +62,7 @@ class EvaluateSettings:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """The protocols to score by."""
+        """Return the protocols to score by."""
         return tuple(PROTOCOLS) if self.protocol == "all" else (self.protocol,)
 
 
@@ -93,7 +93,7 @@ def check_settings(settings: EvaluateSettings) -> None:
 
 
 def _check_methods(methods: tuple[str, ...]) -> None:
-    """A word is a method, shipped weights, or else a path; a path in another folder is looked for with the data."""
+    """Refuse words that are no method, no shipped weights and no path; paths elsewhere are looked for with the data."""
     for word in methods:
         if word not in (*METHODS, *SHIPPED) and Path(word).name == word and not Path(word).exists():
             raise UsageError(unknown_method(word))

@@ -40,7 +40,7 @@ class TaskScores:
 
 
 def network_answer(trained: Trained, test: HeldOutSet, device: str, precision: Precision) -> Callable[[Batch], Tensor]:
-    """A trained network as what answers to batches.
+    """Return a trained network as what answers to batches.
 
     Args:
         trained: the run.
@@ -117,7 +117,7 @@ def _turned(
     prediction: Tensor,
     residuals: dict[float, EquivarianceError],
 ) -> list[ScoreRow]:
-    """Scores of the turned batch at the angles that are scored; residuals at quarter turns."""
+    """Return scores of the turned batch at the angles that are scored; residuals at quarter turns."""
     rows: list[ScoreRow] = []
     first = next(iter(test.scores))
     angles = [angle for angle in test.angles_deg if angle]
@@ -135,7 +135,7 @@ def _turned(
 
 
 def _turned_by(turn: Turn, x: Tensor, fields: Fields | None) -> Tensor:
-    """Labels and logits stay as they are."""
+    """Turn a tensor; labels and logits stay as they are."""
     return x if fields is None else turn.act(x, fields, 4)
 
 

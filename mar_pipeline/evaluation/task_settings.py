@@ -36,7 +36,7 @@ class TaskEvaluateSettings:
 
 
 def check_task_settings(settings: TaskEvaluateSettings) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: no such task, no method or one named twice, or an impossible number.

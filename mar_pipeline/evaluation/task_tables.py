@@ -34,14 +34,14 @@ class MethodResult:
     seconds: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Mean and sample standard deviation of each value, and the rest."""
+        """Return the mean and sample standard deviation of each value, and the rest."""
         means = {name: statistics.mean(values) for name, values in self.values.items()}
         spreads = {f"{name}_std": deviation(values) for name, values in self.values.items() if len(values) > 1}
         return means | spreads | {"seeds": list(self.seeds), "parameters": self.parameters, "seconds": self.seconds}
 
 
 def results_of(methods: Sequence[Method], scores: TaskScores, test: HeldOutSet) -> list[MethodResult]:
-    """One result for each method, in their order.
+    """Return one result for each method, in their order.
 
     Args:
         methods: what was scored.
@@ -78,7 +78,7 @@ def _values(method: Method, scores: TaskScores, test: HeldOutSet) -> dict[str, f
 
 
 def table_columns(test: HeldOutSet) -> dict[str, Score]:
-    """Every column of the table by the name of its value."""
+    """Return every column of the table by the name of its value."""
     first = next(iter(test.scores.values()))
     columns = dict(test.scores)
     if test.angles_deg:
@@ -87,7 +87,7 @@ def table_columns(test: HeldOutSet) -> dict[str, Score]:
 
 
 def states(test: HeldOutSet, scores: TaskScores, device: str, precision: str) -> str:
-    """What the numbers of a table are, in words.
+    """Return what the numbers of a table are, in words.
 
     Args:
         test: the samples.
@@ -115,12 +115,12 @@ def states(test: HeldOutSet, scores: TaskScores, device: str, precision: str) ->
 
 
 def to_markdown(results: Sequence[MethodResult], test: HeldOutSet) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     return markdown_table(_cells(results, test))
 
 
 def to_text(results: Sequence[MethodResult], test: HeldOutSet) -> str:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     return plain_table(_cells(results, test))
 
 

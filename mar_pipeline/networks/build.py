@@ -35,7 +35,7 @@ class ResidualNetwork(nn.Module):
         self.net = net
 
     def forward(self, image: torch.Tensor, li: torch.Tensor, metal_mask: torch.Tensor) -> NetworkOutput:
-        """The corrected image; ``metal_mask`` is not used.
+        """Return the corrected image; ``metal_mask`` is not used.
 
         Args:
             image: Float["batch 1 H W"], network units.
@@ -111,17 +111,17 @@ def build_network(
 
 
 def networks_for(task: str) -> dict[str, type[nn.Module]]:
-    """Those of `NETWORKS` that are for a task."""
+    """Return those of `NETWORKS` that are for a task."""
     return {name: network_class for name, network_class in NETWORKS.items() if task_of(network_class) == task}
 
 
 def task_of(network: nn.Module | type[nn.Module]) -> str:
-    """The task that one of `NETWORKS`, or one of its classes, is for."""
+    """Return the task that one of `NETWORKS`, or one of its classes, is for."""
     return str(getattr(network, "task", MAR))
 
 
 def network_inputs(network: nn.Module | type[nn.Module], default: tuple[str, ...] = IMAGE_INPUTS) -> tuple[str, ...]:
-    """Names of what the network, or one of the class, is called with, in order: keys of a batch.
+    """Return names of what the network, or one of the class, is called with, in order: keys of a batch.
 
     Args:
         network: any.
@@ -131,12 +131,12 @@ def network_inputs(network: nn.Module | type[nn.Module], default: tuple[str, ...
 
 
 def inputs_of(network: nn.Module, sample: Mapping[str, torch.Tensor]) -> list[torch.Tensor]:
-    """What the network is called with."""
+    """Return what the network is called with."""
     return [sample[name] for name in network_inputs(network)]
 
 
 def start_of(network: nn.Module) -> str:
-    """Name of the corrected image that the network starts from, always its second input: LI's, or NMAR's.
+    """Return the name of the corrected image that the network starts from, always its second input: LI's, or NMAR's.
 
     It turns exactly, so that what the network adds to it is what shows whether the network does.
     """
@@ -154,17 +154,17 @@ def truths_of(network: nn.Module | type[nn.Module]) -> tuple[str, ...]:
 
 
 def has_projector(network: nn.Module) -> bool:
-    """Whether it is a dual-domain network, which knows one scan geometry."""
+    """Return whether it is a dual-domain network, which knows one scan geometry."""
     return hasattr(network, "scan")
 
 
 def projector_of(network: nn.Module) -> Projector | None:
-    """What a dual-domain network projects with."""
+    """Return what a dual-domain network projects with."""
     return cast(Scan, network.scan).projector if has_projector(network) else None
 
 
 def refuse_other_geometry(network: nn.Module, projector: Projector) -> None:
-    """Refuses data of another scan than the one that a dual-domain network projects with, even of the same sizes.
+    """Refuse data of another scan than the one that a dual-domain network projects with, even of the same sizes.
 
     Args:
         network: any.
@@ -187,7 +187,7 @@ def plain(network: nn.Module) -> nn.Module:
 
 
 def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict[str, Any]:
-    """Projector and weighting of the preset, where the class takes them."""
+    """Return projector and weighting of the preset, where the class takes them."""
     accepted = inspect.signature(network_class).parameters
     if "projector" not in accepted:
         return {}

@@ -77,7 +77,7 @@ class CNNMAR(nn.Module):
         ma_sinogram: Tensor,
         metal_trace: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.

@@ -90,7 +90,7 @@ class DictionaryNetwork(nn.Module):
         return False
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """The kernels K with their scale.
+        """Return the kernels K with their scale.
 
         Args:
             current: the image X of the stage before, [batch, 1, height, width].
@@ -102,11 +102,11 @@ class DictionaryNetwork(nn.Module):
         raise NotImplementedError
 
     def first_artifact(self, maps: Tensor, kernels: Tensor) -> Tensor:
-        """The artifact layer of the first stage."""
+        """Return the artifact layer of the first stage."""
         return synthesise(maps, kernels)
 
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
-        """Corrects a batch.
+        """Correct a batch.
 
         Args:
             image: corrupted images Y, [batch, 1, height, width], network units.
@@ -121,7 +121,7 @@ class DictionaryNetwork(nn.Module):
         return NetworkOutput(final, tuple(unfolded.images), tuple(unfolded.artifacts))
 
     def unfold(self, image: Tensor, li: Tensor, outside: Tensor) -> Unfolded:
-        """All stages but the last ProxX; `outside` is I, the rest as for `forward`."""
+        """Run all stages but the last ProxX; `outside` is I, the rest as for `forward`."""
         state = initial_state(self.first_prox, self.dual, li)
         current = state[:, :1]
         kernels = self.dictionary(current, image)
@@ -163,7 +163,7 @@ class DICDNet(DictionaryNetwork):
         self.kernels = nn.Parameter(oriented_kernels(maps, kernel_size))
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """K / 10, the same for all images and stages."""
+        """Return K / 10, the same for all images and stages."""
         return self.kernels / STEP_SCALE
 
     def has_oriented_maps(self, group_order: int) -> bool:

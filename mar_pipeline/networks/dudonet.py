@@ -59,7 +59,7 @@ class DuDoNet(nn.Module):
     def forward(
         self, image: Tensor, li: Tensor, metal_mask: Tensor, li_sinogram: Tensor, metal_trace: Tensor
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: not used: its streaks are in the sinogram.

@@ -18,7 +18,7 @@ IMAGE_FIELDS: Fields = (("trivial", 1),)
 
 
 def chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[str, Ends]:
-    """Fields of convolutions one after another: automatic ones, but the images that come in.
+    """Return fields of convolutions one after another: automatic ones, but the images that come in.
 
     Args:
         chain: the convolutions, whatever else is between them.
@@ -39,7 +39,7 @@ def chain_fields(chain: nn.Sequential, prefix: str, group_order: int) -> dict[st
 
 
 def unet_fields(unet: nn.Module, group_order: int, prefix: str = "") -> dict[str, Ends]:
-    """Fields of a U-Net's convolutions: automatic ones, but images, and the decoder's inputs.
+    """Return fields of a U-Net's convolutions: automatic ones, but images, and the decoder's inputs.
 
     A decoder's input is a skip, and as many channels from below.
 

@@ -123,7 +123,7 @@ class DualDomainNetwork(nn.Module):
         prior_image: Tensor,
         measured_image: Tensor | None = None,
     ) -> NetworkOutput:
-        """All stages.
+        """Run all stages.
 
         Args:
             li: linearly interpolated correction XLI, [batch, 1, height, width], network units.
@@ -182,7 +182,7 @@ class DualDomainStage(nn.Module):
         outside: Tensor,
         normaliser: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The states after the stage.
+        """Return the states after the stage.
 
         Args:
             scan: the projector.
@@ -244,7 +244,7 @@ class InDuDoNet(DualDomainNetwork):
         li_sinogram: Tensor,
         metal_trace: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.
@@ -332,7 +332,7 @@ class InDuDoNetPlus(DualDomainNetwork):
         metal_trace: Tensor,
         prior: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.

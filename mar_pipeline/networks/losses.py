@@ -21,7 +21,7 @@ _STAGE_WEIGHT = _SINOGRAM_WEIGHT = 0.1
 
 
 def image_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean square error outside metal: mean of (I (X - Xgt))^2 over all pixels.
+    """Return the mean square error outside metal: mean of (I (X - Xgt))^2 over all pixels.
 
     Args:
         output: of the network, images [batch, 1, height, width].
@@ -34,7 +34,7 @@ def image_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def dictionary_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of DICDNet and OSCNet(+), every stage supervised.
+    """Return the loss of DICDNet and OSCNet(+), every stage supervised.
 
     With x_s = I (X_s - Xgt), a_s = I (A_s - (Y - Xgt)) and means over all pixels,
 
@@ -62,7 +62,7 @@ def dictionary_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tenso
 
 
 def acdnet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of ACDNet: `dictionary_loss`, in which the two first stages weigh 0.1 and 1.
+    """Return the loss of ACDNet: `dictionary_loss`, in which the two first stages weigh 0.1 and 1.
 
     Published (Wang et al., IJCAI 2022) are sums of absolute values weighted 5e-4 at a batch of 32 patches of 64 x 64:
     131,072 means, w = 65.536.
@@ -85,7 +85,7 @@ def acdnet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def dual_domain_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of InDuDoNet and InDuDoNet+, every stage supervised in both domains.
+    """Return the loss of InDuDoNet and InDuDoNet+, every stage supervised in both domains.
 
         mean(x_N^2) + 0.1 sum over n < N of mean(x_n^2) + 0.1 [mean(s_N^2) + 0.1 sum over n < N of mean(s_n^2)]
 
@@ -105,7 +105,7 @@ def dual_domain_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tens
 
 
 def dudonet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of DuDoNet: mean|S - Sgt| + mean|I (Xhat - Xgt)| + mean|I (X - Xgt)|.
+    """Return the loss of DuDoNet: mean|S - Sgt| + mean|I (Xhat - Xgt)| + mean|I (X - Xgt)|.
 
     W.-A. Lin et al., CVPR 2019.
 
@@ -123,17 +123,17 @@ def dudonet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
 
 
 def _last_first(errors: Sequence[Tensor]) -> Tensor:
-    """The last stage counts whole, the others a tenth."""
+    """Sum the errors: the last stage counts whole, the others a tenth."""
     return errors[-1] + _STAGE_WEIGHT * sum(errors[:-1], torch.zeros_like(errors[-1]))
 
 
 def _mean_weight(published_batch: int) -> float:
-    """The weight of a mean over the batch that does what 5e-4 does to the sum over the published one."""
+    """Return the weight of a mean over the batch that does what 5e-4 does to the sum over the published one."""
     return _PUBLISHED_L1 * published_batch * _PUBLISHED_PATCH_PIXELS
 
 
 def _with_last_artifact(weights: list[float]) -> list[float]:
-    """The last artifact layer counts once more, as the final one."""
+    """Add 1 to the last weight: the last artifact layer counts once more, as the final one."""
     return [*weights[:-1], weights[-1] + 1]
 
 

@@ -35,7 +35,7 @@ class _OrientationSharedNetwork(DictionaryNetwork):
         return int(self.basis.shape[2]) == group_order
 
     def rotated_filters(self, coefficients: Tensor) -> Tensor:
-        """Every filter at every rotation, never below float32.
+        """Return every filter at every rotation, never below float32.
 
         Args:
             coefficients: [..., filters, basis functions].
@@ -47,7 +47,7 @@ class _OrientationSharedNetwork(DictionaryNetwork):
             return sample_filters(coefficients, self.basis).flatten(-4, -3)
 
     def first_artifact(self, maps: Tensor, kernels: Tensor) -> Tensor:
-        """K (x) M and the bias."""
+        """Return K (x) M and the bias."""
         return synthesise(maps, kernels) + self.bias
 
 
@@ -79,7 +79,7 @@ class OSCNet(_OrientationSharedNetwork):
         self.coefficients = nn.Parameter(initial_coefficients((filters,), basis.weights))
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """The rotated filters, the same for all images and stages."""
+        """Return the rotated filters, the same for all images and stages."""
         return self.rotated_filters(self.coefficients)
 
 
@@ -117,7 +117,7 @@ class OSCNetPlus(_OrientationSharedNetwork):
         self.predictor = CoefficientPredictor(filters, len(basis.weights), predictor_width)
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """A tenth of the rotated filters of every image."""
+        """Return a tenth of the rotated filters of every image."""
         return self.rotated_filters(self.predictor(current, image)) / STEP_SCALE
 
     def typed_ends(self, group_order: int) -> TypedEnds:
@@ -144,7 +144,7 @@ class CoefficientPredictor(nn.Module):
         self.linear = nn.Linear(width, filters * length)
 
     def forward(self, current: Tensor, image: Tensor) -> Tensor:
-        """Coefficients [batch, filters, length] for images X and Y, [batch, 1, height, width]."""
+        """Return coefficients [batch, filters, length] for images X and Y, [batch, 1, height, width]."""
         with full_precision(current):
             average = self.features(torch.cat((current, image), dim=1)).mean((2, 3))
             rows = functional.relu(self.linear(average)).unflatten(1, (self.filters, -1))

@@ -27,7 +27,7 @@ class TypedLayers(NamedTuple):
 
     @property
     def outputs(self) -> dict[str, Fields]:
-        """Name of a layer -> fields of its output."""
+        """Return the name of a layer -> fields of its output."""
         return {name: after for name, (_, after) in self.ends.items()}
 
 

@@ -45,7 +45,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Maps [batch, in_channels, height, width] to [batch, out_channels, height, width].
+        """Map [batch, in_channels, height, width] to [batch, out_channels, height, width].
 
         Args:
             x: the input.
@@ -97,7 +97,7 @@ class ResidualUNet(nn.Module):
         return unet_fields(self.unet, group_order, "unet."), ()
 
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
-        """Corrects a batch.
+        """Correct a batch.
 
         Args:
             image: corrupted images Y, [batch, 1, height, width], network units.

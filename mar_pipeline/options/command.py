@@ -85,7 +85,7 @@ class _Leaf:
 def _leaves(
     settings_class: type, prefix: str = "", sections: Mapping[str, type] = MappingProxyType({})
 ) -> dict[str, _Leaf]:
-    """Options of a dataclass and of those nested in it, by dotted key."""
+    """Return options of a dataclass and of those nested in it, by dotted key."""
     hints: dict[str, Any] = {**get_type_hints(settings_class), **sections}
     helps = _argument_help(settings_class)
     leaves: dict[str, _Leaf] = {}
@@ -118,7 +118,7 @@ def _build(
 
 
 def _refuse_repeated_options(command: str, arguments: list[str]) -> None:
-    """Of two values the last would win without a word; files of settings go on top of each other, as they stand.
+    """Refuse an option given twice, of which the last would win silently; only settings files go on top of each other.
 
     `--key+` appends to a list.
     """
@@ -143,7 +143,7 @@ def _default(field: dataclasses.Field[Any]) -> dict[str, Any]:
 
 
 def _argument_help(settings_class: type) -> dict[str, str]:
-    """Text of each entry in the `Args:` sections of a dataclass' docstring and its bases', by name."""
+    """Return text of each entry in the `Args:` sections of a dataclass' docstring and its bases', by name."""
     entries: list[tuple[str, str]] = []
     for base in reversed(settings_class.__mro__[:-1]):
         section = re.search(r"^Args:\n((?: +.*\n?|\n)+)", inspect.getdoc(base) or "", re.MULTILINE)
@@ -152,7 +152,7 @@ def _argument_help(settings_class: type) -> dict[str, str]:
 
 
 def _fold_words(arguments: list[str], hints: dict[str, Any]) -> list[str]:
-    """Turns `--methods li nmar` into `--methods=["li", "nmar"]` for each option that takes a tuple."""
+    """Turn `--methods li nmar` into `--methods=["li", "nmar"]` for each option that takes a tuple."""
     item_types = {option_of(name): item_type(hint) for name, hint in hints.items() if item_type(hint)}
     spelled = {option_of(name).replace("_", "-"): option_of(name) for name in hints}
     folded, rest = [], list(arguments)

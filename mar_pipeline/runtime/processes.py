@@ -39,23 +39,23 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Return whether this is the one that writes and speaks."""
         return self.rank == 0
 
 
 def joins() -> bool:
-    """Whether this process has joined those that `torchrun` started, if only itself."""
+    """Return whether this process has joined those that `torchrun` started, if only itself."""
     return dist.is_available() and dist.is_initialized()
 
 
 def processes() -> Processes:
-    """Those that this one has joined; itself alone if none."""
+    """Return those that this one has joined; itself alone if none."""
     return Processes(dist.get_rank(), dist.get_world_size()) if joins() else Processes()
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Joins the processes that `torchrun` started; does nothing where it did not.
+    """Join the processes that `torchrun` started; does nothing where it did not.
 
     Tensors on the CPU travel by gloo, those on CUDA by nccl. An error in one process ends all of them: the first that
     fails raises what it was, the others exit without a word and with its exit code.
@@ -89,7 +89,7 @@ def joined() -> Iterator[Processes]:
 
 
 def leave() -> None:
-    """Leaves the processes that were joined.
+    """Leave the processes that were joined.
 
     What still holds their group has to go first: its threads would outlive Python, and abort the process.
     """
@@ -98,7 +98,7 @@ def leave() -> None:
 
 
 def _exit_at_once(code: int) -> None:
-    """Ends this process without waiting for threads that wait for other processes."""
+    """End this process without waiting for threads that wait for other processes."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
@@ -136,7 +136,7 @@ def _local_rank() -> int:
 
 
 def process_device(name: str) -> torch.device:
-    """The device of this process: on CUDA each has a GPU of its own.
+    """Return the device of this process: on CUDA each has a GPU of its own.
 
     Args:
         name: ``auto``, ``cpu`` or ``cuda``.
@@ -156,7 +156,7 @@ def process_device(name: str) -> torch.device:
 
 
 def cores_share(cores: int) -> int:
-    """Cores for this process where several share a machine.
+    """Return cores for this process where several share a machine.
 
     Args:
         cores: of the machine.
@@ -165,12 +165,12 @@ def cores_share(cores: int) -> int:
 
 
 def wait_for_all() -> None:
-    """Returns when all processes have come here."""
+    """Return when all processes have come here."""
     mean_over_processes([0.0])
 
 
 def refuse_differences(facts: Mapping[str, Any]) -> None:
-    """Refuses processes that do not see the same.
+    """Refuse processes that do not see the same.
 
     Args:
         facts: name -> what every process should find alike.
@@ -192,7 +192,7 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
 
 
 def least_over_processes(number: int) -> int:
-    """The smallest of a number of each process."""
+    """Return the smallest of a number of each process."""
     if not joins():
         return number
     least = torch.tensor(number)
@@ -201,7 +201,7 @@ def least_over_processes(number: int) -> int:
 
 
 def mean_over_processes(values: Sequence[float]) -> list[float]:
-    """The mean of each number over the processes, the same bits in all of them.
+    """Return the mean of each number over the processes, the same bits in all of them.
 
     Args:
         values: as many in every process.
@@ -214,7 +214,7 @@ def mean_over_processes(values: Sequence[float]) -> list[float]:
 
 
 def average_over_processes(tensors: Sequence[torch.Tensor]) -> None:
-    """Replaces tensors by their mean over the processes.
+    """Replace tensors by their mean over the processes.
 
     Args:
         tensors: as many, of the same shapes, in every process.

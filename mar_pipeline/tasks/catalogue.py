@@ -64,7 +64,7 @@ TESTS: dict[str, Testing] = {
 
 
 def known_task(name: Any) -> str:
-    """The task that the settings name, mar where they do not.
+    """Return the task that the settings name, mar where they do not.
 
     Args:
         name: what they say.

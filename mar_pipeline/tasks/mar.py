@@ -16,7 +16,7 @@ from mar_pipeline.tasks.task import Batch, Task, TaskContext
 
 
 def mar_task(context: TaskContext) -> Task:
-    """Metal artifact reduction with a network and its own loss.
+    """Make the task of metal artifact reduction, with a network and its own loss.
 
     Args:
         context: network and data.
@@ -55,18 +55,18 @@ def _li(batch: Batch) -> torch.Tensor:
 
 
 def _correction(output: NetworkOutput, batch: Batch, start: str) -> torch.Tensor:
-    """What the network adds to what it starts from."""
+    """Return what the network adds to what it starts from."""
     return output.image - batch[start]
 
 
 def _sample(image: torch.Tensor, batch: Batch, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output and truth in 1/cm, and the metal mask."""
+    """Return output and truth in 1/cm, and the metal mask."""
     output, truth = (to_mu(tensor[index, 0].float().cpu().numpy()) for tensor in (image, batch[TARGET]))
     return output, truth, batch[METAL_MASK][index, 0].cpu().numpy() > 0
 
 
 def _score(image: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR, SSIM and RMSE in HU of each sample, float protocol."""
+    """Return PSNR, SSIM and RMSE in HU of each sample, float protocol."""
     scores = [score(*_sample(image, batch, index), "float") for index in range(len(image))]
     return {name: [own[name] for own in scores] for name in ("psnr", "ssim", "rmse_hu")}
 

@@ -41,7 +41,7 @@ def case_figure(
     window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
     difference_hu: float = 200.0,
 ) -> Figure:
-    """Methods and truth at one HU window with the metal in red; below each method its difference to the truth.
+    """Return methods and truth at one HU window with the metal in red; below each method its difference to the truth.
 
     More than four methods go on below, in bands of five panels at most.
 
@@ -106,7 +106,7 @@ def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[s
 
 
 def _columns(count: int) -> int:
-    """How many panels go side by side: all, or as many that the rows are of one length or nearly so."""
+    """Return how many panels go side by side: all, or as many that the rows are of one length or nearly so."""
     return math.ceil(count / math.ceil(count / _MOST_COLUMNS))
 
 
@@ -174,7 +174,7 @@ def _caption(axes: Axes, text: str) -> None:
 def _key(
     axes: Axes, grey: AxesImage, window_hu: tuple[float, float], colour: AxesImage, limits_hu: tuple[float, float]
 ) -> None:
-    """Colour bars and the metal's colours, in the empty panel below the truth."""
+    """Return colour bars and the metal's colours, in the empty panel below the truth."""
     axes.axis("off")
     bars = ((0.76, "Image (HU)", grey, window_hu, 3), (0.42, "Difference to truth (HU)", colour, limits_hu, 5))
     for bottom, label, shown, limits, count in bars:

@@ -38,7 +38,7 @@ many times what an output of zeros would have had."""
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
-    """Seeds Python, numpy and torch from (seed, epoch, rank) alone, so that a resumed run equals a straight one.
+    """Seed Python, numpy and torch from (seed, epoch, rank) alone, so that a resumed run equals a straight one.
 
     Returns:
         The seed they got.
@@ -79,7 +79,7 @@ class Engines:
         self.trainer = self._make_trainer(dtype)
 
     def run(self) -> None:
-        """Trains the epochs that are missing.
+        """Train the epochs that are missing.
 
         Raises:
             InputError: the loss is not finite or diverges.
@@ -154,7 +154,7 @@ class Engines:
         return moved[first], moved, tuple(moved[key] for key in others), {}
 
     def _prepare(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
-        """Pairs samples with their rotated copies, on steps with EQ-Reg."""
+        """Pair samples with their rotated copies, on steps with EQ-Reg."""
         if self.regularizer is not None:
             with settings_errors():
                 turned = self.regularizer.prepare(
@@ -164,7 +164,7 @@ class Engines:
         return self._move(batch, device, non_blocking)
 
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The task's loss and the regulariser's, which goes first: the task's may call the network again."""
+        """Return the task's loss and the regulariser's, which goes first: the task's may call the network again."""
         penalty: torch.Tensor | float = 0.0
         with settings_errors():
             if self.regularizer is not None:
@@ -203,7 +203,7 @@ class Engines:
         self._stop_if(stops)
 
     def _stop_if(self, share: float) -> None:
-        """Stops where a share of the processes was asked to."""
+        """Stop where a share of the processes was asked to."""
         if share:
             raise self.state.stopped(self.asked_to_stop() or "a signal to another process")
 
@@ -272,7 +272,7 @@ class Engines:
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
 
     def _first_loss(self) -> float:
-        """What an output of zeros would have had, on the mean over the first epoch."""
+        """Return what an output of zeros would have had, on the mean over the first epoch."""
         return mean_over_processes([torch.stack(self.empty_losses).mean().item()])[0]
 
     def _refuse_broken_weights(self, epoch: int) -> None:
@@ -287,7 +287,7 @@ def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:
 
 
 def _penalties(values: dict[str, float]) -> dict[str, float]:
-    """Mean penalty of the layers, and that of the output, in the last regularised step."""
+    """Return the mean penalty of the layers, and that of the output, in the last regularised step."""
     layers = [value for name, value in values.items() if name != OUTPUT]
     means = {"equivariance_layers": layers, "equivariance_output": [values[OUTPUT]] if OUTPUT in values else []}
     return {name: sum(own) / len(own) for name, own in means.items() if own}

@@ -50,7 +50,7 @@ class TrainingProgress:
             self._redirect.__exit__(*error)
 
     def step(self, loss: float) -> None:
-        """A step was made.
+        """Note that a step was made.
 
         Args:
             loss: of its batch.
@@ -88,7 +88,7 @@ class TrainingProgress:
 
     @property
     def bar_total(self) -> int:
-        """Steps of the whole run."""
+        """Return steps of the whole run."""
         return self.epochs * self.length
 
     def _left(self) -> str:
@@ -97,7 +97,7 @@ class TrainingProgress:
 
 
 def score_text(name: str, value: float) -> str:
-    """A score in words, such as "PSNR 31.42 dB".
+    """Return a score in words, such as "PSNR 31.42 dB".
 
     Args:
         name: of the score.
@@ -107,7 +107,7 @@ def score_text(name: str, value: float) -> str:
 
 
 def _penalties(row: dict[str, Any]) -> str:
-    """EQ-Reg's penalties, where the epoch had any."""
+    """Return EQ-Reg's penalties, where the epoch had any."""
     names = {"equivariance_layers": "layers", "equivariance_output": "output"}
     words = [f"{name} {row[key]:.3g}" for key, name in names.items() if key in row]
     return f" (EQ-Reg: {', '.join(words)})" if words else ""

@@ -178,7 +178,7 @@ def read_train_settings(arguments: list[str]) -> TrainSettings:
 
 
 def check_settings(settings: TrainSettings) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: an impossible number, by name.
@@ -225,7 +225,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 
 def _check_kept(batch_size: int, fraction: float) -> None:
-    """The samples that EQ-Reg keeps of a batch: one or more, and of several processes as many as of one alone."""
+    """Refuse a batch of which EQ-Reg keeps no sample, or of several processes a fraction of one."""
     kept, got = batch_size * fraction, f"got {batch_size} with --equivariance.batch_fraction {fraction:g}"
     if kept < 1:
         raise UsageError(
@@ -239,7 +239,7 @@ def _check_kept(batch_size: int, fraction: float) -> None:
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
-    """The settings as YAML and JSON hold them: nested dicts, lists, numbers and text."""
+    """Return the settings as YAML and JSON hold them: nested dicts, lists, numbers and text."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
@@ -250,7 +250,7 @@ def as_plain(settings: Any) -> dict[str, Any]:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; the network's arguments stay one value."""
+    """Return nested settings by dotted key; the network's arguments stay one value."""
     values: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and key != "arguments":

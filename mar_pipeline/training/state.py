@@ -64,12 +64,12 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Return epochs done."""
         return self.rows[-1]["epoch"] if self.rows else 0
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated and kept: the moving average where there is one."""
+        """Return the network that is validated and kept: the moving average where there is one."""
         return self.network if self.ema is None else self.ema.ema_model
 
     def _resume(self) -> None:
@@ -98,7 +98,7 @@ class TrainingState:
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
 
     def _compare(self, processes_before: int, place_before: dict[str, str]) -> None:
-        """Refuses what would go on as another run than the one that was stopped."""
+        """Refuse what would go on as another run than the one that was stopped."""
         now = self.processes.world
         changes = [
             f"{name} was {before}, now {self.place[name]}"
@@ -119,7 +119,7 @@ class TrainingState:
             logger.warning("train: changed: %s", change)
 
     def set_learning_rate(self, epoch: int) -> None:
-        """Gives the optimiser the learning rate of an epoch, which follows from the settings alone.
+        """Give the optimiser the learning rate of an epoch, which follows from the settings alone.
 
         Args:
             epoch: counted from 1.
@@ -130,7 +130,7 @@ class TrainingState:
             group["lr"] = options.lr * options.gamma**lowered
 
     def end_epoch(self, row: dict[str, Any], score: str) -> None:
-        """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order, by one process.
+        """Write the epoch down: best weights if they are, checkpoint, metrics.csv; in this order, by one process.
 
         A run killed in between repeats the epoch and writes the same.
 
@@ -202,7 +202,7 @@ def _network_facts(name: str) -> dict[str, str]:
 
 
 def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that may travel with the weights: folders of the machine shortened to their last part."""
+    """Return settings that may travel with the weights: folders of the machine shortened to their last part."""
     data = {key: PurePath(value).name if key in _PLACES and value else value for key, value in settings["data"].items()}
     return {**settings, "run": PurePath(settings["run"]).name, "data": data}
 
@@ -215,6 +215,6 @@ def _optimizer(network: nn.Module, wanted: OptimizerSettings) -> torch.optim.Opt
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes up what the optimiser has learnt, but not its options: those are the settings', which may have changed."""
+    """Take up what the optimiser has learnt, but not its options: those are the settings', which may have changed."""
     options = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({**state, "param_groups": options})

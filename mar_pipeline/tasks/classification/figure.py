@@ -61,7 +61,7 @@ def accuracy_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], title
 
 
 def answers_figure(images: np.ndarray, labels: np.ndarray, answers: np.ndarray, rows: int) -> Figure:
-    """A sheet of images, each with the answer above it; where that is wrong, the right class beside it.
+    """Return a sheet of images, each with the answer above it; where that is wrong, the right class beside it.
 
     Args:
         images: Float["count side side"], 1 is ink; consecutive ones stand below each other.

@@ -37,7 +37,7 @@ _ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 30))
 
 
 def classification_task(context: TaskContext) -> Task:
-    """Classification with the cross entropy.
+    """Make the task of classification, with the cross entropy.
 
     Args:
         context: network and data.
@@ -65,7 +65,7 @@ def classification_task(context: TaskContext) -> Task:
 
 
 def classification_test(data: ClassificationSet) -> HeldOutSet:
-    """Held-out digits, upright as they come, and turned by every 30 degrees.
+    """Return held-out digits, upright as they come, and turned by every 30 degrees.
 
     Raises:
         UsageError: impossible settings.
@@ -100,7 +100,7 @@ def classification_test(data: ClassificationSet) -> HeldOutSet:
 
 
 def accuracy(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """1 for each sample whose class is right, else 0.
+    """Return 1 for each sample whose class is right, else 0.
 
     Args:
         prediction: logits, Float["batch classes"].

@@ -21,7 +21,7 @@ def random_mask(size: int, missing: float, rng: np.random.Generator) -> np.ndarr
 
 
 def measure(image: np.ndarray, mask: np.ndarray, gamma: float, rng: np.random.Generator) -> np.ndarray:
-    """Y = mask * gamma * Poisson(x / gamma): of mean mask * x and variance mask * gamma * x.
+    """Return Y = mask * gamma * Poisson(x / gamma): of mean mask * x and variance mask * gamma * x.
 
     Args:
         image: x, Float["3 H W"], 1 is white.

@@ -39,7 +39,7 @@ _INPUT = "input"
 
 
 def inpainting_task(context: TaskContext) -> Task:
-    """Inpainting with the loss that the settings name.
+    """Make the task of inpainting, with the loss that the settings name.
 
     Args:
         context: network and data.
@@ -72,7 +72,7 @@ def inpainting_task(context: TaskContext) -> Task:
 
 
 def inpainting_test(data: InpaintingSet) -> HeldOutSet:
-    """Held-out images, measured once and for all, and how restored ones are scored.
+    """Return held-out images, measured once and for all, and how restored ones are scored.
 
     Raises:
         UsageError: impossible settings.
@@ -123,7 +123,7 @@ def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]
 
 
 def inpainting_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
+    """Return input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
 
     Args:
         batch: of one sample.
@@ -150,7 +150,7 @@ def _loaders(data: InpaintingData, seed: int, rank: int, world: int) -> Loaders:
 
 
 def _restore(network: nn.Module, inputs: Sequence[str], image: Tensor, mask: Tensor) -> Tensor:
-    """What the network makes of a measurement, outside the trainer's autocast."""
+    """Return what the network makes of a measurement, outside the trainer's autocast."""
     return network(*({"image": image, "mask": mask}[name] for name in inputs))
 
 
@@ -163,7 +163,7 @@ def _measurement(batch: Batch) -> Tensor:
 
 
 def _correction(output: Tensor, batch: Batch) -> Tensor:
-    """What the network adds: the measurement itself turns exactly."""
+    """Return what the network adds: the measurement itself turns exactly."""
     return checked_answer(output, batch["image"].shape).float() - batch["image"]
 
 

@@ -26,7 +26,7 @@ _INPUT = "input"
 
 
 def rain_task(context: TaskContext) -> Task:
-    """Rain removal with RCDNet and its own loss, or with another network and the mean square error.
+    """Make the task of rain removal: RCDNet and its own loss, or another network and the mean square error.
 
     Args:
         context: network and data.
@@ -55,7 +55,7 @@ def rain_task(context: TaskContext) -> Task:
 
 
 def rain_test(data: RainSet) -> HeldOutSet:
-    """Held-out rainy images and how answers to them are scored.
+    """Return held-out rainy images and how answers to them are scored.
 
     Args:
         data: synthetic rain over the embedded test images, or the test pairs of a folder.
@@ -83,7 +83,7 @@ def rain_test(data: RainSet) -> HeldOutSet:
 
 
 def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR in dB and SSIM of the luminance of each sample, see `luminance.score`.
+    """Return PSNR in dB and SSIM of the luminance of each sample, see `luminance.score`.
 
     Args:
         prediction: Float["batch 3 H W"], 0..255 meant.
@@ -99,7 +99,7 @@ def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
 
 
 def rain_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
+    """Return input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
 
     Args:
         batch: of one sample.
@@ -128,7 +128,7 @@ def _prediction(output: RainOutput | Tensor) -> Tensor:
 
 
 def _correction(output: RainOutput | Tensor, batch: Batch) -> Tensor:
-    """What the network changes: the rainy image itself turns exactly."""
+    """Return what the network changes: the rainy image itself turns exactly."""
     return checked_answer(image_of(output), batch["image"].shape).float() - batch["image"]
 
 
@@ -137,7 +137,7 @@ def _rainy(batch: Batch) -> Tensor:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """UInt8 or Float["3 H W"] as Float["H W 3"]."""
+    """Return UInt8 or Float["3 H W"] as Float["H W 3"]."""
     return image.detach().float().cpu().permute(1, 2, 0).numpy()
 
 
