@@ -150,7 +150,7 @@ def _network_file(name: str) -> dict[str, str]:
 
 
 def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str:
-    """What the settings ask for; where they leave it open what the device has, but float32 where the loss needs it."""
+    """Return the precision asked for; where it is left open what the device has, or float32 where the loss needs it."""
     if task.full_precision and settings.precision == "bfloat16":
         raise UsageError("--precision: got bfloat16, which this loss cannot bear; give float32 or auto")
     if task.full_precision or autocast_dtype(settings.precision, device) is None:

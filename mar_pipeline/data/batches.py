@@ -70,7 +70,7 @@ class KeyedSamples(Dataset[Sample]):
         raise NotImplementedError
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample | InputError]:
-        """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
+        """Return the samples of a batch. An error travels as a value: torch would wrap its line into a traceback."""
         try:
             return [self[key] for key in keys]
         except InputError as error:

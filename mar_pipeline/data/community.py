@@ -143,7 +143,7 @@ class CommunityPairs(StoredPairs):
         return why_other_mask(trace, self._mask(file) > 0, self._projector)
 
     def _with_known_masks(self, chosen: Sequence[PairFile]) -> tuple[list[PairFile], list[Skipped]]:
-        """The pairs whose masks are known, and the others; what a pair shows of its mask goes for all pairs with it."""
+        """Return the pairs whose masks are known, and the others; what one pair shows of a mask goes for all."""
         reasons = {file: why_no_mask(file, self._stacks).replace("--masks", "--data.masks") for file in chosen}
         wrong: dict[int, str] = {}
         for file in _new_masks_first([file for file in chosen if not reasons[file]])[:_CHECKED_AT_START]:

@@ -90,7 +90,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[str]:
-    """A share of the patients for validation, evenly spaced over the set; of the slices, if there is one patient.
+    """Return a share of the patients for validation, evenly spaced; of the slices, if there is one patient.
 
     Patients are the cases; those of DeepLesion (patient_study_series) with one patient number are one.
 

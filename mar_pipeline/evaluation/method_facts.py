@@ -38,7 +38,7 @@ class Measurements:
         return max(map(len, self.errors.values()), default=0)
 
     def timed(self, function: Callable[[], Result]) -> tuple[Result, float]:
-        """A result and the seconds it took: of all processor threads, or those that passed until the GPU was through.
+        """Return a result and its seconds: of all processor threads, or until the GPU was through.
 
         Args:
             function: without arguments.

@@ -64,7 +64,7 @@ class NetworkMethod:
         return to_mu(self._run(self._inputs(pair, metal_mask, scanner)))[0, 0].cpu().numpy()
 
     def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[int, float]:
-        """How far the correction of a turned slice is from the turned correction of the slice, outside the metal.
+        """Return how far the correction of a turned slice is from the turned correction, outside the metal.
 
         The correction f(x) is what the network adds to the image it starts from, LI's, which itself turns exactly and
         would hide the network. r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is

@@ -270,7 +270,7 @@ def _key(of: PairFile | ScoreRow) -> tuple[str, str, str, int]:
 
 
 def _one_a_slice(files: Sequence[PairFile]) -> list[PairFile]:
-    """A pair of every slice: the first slice's first, the second's second, and so on round, so masks take turns."""
+    """Return a pair of every slice: the first slice's first, the second's second, and so on, so masks take turns."""
     slices: dict[tuple[str, str, str], list[PairFile]] = {}
     for file in files:
         slices.setdefault((file.split, file.case, file.slice), []).append(file)

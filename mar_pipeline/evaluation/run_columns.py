@@ -102,7 +102,7 @@ def _place(run: Trained) -> Path:
 
 
 def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]:
-    """The runs' labels, with their seed or as much of their path as tells them apart, also from the other methods.
+    """Return the runs' labels, with their seed or as much of their path as tells them apart.
 
     Args:
         runs: in the order of the names.
@@ -141,7 +141,7 @@ def columns_of(runs: Sequence[Trained], names: Sequence[str], taken: Collection[
 
 
 def _shared_name(runs: Sequence[Trained]) -> str:
-    """The common beginning of several labels without the word for their seeds, or the folder that they lie in."""
+    """Return the common beginning of several labels without the word for their seeds, or their folder's name."""
     labels = [run.label for run in runs]
     if len(set(labels)) == 1:
         return labels[0]

@@ -182,7 +182,7 @@ def refuse_other_geometry(network: nn.Module, projector: Projector) -> None:
 
 
 def plain(network: nn.Module) -> nn.Module:
-    """The class that was asked for, without `ResidualNetwork` around it: what is saved, and what EQ-Reg watches."""
+    """Return the network without `ResidualNetwork` around it: what is saved, and what EQ-Reg watches."""
     return network.net if isinstance(network, ResidualNetwork) else network
 
 

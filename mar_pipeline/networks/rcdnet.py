@@ -133,7 +133,7 @@ class RCDNet(nn.Module):
 
 
 def rain_layer(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Rain of the maps, R = sum over n of C_n (x) M_n in each colour, zeros beyond the border. Never below float32.
+    """Return the rain of the maps, R = sum over n of C_n (x) M_n in each colour, never below float32.
 
     Args:
         maps: Float["batch maps H W"].

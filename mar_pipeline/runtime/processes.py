@@ -105,7 +105,7 @@ def _exit_at_once(code: int) -> None:
 
 
 def _told_by_another(store: dist.Store, rank: int, exit_code: int) -> int:
-    """Settles which of the processes that fail tells the user why: the leading one, unless another failed before it.
+    """Settle which failing process tells the user why: the leading one, unless another failed before it.
 
     Returns:
         The exit code of the one that does, 0 for this one.

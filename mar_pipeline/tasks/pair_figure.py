@@ -41,7 +41,7 @@ def case_figure(
     window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
     difference_hu: float = 200.0,
 ) -> Figure:
-    """Return methods and truth at one HU window with the metal in red; below each method its difference to the truth.
+    """Draw methods and truth at one HU window with the metal in red; below each method its difference to the truth.
 
     More than four methods go on below, in bands of five panels at most.
 
@@ -88,7 +88,7 @@ def case_figure(
 
 
 def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest square that holds body and metal with a margin; all of an image without body."""
+    """Return rows and columns of the smallest square that holds body and metal; all of an image without body."""
     try:
         body = metal_mask | find_body(truth_mu)
     except InputError:
@@ -111,7 +111,7 @@ def _columns(count: int) -> int:
 
 
 def _grid(count: int, image_pixels: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """Pairs of square panels, one above the other, in bands; each pixel of the image a whole number of pixels wide.
+    """Make pairs of square panels, one above the other, in bands; pixels are a whole number of pixels wide.
 
     Lengths are in inches, so that nothing moves or overlaps with the number of methods.
     """

@@ -276,7 +276,7 @@ class Engines:
         return mean_over_processes([torch.stack(self.empty_losses).mean().item()])[0]
 
     def _refuse_broken_weights(self, epoch: int) -> None:
-        """A gradient that is not finite shows in the loss of the next step only, after the checkpoint."""
+        """Refuse weights that are not finite: a bad gradient shows in the next step's loss, after the checkpoint."""
         for module in (self.state.network, self.state.kept):
             if not all(torch.isfinite(own).all() for own in module.state_dict().values() if own.is_floating_point()):
                 raise InputError(f"train: the weights are no longer finite after epoch {epoch}; {self._remedy()}")

@@ -18,9 +18,9 @@ class NetworkSettings:
 
     Args:
         name: unet, dicdnet, oscnet, oscnet_plus, acdnet, indudonet, indudonet_plus, dudonet, cnnmar for metal
-            artifact reduction; rcdnet for rain; inpainting_unet; cnn and strict_cnn for classification; or the import
-            path of a torch class: from two channels to one for metal artifact reduction, from three to three for rain
-            and inpainting, from one to classes.
+            artifact reduction; rcdnet for rain; inpainting_unet; cnn and strict_cnn for classification; or a torch
+            class, by its import path or as a file of your own and the class in it (./mynet.py:MyNet): from two channels
+            to one for metal artifact reduction, from three to three for rain and inpainting, from one to classes.
         arguments: keyword arguments of its class; empty is the published configuration.
     """
 

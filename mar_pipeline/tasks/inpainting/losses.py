@@ -76,7 +76,7 @@ class InpaintingLoss:
         return consistency + data.equivariant_weight * again
 
     def of_nothing(self, answer: Any, batch: Batch) -> Tensor:
-        """The loss of a network that answers zeros to everything, which needs no network: the equivariant term is 0.
+        """Return the loss of a network that answers zeros, which needs no network: the equivariant term is 0.
 
         Args:
             answer: Float["batch 3 H W"], not looked at.
@@ -143,7 +143,7 @@ def sure_poisson(
 
 
 def equivariant_term(restore: Restore, moved: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """|f(A(x2)) - x2|^2, mean over all pixels: a moved image x2 = T f(y) is one that could have been measured, too.
+    """Return |f(A(x2)) - x2|^2, mean over all pixels: a moved image x2 = T f(y) could have been measured, too.
 
     It is what says something of pixels that are never measured.
 
@@ -158,7 +158,7 @@ def equivariant_term(restore: Restore, moved: Tensor, mask: Tensor, gamma: float
 
 
 def move(images: Tensor, transform: str, count: int) -> Tensor:
-    """Randomly moved copies of square images, each move the same for the whole batch; torch's own generator draws.
+    """Move copies of square images at random, each move the same for the whole batch; torch's generator draws.
 
     Args:
         images: Float["batch 3 H W"].

@@ -143,7 +143,7 @@ def validation_images(images: NamedImages, data: InpaintingData) -> MeasuredImag
 
 
 def to_square(image: np.ndarray, crop: int, size: int) -> np.ndarray:
-    """The centre of an image, resized as Pillow does: bilinear, antialiased, back to 8 bit, as the public code has it.
+    """Return the centre of an image, resized as Pillow does (bilinear, antialiased, 8 bit), as the public code has it.
 
     Args:
         image: UInt8["H W 3"].

@@ -101,7 +101,7 @@ def inpainting_test(data: InpaintingSet) -> HeldOutSet:
 
 
 def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR of each sample with peak 1, and with the largest value of the truth as the peak: 10 log10(peak^2 / MSE).
+    """Return the PSNR of each sample with peak 1, and with the truth's maximum as the peak: 10 log10(peak^2 / MSE).
 
     MSE is the mean over pixels and channels, the prediction as it comes, not clipped. The second is `cal_psnr` of the
     public code of Robust Equivariant Imaging plus 10 log10(3) dB: that divides the sum over all channels by H W.
@@ -123,7 +123,7 @@ def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]
 
 
 def inpainting_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Return input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
+    """Draw input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
 
     Args:
         batch: of one sample.

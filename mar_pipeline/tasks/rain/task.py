@@ -99,7 +99,7 @@ def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
 
 
 def rain_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Return input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
+    """Draw input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
 
     Args:
         batch: of one sample.
