@@ -1,6 +1,5 @@
 """`mar equivariance`: how far trained networks follow a rotation of the image, as tables and figures."""
 
-import json
 import logging
 import math
 import time
@@ -22,8 +21,8 @@ from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
 from mar_pipeline.evaluation.equivariance_figures import draw_figures, shown_fields, turns_all
 from mar_pipeline.evaluation.equivariance_tables import summary, to_markdown
-from mar_pipeline.evaluation.files import make_folder
-from mar_pipeline.evaluation.method_facts import machine
+from mar_pipeline.evaluation.files import make_folder, write_report
+from mar_pipeline.evaluation.run_columns import run_facts
 from mar_pipeline.evaluation.score_tables import plain_table
 from mar_pipeline.networks.build import inputs_of, network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
@@ -34,12 +33,11 @@ from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.layout import read_manifest
 from simulation.errors import InputError, UsageError
-from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
+from simulation.files import whole_file
 from simulation.implants.library import ImplantLibrary
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol
 from simulation.progress import with_progress
-from simulation.provenance import library_versions
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced
 
@@ -150,23 +148,18 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     kinds = {label: _fields_of(network) for label, network in networks.items()}
     figures = draw_figures(networks, inputs, kinds, settings.layer, settings.group_order, settings.maps, out)
     outputs = [*texts, *figures, "report.json"]
-    plain = asdict(settings)
-    write_json(
-        out / "report.json",
-        {
-            "command": "equivariance",
-            "versions": library_versions(),
-            "settings": plain,
-            "settings_sha256": sha256_of_text(json.dumps(plain, sort_keys=True)),
-            "preset": preset,
-            **machine(device),
-            "seconds": round(time.monotonic() - started, 2),
-            "counts": {"pairs": len(names), "runs": len(reports), "failed": len(failed)},
-            "pairs": names,
-            "runs": [_facts(label, trained[label]) | {"report": reports[label].as_dict()} for label in reports],
-            "failed": failed,
-            "outputs": outputs,
-        },
+    write_report(
+        out,
+        "equivariance",
+        asdict(settings),
+        device,
+        time.monotonic() - started,
+        preset=preset,
+        counts={"pairs": len(names), "runs": len(reports), "failed": len(failed)},
+        pairs=names,
+        runs=[_facts(label, trained[label]) | {"report": reports[label].as_dict()} for label in reports],
+        failed=failed,
+        outputs=outputs,
     )
     return EquivarianceResult(reports, plain_table(summary(reports)), tuple(failed), tuple(outputs))
 
@@ -286,15 +279,8 @@ def _measure(
 
 
 def _facts(label: str, run: Trained) -> dict[str, Any]:
-    return {
-        "label": label,
-        "network": run.name,
-        "arguments": run.arguments,
-        "seed": run.seed,
-        "parameters": run.parameters,
-        "weights": str(run.source),
-        "weights_sha256": sha256_of(run.source),
-    }
+    facts = run_facts(run, label)
+    return {"label": facts.pop("name"), **facts}
 
 
 if __name__ == "__main__":
