@@ -4,8 +4,8 @@ from .dicom.run import correct_dicom
 from .equivariance.fields import act
 from .equivariance.regularizer import EquivarianceRegularizer
 from .equivariance.report import equivariance_report
-from .metrics import score
 from .networks import NETWORKS
+from .tasks.metrics import score
 from .weights.trained import load_trained
 
 __all__ = [

@@ -7,11 +7,10 @@ import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from mar_pipeline import __version__
-from mar_pipeline.options import read_settings, value_of
-from mar_pipeline.parser import CommandParser
+from mar_pipeline.options import read_settings
+from mar_pipeline.options.parser import CommandParser
 from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
 
 logger = logging.getLogger(__name__)
@@ -104,34 +103,23 @@ def _simulate(arguments: list[str]) -> int:
 
 
 def _evaluate(arguments: list[str]) -> int:
-    task = value_of("task", arguments)
-    if task not in (None, "mar"):
-        return _evaluate_task(task, arguments)
-    from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
+    from mar_pipeline.commands.evaluate import evaluate, read_evaluate_settings
 
-    report = evaluate(read_settings("evaluate", EvaluateSettings, arguments))
+    report = evaluate(read_evaluate_settings(arguments))
     return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 
-def _evaluate_task(task: Any, arguments: list[str]) -> int:
-    from mar_pipeline.commands.evaluate_task import evaluate_task
-    from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings
-    from mar_pipeline.tasks.catalogue import TESTS, known_task
-
-    sections = {"data": TESTS[known_task(task)].data}
-    return _tell(evaluate_task(read_settings("evaluate", TaskEvaluateSettings, arguments, sections)).table, [])
-
-
 def _train(arguments: list[str]) -> int:
-    from mar_pipeline.signals import noted_signals
+    from mar_pipeline.runtime.signals import noted_signals
 
     with noted_signals():  # from here on, as what is imported and who is met takes its time
-        from mar_pipeline.commands.train import train
-        from mar_pipeline.runtime import joined
+        from mar_pipeline.commands.train import plan, train
+        from mar_pipeline.runtime.processes import joined
         from mar_pipeline.training.settings import read_train_settings
 
         with joined() as processes:
-            report = train(read_train_settings(arguments))
+            settings = read_train_settings(arguments)
+            report = plan(settings) if settings.dry_run else train(settings)
     return _tell(report.summary, []) if processes.leads else OK
 
 
@@ -156,7 +144,7 @@ def _export(arguments: list[str]) -> int:
     parser.add_argument(
         "--onnx",
         action=argparse.BooleanOptionalAction,
-        help="also write model.onnx (default: but of dual-domain networks)",
+        help="also write model.onnx (default: yes, except for dual-domain networks)",
     )
     parser.add_argument("--overwrite", action="store_true", help="replace what is in the folder")
     options = parser.parse_args(arguments)

@@ -25,7 +25,7 @@ Image = TypeVar("Image", np.ndarray, torch.Tensor)
 
 
 def to_network(image_mu: Image) -> Image:
-    """Attenuation in network units: x = 255 clip(mu, 0, 1).
+    """Return attenuation in network units: x = 255 clip(mu, 0, 1).
 
     H. Wang et al., "DICDNet: Deep Interpretable Convolutional Dictionary Network for Metal Artifact Reduction in CT
     Images", IEEE TMI 2022, whose public code scales images so.
@@ -40,7 +40,7 @@ def to_network(image_mu: Image) -> Image:
 
 
 def to_mu(image: Image) -> Image:
-    """Attenuation of an image in network units: mu = x / 255, not clipped.
+    """Return attenuation of an image in network units: mu = x / 255, not clipped.
 
     Args:
         image: any shape, network units.
@@ -52,7 +52,7 @@ def to_mu(image: Image) -> Image:
 
 
 def sinogram_to_network(sinogram: Image) -> Image:
-    """Line integrals in network units: s = 255 clip(p, 0, 4) / 4.
+    """Return line integrals in network units: s = 255 clip(p, 0, 4) / 4.
 
     H. Wang et al., "InDuDoNet: An Interpretable Dual Domain Network for CT Metal Artifact Reduction", MICCAI 2021,
     whose public code scales sinograms so.
@@ -127,13 +127,13 @@ class Layout(NamedTuple):
 
     @classmethod
     def of(cls, names: Iterable[str]) -> "Layout":
-        """What holds these names, and `KEYS`."""
+        """Return what holds these names, and `KEYS`."""
         wanted = {*KEYS, *names}
         return cls(tuple(n for n in IMAGES if n in wanted), tuple(n for n in SINOGRAMS if n in wanted))
 
     @property
     def without_truth(self) -> "Layout":
-        """What remains where nobody knows the slice without metal."""
+        """Return what remains where nobody knows the slice without metal."""
         images = tuple(name for name in self.images if name != TARGET)
         return Layout(images, tuple(name for name in self.sinograms if name != TARGET_SINOGRAM))
 
@@ -154,7 +154,7 @@ class PairArrays(NamedTuple):
 
 
 def to_sample(arrays: PairArrays, layout: Layout) -> Sample:
-    """A copy of a pair as tensors.
+    """Return a copy of a pair as tensors.
 
     Args:
         arrays: the pair.
@@ -171,7 +171,7 @@ def to_sample(arrays: PairArrays, layout: Layout) -> Sample:
 
 
 def generator(seed: int, *key: int) -> np.random.Generator:
-    """The random generator of one purpose: the same whatever was drawn before, in whichever process.
+    """Return the random generator of one purpose: the same whatever was drawn before, in whichever process.
 
     Args:
         seed: of the run.

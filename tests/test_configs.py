@@ -1,7 +1,8 @@
-"""Every file in configs/ is a complete and valid run of its command."""
+"""Every file in configs/, alone or on top of another, is a valid run of its command."""
 
 import dataclasses
 import json
+from functools import partial
 from pathlib import Path
 from typing import get_type_hints
 
@@ -11,11 +12,11 @@ from training_set import write_training_set
 
 from mar_pipeline.commands.compare import CompareSettings, planned
 from mar_pipeline.commands.train import train
+from mar_pipeline.data import DataSettings
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.networks.build import networks_for
 from mar_pipeline.options import read_settings
-from mar_pipeline.tasks.catalogue import TRAININGS
-from mar_pipeline.training.settings import TrainSettings, as_plain, read_train_settings
+from mar_pipeline.training.settings import TrainSettings, as_plain, flat, read_train_settings
 from simulation.dataset.generate import SimulateSettings
 from simulation.implants.library import KINDS
 
@@ -39,6 +40,10 @@ SMALL_NETWORKS = {
 }
 REDUCED = {"quick", "indudonet_plus_small", "indudonet_plus_small_eq"}
 """Runs of networks made smaller; all others are the published configurations."""
+OVERLAYS = {"base", "eq", "eq_whole"}
+"""What networks' files stand on, and what goes on top of them."""
+RESOLVED = json.loads(Path(__file__).with_name("resolved_settings.json").read_text())
+"""Every shipped combination of settings files -> what it means, by dotted key."""
 SECONDARY = {f"{task}{kind}" for task in ("rain", "inpainting", "classification") for kind in ("", "_small", "_quick")}
 """Runs of other tasks, see `tests/mar_pipeline/tasks`."""
 FILES = sorted(CONFIGS.glob("*/*.yaml"))
@@ -56,11 +61,11 @@ def files_of(command):
     return pytest.mark.parametrize("path", paths, ids=lambda path: path.name)
 
 
-trainings = pytest.mark.parametrize(
-    "path",
-    [path for path in FILES if path.parent.name == "train" and path.stem not in SECONDARY],
-    ids=lambda path: path.name,
-)
+trainings = pytest.mark.parametrize("names", [names for names in RESOLVED if names not in SECONDARY])
+
+
+def train_files(names):
+    return [f"--settings={CONFIGS / 'train' / name}.yaml" for name in names.split()]
 
 
 def keys(settings_class, **sections):
@@ -79,14 +84,38 @@ def complete(written, expected):
     )
 
 
+@pytest.mark.parametrize("names", RESOLVED)
+def test_a_shipped_combination_means_what_it_always_did(names):
+    settings = read_train_settings(train_files(names))
+    assert settings.run == f"runs/train/{names.replace(' ', '_')}"
+    now = flat(as_plain(settings))
+    assert {key: now[key] for key in RESOLVED[names]} == RESOLVED[names]
+
+
+def test_the_base_holds_every_key_once():
+    written = yaml.safe_load((CONFIGS / "train" / "base.yaml").read_text())
+    assert complete(written | {"run": ""}, keys(TrainSettings, data=DataSettings))
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
-def test_config_is_complete_and_read_as_written(path):
-    command = path.parent.name
+def test_a_file_says_nothing_that_it_stands_on_says_already(path):
     written = yaml.safe_load(path.read_text())
-    sections = {"data": TRAININGS[written["task"]].data} if command == "train" else {}
-    assert complete(written, keys(SETTINGS[command], **sections))
-    settings = read_settings(command, SETTINGS[command], [f"--settings={path}"], sections)
-    assert as_plain(settings) == written
+    if "settings" not in written or path.stem in OVERLAYS:
+        return
+    command, base = path.parent.name, path.parent / written.pop("settings")
+    read = read_train_settings if command == "train" else partial(read_settings, command, SETTINGS[command])
+    below, here = (flat(as_plain(read([f"--settings={file}"]))) for file in (base, path))
+    said = [key for key in flat(written) if not key.startswith("arms.")]  # the arms are one value
+    assert [key for key in said if below[key] == here[key]] == []
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: f"{path.parent.name}/{path.name}")
+def test_a_file_that_stands_on_no_other_is_complete_and_read_as_written(path):
+    command, written = path.parent.name, yaml.safe_load(path.read_text())
+    if "settings" in written or command == "train":
+        return
+    assert complete(written, keys(SETTINGS[command]))
+    assert as_plain(read_settings(command, SETTINGS[command], [f"--settings={path}"])) == written
 
 
 @files_of("evaluate")
@@ -115,18 +144,18 @@ def test_simulation_would_start(path, tmp_path, monkeypatch):
 
 
 @trainings
-def test_training_runs_one_step(path, small_scanner, tmp_path):
+def test_training_runs_one_step(names, small_scanner, tmp_path):
     """With the network made small and two crops a batch, on a data set made here."""
     data = write_training_set(tmp_path / "data")
-    written = yaml.safe_load(path.read_text())
-    assert written["network"]["arguments"] == {} or path.stem in REDUCED
+    meant = read_train_settings(train_files(names))
+    assert meant.network.arguments == {} or names in REDUCED
     report = train(
         read_train_settings(
             [
-                f"--settings={path}",
+                *train_files(names),
                 f"--run={tmp_path / 'run'}",
                 f"--data.folder={data}",
-                f"--network.arguments={json.dumps(SMALL_NETWORKS[written['network']['name']])}",
+                f"--network.arguments={json.dumps(SMALL_NETWORKS[meant.network.name])}",
                 "--epochs=1",
                 "--threads=1",
                 "--sample-pictures=0",
@@ -134,7 +163,7 @@ def test_training_runs_one_step(path, small_scanner, tmp_path):
                 "--data.val_pairs=1",
                 "--data.batches_per_epoch=1",
                 "--data.batch_size=2",
-                f"--data.patch={min(32, written['data']['patch'])}",
+                f"--data.patch={min(32, meant.data.patch)}",
                 "--data.workers=0",
             ]
         )
@@ -142,19 +171,12 @@ def test_training_runs_one_step(path, small_scanner, tmp_path):
     assert report.epochs == 1
 
 
-@files_of("train")
-def test_run_is_named_after_its_file(path):
-    settings = read_train_settings([f"--settings={path}"])
-    assert settings.run == f"runs/train/{path.stem}"
-    assert settings.equivariance.enabled == (
-        path.stem.endswith("_eq") or path.stem in ("quick", "classification", "classification_quick")
-    )
-    assert settings.network.name in networks_for(settings.task)
-
-
-def test_every_network_has_a_plain_and_a_regularised_run():
-    names = {path.stem for path in FILES if path.parent.name == "train"} - REDUCED
-    assert names == {f"{network}{kind}" for network in networks_for("mar") for kind in ("", "_eq")} | SECONDARY
+def test_every_network_has_a_file_and_every_file_a_combination():
+    files = {path.stem for path in FILES if path.parent.name == "train"}
+    assert files == {*networks_for("mar"), *OVERLAYS, *REDUCED, *SECONDARY}
+    assert files - {"base"} == {name for names in RESOLVED for name in names.split()}
+    for names in RESOLVED:
+        assert read_train_settings(train_files(names)).network.name in networks_for(RESOLVED[names]["task"])
 
 
 @files_of("compare")

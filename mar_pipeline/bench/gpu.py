@@ -18,10 +18,9 @@ from torch import Tensor
 from mar_pipeline.bench.measure import say, workload
 from mar_pipeline.data import DataSettings, make_loaders
 from mar_pipeline.data.simulated import SimulatedPairs
-from mar_pipeline.device import torch_device
-from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS
-from mar_pipeline.networks.build import inputs_of
+from mar_pipeline.networks.build import inputs_of, loss_of
+from mar_pipeline.runtime.device import torch_device
 from simulation.implants.library import ImplantLibrary
 from simulation.physics.projector import Device, Projector
 from simulation.physics.protocols import PROTOCOLS
@@ -111,7 +110,7 @@ def _step(batch: dict[str, Tensor], device: torch.device, stages: int, dtype: to
         optimizer.zero_grad()
         with torch.autocast(device.type, dtype, enabled=dtype is not None):
             output = network(*inputs_of(network, batch))
-        LOSSES[_NETWORK](output, batch).backward()
+        loss_of(network)(output, batch).backward()
         optimizer.step()
 
     return step

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from mar_pipeline.bench.measure import crops, fastest_cpu_seconds, network_sample, say
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
-from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS
+from mar_pipeline.networks.build import loss_of
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.training.precision import autocast_dtype
 
@@ -78,7 +78,7 @@ def _plain_step(
         optimizer.zero_grad()
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             output = network(batch[IMAGE], batch[LI], batch[METAL_MASK])
-        loss = LOSSES[_NETWORK](output, batch)
+        loss = loss_of(network)(output, batch)
         if penalty is not None:
             loss = loss + penalty(network)
         loss.backward()
@@ -115,7 +115,7 @@ def _regularised_step(
         prepared = dict(zip(_NAMES, regularizer.prepare(*(batch[name] for name in _NAMES)), strict=True))
         with torch.autocast("cpu", dtype, enabled=dtype is not None):
             output = network(prepared[IMAGE], prepared[LI], prepared[METAL_MASK])
-        loss = LOSSES[_NETWORK](output, prepared) + regularizer.loss(output.image)
+        loss = loss_of(network)(output, prepared) + regularizer.loss(output.image)
         loss.backward()
         optimizer.step()
 

@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.commands.evaluate_task import TaskEvaluateSettings, evaluate_task
-from mar_pipeline.comparison.trainings import Run, cost_table, plan, train_all
-from mar_pipeline.comparison.verdicts import Column, verdicts
+from mar_pipeline.commands import run_alone
+from mar_pipeline.commands.evaluate import EvaluateSettings, TaskEvaluateSettings, evaluate
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.evaluation.task_tables import ERROR
+from mar_pipeline.evaluation.trainings import Run, cost_table, plan, train_all
+from mar_pipeline.evaluation.verdicts import Column, verdicts
 from mar_pipeline.tasks.catalogue import TESTS
 from mar_pipeline.training.settings import TrainSettings, as_plain, flat, read_train_settings
 from simulation.errors import InputError, UsageError
@@ -87,7 +87,7 @@ class _Results:
 
 
 def compare(settings: CompareSettings) -> CompareReport:
-    """Trains what is missing, then evaluates every run that is finished.
+    """Train what is missing, then evaluates every run that is finished.
 
     Args:
         settings: what to compare.
@@ -125,7 +125,7 @@ def compare(settings: CompareSettings) -> CompareReport:
 
 
 def planned(settings: CompareSettings) -> list[Run]:
-    """The trainings of a comparison, and whether their data suit it.
+    """Return the trainings of a comparison, and whether their data suit it.
 
     Args:
         settings: what to compare.
@@ -148,7 +148,7 @@ def planned(settings: CompareSettings) -> list[Run]:
 
 
 def _check_samples(settings: CompareSettings, runs: Sequence[Run]) -> None:
-    """Refuses what no secondary task could be scored on, before anything is trained."""
+    """Refuse what no secondary task could be scored on, before anything is trained."""
     base = _base(settings)
     for name in ("data", "split", "masks"):
         if getattr(settings, name) is not None:
@@ -169,12 +169,12 @@ def _check_samples(settings: CompareSettings, runs: Sequence[Run]) -> None:
 
 
 def _base(settings: CompareSettings) -> TrainSettings:
-    """The training that all arms start from."""
+    """Return the training that all arms start from."""
     return read_train_settings([f"--settings={settings.base}", "--run=unused"])
 
 
 def _held_out(training: TrainSettings) -> Any:
-    """What the runs of a secondary task are scored on."""
+    """Return what the runs of a secondary task are scored on."""
     testing = TESTS[training.task]
     return testing.data(**{one.name: getattr(training.data, one.name) for one in fields(testing.data)})
 
@@ -189,7 +189,7 @@ def _refuse_training_pairs(settings: CompareSettings, run: Run) -> None:
 
 
 def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> _Results:
-    """Metal artifact reduction on pairs in the community layout."""
+    """Score metal artifact reduction on pairs in the community layout."""
     methods = ("input", "li", "nmar") if settings.methods is None else settings.methods
     evaluation = evaluate(
         EvaluateSettings(
@@ -198,6 +198,7 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
             methods=(*methods, *(str(run.folder) for run in runs)),
             split=settings.split,  # type: ignore[arg-type]
             masks=settings.masks,
+            overwrite=True,
             figures=settings.figures,
         )
     )
@@ -206,7 +207,7 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
         sums: dict[str, dict[int, list[float]]] = {}
         for row in evaluation.rows:
             if row.protocol == _PROTOCOL and row.seed is not None:
-                sums.setdefault(row.method, {}).setdefault(row.seed, []).append(getattr(row, name))
+                sums.setdefault(row.method, {}).setdefault(row.seed, []).append(row.scores[name])
         means = {arm: {seed: sum(own) / len(own) for seed, own in seeds.items()} for arm, seeds in sums.items()}
         columns.append(Column(label, digits, False, means))
     failed = tuple(f"{item.pair}: {item.reason}" for item in evaluation.failed)
@@ -214,15 +215,16 @@ def _scored_pairs(settings: CompareSettings, runs: Sequence[Run], out: Path) -> 
 
 
 def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequence[Run], out: Path) -> _Results:
-    """A secondary task on the samples that the base's data hold out."""
+    """Score a secondary task on the samples that the base's data hold out."""
     data = _held_out(base)
     baselines = tuple(TESTS[base.task].make(data).baselines) if settings.methods is None else settings.methods
-    report = evaluate_task(
+    report = evaluate(
         TaskEvaluateSettings(
             task=base.task,  # type: ignore[arg-type]
             data=data,
             out=str(out),
             methods=(*baselines, *(str(run.folder) for run in runs)),
+            overwrite=True,
             figures=3 if settings.figures is None else settings.figures,
         )
     )
@@ -232,7 +234,7 @@ def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequen
             digits=column.digits,
             lower_is_better=name == ERROR,
             values={
-                result.method: dict(zip(map(int, result.seeds), result.values[name], strict=True))  # type: ignore[arg-type]
+                result.method: dict(zip(map(int, result.seeds), result.values[name], strict=True))
                 for result in report.results
                 if result.seeds and name in result.values
             },
@@ -246,7 +248,7 @@ def _scored_samples(settings: CompareSettings, base: TrainSettings, runs: Sequen
 def _write_page(
     settings: CompareSettings, scores: str, differences: str, cost: str, failed: Sequence[str], path: Path
 ) -> None:
-    """The page of results."""
+    """Write the page of results."""
     brings = (
         "\n## What EQ-Reg brings\n\nDifferences between arms that are the same but for EQ-Reg and show the network as "
         "many new samples a step, or as many images, seed by seed; the interval is Student's t of the paired "
@@ -288,3 +290,7 @@ def _write_report(
             "outputs": ["comparison.md", "evaluation/table.md"],
         },
     )
+
+
+if __name__ == "__main__":
+    run_alone("compare")

@@ -1,6 +1,5 @@
 """`mar equivariance`: how far trained networks follow a rotation of the image, as tables and figures."""
 
-import json
 import logging
 import math
 import time
@@ -12,33 +11,33 @@ from typing import Any, Literal
 from torch import Tensor, nn
 from torch.utils.data import default_collate
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.data import SimulatedPairs
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair, why_no_mask, why_other_mask
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.device import torch_device
 from mar_pipeline.equivariance import equivariance_report
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.report_tables import EquivarianceReport, reports_to_csv
 from mar_pipeline.evaluation.equivariance_figures import draw_figures, shown_fields, turns_all
 from mar_pipeline.evaluation.equivariance_tables import summary, to_markdown
-from mar_pipeline.evaluation.files import make_folder
-from mar_pipeline.evaluation.method_facts import machine
+from mar_pipeline.evaluation.files import make_folder, write_report
+from mar_pipeline.evaluation.run_columns import run_facts
 from mar_pipeline.evaluation.score_tables import plain_table
-from mar_pipeline.metrics import MU_RANGE_PER_CM
 from mar_pipeline.networks.build import inputs_of, network_inputs
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.options import read_settings
+from mar_pipeline.runtime.device import torch_device
 from mar_pipeline.sample import UNITS_PER_MU, Layout, to_sample
+from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 from mar_pipeline.weights.trained import Trained, load_trained
 from simulation.dataset.manifest import read_manifest
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
-from simulation.files import sha256_of, sha256_of_text, whole_file, write_json
+from simulation.files import whole_file
 from simulation.implants.library import ImplantLibrary
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import protocol
 from simulation.progress import with_progress
-from simulation.provenance import library_versions
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced
 
@@ -90,7 +89,7 @@ class EquivarianceResult:
     Args:
         reports: label of a run -> what was measured.
         table: the whole networks' errors as aligned text.
-        failed: runs that could not be measured, with the reason; not empty means exit code 8.
+        failed: runs that could not be measured, with the reason; not empty means exit code 3.
         outputs: files written, relative to the output folder.
     """
 
@@ -101,7 +100,7 @@ class EquivarianceResult:
 
 
 def read_equivariance_settings(arguments: list[str]) -> EquivarianceSettings:
-    """Settings from the command line after ``mar equivariance``: runs, then options.
+    """Return settings from the command line after ``mar equivariance``: runs, then options.
 
     Raises:
         UsageError: for an unknown key, a wrong type or a missing value, by name.
@@ -112,7 +111,7 @@ def read_equivariance_settings(arguments: list[str]) -> EquivarianceSettings:
 
 
 def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
-    """Turns the same pairs for every run, and writes the tables, the figures and report.json.
+    """Turn the same pairs for every run, and write the tables, the figures and report.json.
 
     Args:
         settings: what to measure.
@@ -149,23 +148,18 @@ def equivariance(settings: EquivarianceSettings) -> EquivarianceResult:
     kinds = {label: _fields_of(network) for label, network in networks.items()}
     figures = draw_figures(networks, inputs, kinds, settings.layer, settings.group_order, settings.maps, out)
     outputs = [*texts, *figures, "report.json"]
-    plain = asdict(settings)
-    write_json(
-        out / "report.json",
-        {
-            "command": "equivariance",
-            "versions": library_versions(),
-            "settings": plain,
-            "settings_sha256": sha256_of_text(json.dumps(plain, sort_keys=True)),
-            "preset": preset,
-            **machine(device),
-            "seconds": round(time.monotonic() - started, 2),
-            "counts": {"pairs": len(names), "runs": len(reports), "failed": len(failed)},
-            "pairs": names,
-            "runs": [_facts(label, trained[label]) | {"report": reports[label].as_dict()} for label in reports],
-            "failed": failed,
-            "outputs": outputs,
-        },
+    write_report(
+        out,
+        "equivariance",
+        asdict(settings),
+        device,
+        time.monotonic() - started,
+        preset=preset,
+        counts={"pairs": len(names), "runs": len(reports), "failed": len(failed)},
+        pairs=names,
+        runs=[_facts(label, trained[label]) | {"report": reports[label].as_dict()} for label in reports],
+        failed=failed,
+        outputs=outputs,
     )
     return EquivarianceResult(reports, plain_table(summary(reports)), tuple(failed), tuple(outputs))
 
@@ -185,7 +179,7 @@ def _check(settings: EquivarianceSettings) -> None:
 
 
 def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[str]]:
-    """The runs by a label of their own, and those that cannot be loaded."""
+    """Return the runs by a label of their own, and those that cannot be loaded."""
     found: dict[str, Trained] = {}
     failed: list[str] = []
     for path in paths:
@@ -202,7 +196,7 @@ def _load(paths: Sequence[str], device: str) -> tuple[dict[str, Trained], list[s
 
 
 def _check_layer(settings: EquivarianceSettings, trained: Mapping[str, Trained]) -> None:
-    """Refuses a layer that the figures could not show, before anything is measured."""
+    """Refuse a layer that the figures could not show, before anything is measured."""
     for label, run in trained.items():
         try:
             shown_fields(run.network, settings.layer, settings.group_order)
@@ -225,7 +219,7 @@ def _fields_of(network: nn.Module) -> list[Fields]:
 def _sample(
     settings: EquivarianceSettings, trained_preset: str, layout: Layout
 ) -> tuple[str, list[str], dict[str, Tensor]]:
-    """The preset, the pairs' names, and the arrays of all of them, in network units."""
+    """Return the preset, the pairs' names, and the arrays of all of them, in network units."""
     if settings.data is None:
         preset = settings.preset or trained_preset
         refs = list_phantom("phantom", _PHANTOM_SEED, settings.pairs)
@@ -237,9 +231,8 @@ def _sample(
     reasons = [why_no_mask(file, stacks) for file in files]
     known = [file for file, reason in zip(files, reasons, strict=True) if not reason]
     if not known:
-        raise NothingToProcessError(
-            f"{data}: no pair with a mask ({reasons[0] if reasons else 'the listed slices hold none'})"
-        )
+        reason = reasons[0] if reasons else "the listed slices hold none"
+        raise NothingToProcessError(f"{data}: no pair with a mask ({reason})")
     chosen = evenly_spaced(known, settings.pairs)
     manifest = read_manifest(data, chosen[0].split)
     preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset
@@ -258,7 +251,7 @@ def _sample(
 def _measure(
     label: str, run: Trained, sample: Mapping[str, Tensor], settings: EquivarianceSettings
 ) -> EquivarianceReport:
-    """One pair at a time; what a network adds to its start counts, outside metal, which networks leave undefined."""
+    """Measure one pair at a time; what a network adds to its start counts, outside metal, which it leaves undefined."""
     typed = typed_layers(run.network, settings.group_order)
     inputs, kinds = inputs_of(run.network, sample), _fields_of(run.network)
     angles = [angle for angle in settings.angles if turns_all(inputs, kinds, angle)]
@@ -285,12 +278,9 @@ def _measure(
 
 
 def _facts(label: str, run: Trained) -> dict[str, Any]:
-    return {
-        "label": label,
-        "network": run.name,
-        "arguments": run.arguments,
-        "seed": run.seed,
-        "parameters": run.parameters,
-        "weights": str(run.source),
-        "weights_sha256": sha256_of(run.source),
-    }
+    facts = run_facts(run, label)
+    return {"label": facts.pop("name"), **facts}
+
+
+if __name__ == "__main__":
+    run_alone("equivariance")

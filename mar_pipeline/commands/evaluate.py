@@ -1,291 +1,57 @@
-"""`mar evaluate`: scores of correction methods on a data set in the community layout, as tables and pictures."""
+"""`mar evaluate`: scores of methods on held-out pairs, or on the samples of another task, as tables and pictures."""
 
 import logging
-import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
-from functools import partial
-from pathlib import Path
 
-import numpy as np
+from mar_pipeline.commands import run_alone
+from mar_pipeline.evaluation.files import EvaluateReport
+from mar_pipeline.evaluation.settings import EvaluateSettings
+from mar_pipeline.evaluation.task_settings import TaskEvaluateSettings
+from mar_pipeline.options import read_settings, value_of
 
-from mar_pipeline.data.measured import with_projected_data
-from mar_pipeline.data.pairs import (
-    PairFile,
-    Skipped,
-    find_pairs,
-    load_masks,
-    load_pair,
-    why_no_mask,
-    why_other_mask,
-)
-from mar_pipeline.evaluation.files import make_folder, write_report, write_tables
-from mar_pipeline.evaluation.method_facts import Measurements, collect_facts, facts_to_text, machine
-from mar_pipeline.evaluation.methods import LABELS, METHODS, Candidate, Scanner
-from mar_pipeline.evaluation.score_tables import ScoreRow, size_group, to_text
-from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
-from mar_pipeline.metrics import score
-from simulation.dataset.manifest import manifest_file, read_manifest
-from simulation.dataset.reader import Pair
-from simulation.errors import InputError, NothingToProcessError, UsageError
-from simulation.files import whole_file
-from simulation.progress import with_progress
+__all__ = ["EvaluateReport", "EvaluateSettings", "TaskEvaluateSettings", "evaluate", "read_evaluate_settings"]
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_PRESET = "syndeeplesion"
-_PROJECTED = "Sinograms, metal trace and LI: projected from the uncorrected image, as if the raw data were gone."
 
-
-@dataclass(frozen=True)
-class EvaluateReport:
-    """What `evaluate` did.
+def read_evaluate_settings(arguments: list[str]) -> EvaluateSettings | TaskEvaluateSettings:
+    """Return settings from the command line after ``mar evaluate``; the task decides which keys there are.
 
     Args:
-        rows: one per pair, candidate and protocol.
-        table: the tables as aligned text.
-        not_scored: pairs whose mask is not known; nothing is wrong with them.
-        failed: pairs that are broken or on which a method failed; not empty means exit code 8.
-        outputs: files written, relative to the output folder.
-        device: where it ran.
+        arguments: options, and files with ``--settings``.
+
+    Raises:
+        UsageError: for an unknown key, a wrong type or a missing value, by name.
     """
+    task = value_of("task", arguments)
+    if task in (None, "mar"):
+        return read_settings("evaluate", EvaluateSettings, arguments)
+    from mar_pipeline.tasks.catalogue import TESTS, known_task
 
-    rows: tuple[ScoreRow, ...]
-    table: str
-    not_scored: tuple[Skipped, ...]
-    failed: tuple[Skipped, ...]
-    outputs: tuple[str, ...]
-    device: str
+    return read_settings("evaluate", TaskEvaluateSettings, arguments, {"data": TESTS[known_task(task)].data})
 
 
-def evaluate(settings: EvaluateSettings) -> EvaluateReport:
-    """Score every pair whose mask is known and write results.csv, table.md, report.json and the pictures.
-
-    A pair counts only if every method gave a finite image of it: all columns of a table are about the same pairs.
+def evaluate(settings: EvaluateSettings | TaskEvaluateSettings) -> EvaluateReport:
+    """Score methods and write results.csv, table.md, report.json and the pictures.
 
     Args:
         settings: what to score.
 
     Raises:
-        UsageError: an unknown method, protocol, preset or device.
-        InputError: the data cannot be used, the output folder cannot be written, or no pair could be scored.
+        UsageError: unknown methods, impossible settings, or a folder that holds an earlier result.
+        InputError: the data or a run cannot be used, the folder cannot be written, or nothing could be scored.
         OSError: a file cannot be written.
     """
-    check_settings(settings)
-    if settings.trust_masks:
-        logger.warning("evaluate: --trust-masks: nothing checks that the masks belong to their pairs")
-    started = time.monotonic()
-    data, out = Path(settings.data), Path(settings.out)
-    if out.resolve() == data.resolve():
-        raise UsageError(f"--out {out}: is the data folder, whose report would be lost; name another")
-    pairs, missing = find_pairs(data, settings.split)
-    stacks = load_masks(data, settings.masks)
-    scanners = _scanners(data, {file.split for file in pairs}, settings)
-    device = next(iter(scanners.values())).projector.device
-    candidates = _candidates(settings, scanners, device)
-    make_folder(out)
-    scoring = _Scoring(settings, stacks, scanners, candidates, Measurements(device))
-    rows, not_scored, failed = scoring.all(pairs)
-    failed = missing + failed
-    _refuse_nothing(rows, not_scored, failed)
-    scored = {_key(row) for row in rows}
-    coverage = _coverage(len(pairs), len(scored), not_scored, len(failed))
-    if settings.sinograms == "projected":
-        coverage += f"\n\n{_PROJECTED}"
-    facts = collect_facts(candidates, scoring.measured)
-    outputs = write_tables(rows, facts, scoring.measured, settings.precision, coverage, out)
-    files = [file for file in pairs if _key(file) in scored]
-    drawn = _one_a_slice(files) if settings.figures is None else _spread(files, rows, settings.figures)
-    outputs += [scoring.draw(file, rows, out) for file in with_progress(drawn, len(drawn), "evaluate", "picture")]
-    outputs.append("report.json")
-    tables = f"{to_text(rows)}\n{facts_to_text(facts, scoring.measured, settings.precision)}{coverage}"
-    report = EvaluateReport(tuple(rows), tables, tuple(not_scored), tuple(failed), tuple(outputs), device)
-    write_report(
-        out,
-        settings=asdict(settings),
-        presets={split: scanner.preset for split, scanner in scanners.items()},
-        machine=machine(device),
-        counts={"pairs": len(pairs), "scored": len(scored)},
-        rows=rows,
-        facts=facts,
-        runs=[dict(candidate.facts) | {"method": candidate.method} for candidate in candidates if candidate.run],
-        not_scored=not_scored,
-        failed=failed,
-        outputs=outputs,
-        seconds=time.monotonic() - started,
-    )
+    if isinstance(settings, EvaluateSettings):
+        from mar_pipeline.evaluation.pairs import evaluate_pairs
+
+        report = evaluate_pairs(settings)
+    else:
+        from mar_pipeline.evaluation.samples import evaluate_samples
+
+        report = evaluate_samples(settings)
+    logger.info("evaluate: %s", report.where(settings.out))
     return report
 
 
-def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[str, Scanner]:
-    """The scanner that made each split."""
-    presets = {}
-    for split in sorted(splits):
-        manifest = read_manifest(data, split)
-        recorded = manifest["identity"].get("preset") if manifest else None
-        presets[split] = settings.preset or recorded or DEFAULT_PRESET
-        if recorded and recorded != presets[split]:
-            logger.warning("evaluate: preset %s, but %s says %s", presets[split], manifest_file(data, split), recorded)
-    return {split: Scanner.of(preset, settings.device) for split, preset in presets.items()}
-
-
-def _candidates(settings: EvaluateSettings, scanners: Mapping[str, Scanner], device: str) -> list[Candidate]:
-    """What is scored, in the order of the settings' methods; torch is imported for networks only."""
-    paths = [word for word in settings.methods if word not in METHODS]
-    networks: dict[str, Candidate] = {}
-    if paths:
-        from mar_pipeline.evaluation.network_methods import load_networks, refuse_other_preset
-
-        loaded = load_networks(paths, device, settings.precision)
-        refuse_other_preset(loaded, {split: scanner.preset for split, scanner in scanners.items()}, settings.any_preset)
-        networks = dict(zip(paths, loaded, strict=True))
-    return [networks.get(word) or Candidate(word, METHODS[word]) for word in settings.methods]
-
-
-@dataclass(frozen=True)
-class _Scoring:
-    """Candidates on pairs, and what is measured meanwhile."""
-
-    settings: EvaluateSettings
-    stacks: Mapping[str, np.ndarray]
-    scanners: Mapping[str, Scanner]
-    candidates: Sequence[Candidate]
-    measured: Measurements
-
-    def all(self, pairs: Sequence[PairFile]) -> tuple[list[ScoreRow], list[Skipped], list[Skipped]]:
-        """Rows, pairs whose mask is not known, pairs that failed."""
-        rows: list[ScoreRow] = []
-        not_scored: list[Skipped] = []
-        failed: list[Skipped] = []
-        for file in with_progress(pairs, len(pairs), "evaluate", "pair"):
-            try:
-                own, reason = self._pair(file)
-            except InputError as error:
-                failed.append(Skipped(file.name, str(error)))
-                continue
-            rows += own
-            if reason:
-                not_scored.append(Skipped(file.name, reason))
-        return rows, not_scored, failed
-
-    def _pair(self, file: PairFile) -> tuple[list[ScoreRow], str]:
-        """The rows of a pair, or the reason why its mask is not known."""
-        reason = why_no_mask(file, self.stacks)
-        if reason:
-            return [], reason
-        scanner = self.scanners[file.split]
-        pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
-        if not self.settings.trust_masks and (
-            reason := why_other_mask(pair.metal_trace, metal_mask, scanner.projector)
-        ):
-            return [], reason
-        pair = self._usable(pair, metal_mask, scanner)
-        rows, seconds, errors = [], {}, {}
-        metal_pixels, shape = int(np.count_nonzero(metal_mask)), pair.image.shape
-        metal = (metal_pixels, f"{shape[0]} x {shape[1]}", size_group(metal_pixels, shape))
-        for candidate in self.candidates:
-            where = (file.split, file.case, file.slice, file.mask, *metal, candidate.method, candidate.run)
-            correct = partial(candidate.correct, pair, metal_mask, scanner)
-            with _named(candidate):
-                image_mu, seconds[candidate.name] = self.measured.timed(correct)
-                for protocol in self.settings.protocols:
-                    scores = score(image_mu, pair.image, metal_mask, protocol)
-                    rows.append(ScoreRow(*where, candidate.seed, protocol, **scores))
-                if candidate.equivariance and self.measured.pairs < self.settings.equivariance_pairs:
-                    errors[candidate.name] = candidate.equivariance(pair, metal_mask, scanner)
-        self.measured.keep(seconds, errors)
-        return rows, ""
-
-    def _usable(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> Pair:
-        """What the methods may use of a pair."""
-        if self.settings.sinograms == "stored":
-            return pair
-        return with_projected_data(pair, metal_mask, scanner.projector, scanner.weighting)
-
-    def draw(self, file: PairFile, rows: Sequence[ScoreRow], out: Path) -> str:
-        """A picture of a scored pair, of several seeds that of the first; its name."""
-        from mar_pipeline.figures import case_figure
-
-        scanner, protocol = self.scanners[file.split], self.settings.protocols[0]
-        pair, metal_mask = load_pair(file, self.stacks, scanner.projector)
-        pair = self._usable(pair, metal_mask, scanner)
-        psnr = {row.run or row.method: row.psnr for row in rows if (_key(row), row.protocol) == (_key(file), protocol)}
-        shown = {_label(candidate, self.candidates): candidate for candidate in _first_seeds(self.candidates)}
-        figure = case_figure(
-            images_mu={label: candidate.correct(pair, metal_mask, scanner) for label, candidate in shown.items()},
-            truth_mu=pair.image,
-            metal_mask=metal_mask,
-            captions={label: f"{psnr[candidate.name]:.2f} dB" for label, candidate in shown.items()},
-            title=f"{file.case}/{file.slice}, mask {file.mask}: {np.count_nonzero(metal_mask)} metal pixels "
-            f"(PSNR: {protocol} protocol)",
-            window_hu=self.settings.window_hu,
-            difference_hu=self.settings.difference_hu,
-        )
-        name = f"{file.split}_{file.case}_{file.slice}_{file.mask}.png"
-        with whole_file(out / name) as unfinished:
-            figure.savefig(unfinished, format="png")
-        return name
-
-
-@contextmanager
-def _named(candidate: Candidate) -> Iterator[None]:
-    """Says whose image it was that could not be made or scored."""
-    try:
-        yield
-    except InputError as error:
-        raise InputError(f"{candidate.name}: {error}") from error
-
-
-def _first_seeds(candidates: Sequence[Candidate]) -> list[Candidate]:
-    first: dict[str, Candidate] = {}
-    for candidate in candidates:
-        first.setdefault(candidate.method, candidate)
-    return list(first.values())
-
-
-def _label(candidate: Candidate, candidates: Sequence[Candidate]) -> str:
-    """What a picture calls it."""
-    several = sum(other.method == candidate.method for other in candidates) > 1
-    return LABELS.get(candidate.method, candidate.method) + (f" (seed {candidate.seed})" if several else "")
-
-
-def _coverage(pairs: int, scored: int, not_scored: Sequence[Skipped], failed: int) -> str:
-    """How many pairs the scores are about, and why not more."""
-    reasons = Counter(skipped.reason for skipped in not_scored)
-    words = "".join(f"; {count} not scored: {reason}" for reason, count in reasons.items())
-    return f"{scored} of {pairs} pairs scored{words}" + (f"; {failed} failed." if failed else ".")
-
-
-def _refuse_nothing(rows: list[ScoreRow], not_scored: list[Skipped], failed: list[Skipped]) -> None:
-    if rows:
-        return
-    first = next(iter([*failed, *not_scored]), None)
-    why = f"; the first one, {first.pair}: {first.reason}" if first else ""
-    error = InputError if failed else NothingToProcessError
-    raise error(f"no pair could be scored ({len(not_scored)} without a known mask, {len(failed)} failed){why}")
-
-
-def _key(of: PairFile | ScoreRow) -> tuple[str, str, str, int]:
-    return of.split, of.case, of.slice, of.mask
-
-
-def _one_a_slice(files: Sequence[PairFile]) -> list[PairFile]:
-    """A pair of every slice: the first slice's first, the second's second, and so on round, so masks take turns."""
-    slices: dict[tuple[str, str, str], list[PairFile]] = {}
-    for file in files:
-        slices.setdefault((file.split, file.case, file.slice), []).append(file)
-    return [own[number % len(own)] for number, own in enumerate(slices.values())]
-
-
-def _spread(files: Sequence[PairFile], rows: Sequence[ScoreRow], count: int) -> list[PairFile]:
-    """The first scored pair of every size group, large to small, then the second ones, and so on."""
-    groups = {_key(row): row.group for row in rows}
-    seen: dict[int, int] = {}
-    ranked = []
-    for file in files:
-        group = groups[_key(file)]
-        seen[group] = seen.get(group, 0) + 1
-        ranked.append((seen[group], group, file))
-    return [file for _, _, file in sorted(ranked, key=lambda entry: entry[:2])[:count]]
+if __name__ == "__main__":
+    run_alone("evaluate")

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.evaluation.files import make_folder
 from mar_pipeline.networks.build import has_projector
 from mar_pipeline.weights.model_card import model_card
@@ -129,3 +130,7 @@ def _write_report(
         "outputs": [*hashes, SUMS, REPORT],
     }
     write_json(Path(settings.out) / REPORT, report)
+
+
+if __name__ == "__main__":
+    run_alone("export")

@@ -5,6 +5,7 @@ queues the job again; a training and a simulation then go on where they stood.
 """
 
 import argparse
+import importlib.util
 import os
 import shlex
 import signal
@@ -15,8 +16,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.options import read_settings
-from mar_pipeline.signals import STOP_SIGNALS
+from mar_pipeline.runtime.signals import STOP_SIGNALS
 from simulation.errors import StoppedError, UsageError
 
 _NOTICE_S = 300
@@ -43,7 +45,7 @@ class Command:
 
     @property
     def line(self) -> list[str]:
-        """The command line of the child."""
+        """Return the command line of the child."""
         if self.processes == 1:
             return [sys.executable, "-m", "mar_pipeline", *self.words]
         options = ["--standalone", f"--nproc-per-node={self.processes}", "--shutdown-timeout=240"]
@@ -51,7 +53,7 @@ class Command:
         return [sys.executable, "-m", "torch.distributed.run", *options, "mar_pipeline", *self.words]
 
     def __call__(self) -> None:
-        """Runs it to its end.
+        """Run it to its end.
 
         Raises:
             subprocess.CalledProcessError: it failed.
@@ -65,7 +67,7 @@ class Command:
             raise subprocess.CalledProcessError(code, self.line)
 
     def checkpoint(self) -> Any:
-        """Stops the child on submitit's signal, and answers what the job calls when it starts again.
+        """Stop the child on submitit's signal, and return what the job calls when it starts again.
 
         It interrupts `__call__` while that waits; a `subprocess.Popen` would hold a lock there.
         """
@@ -82,14 +84,14 @@ class Command:
 
 
 def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
-    """Submits what the command line asks for.
+    """Submit what the command line asks for.
 
     Args:
         parser: without options.
         arguments: the command line after `mar submit`.
 
     Returns:
-        Submitit's jobs.
+        Submitit's jobs; with `--dry-run` the scripts that would be submitted, as text.
 
     Raises:
         UsageError: a command that cannot be run so, or submitit or Slurm is missing.
@@ -98,12 +100,10 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
     if asked.folder.exists() and not asked.folder.is_dir():
         raise UsageError(f"--folder: {asked.folder} is a file; expected a folder for messages")
     commands = _commands(asked)
-    try:
-        import submitit
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            "mar submit: needs submitit; install the extra: pip install 'mar-pipeline[cluster]'"
-        ) from error
+    if importlib.util.find_spec("submitit") is None:
+        raise UsageError("mar submit: needs submitit; install the extra: pip install 'mar-pipeline[cluster]'")
+    import submitit
+
     _check(asked.command)
     parameters = {
         "name": f"mar-{asked.command[0]}",
@@ -115,6 +115,8 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         "slurm_signal_delay_s": _NOTICE_S,
         "slurm_additional_parameters": {"requeue": True},
     }
+    if asked.dry_run:
+        return [_script(command, asked, parameters) for command in commands]
     try:
         executor = submitit.AutoExecutor(asked.folder, asked.cluster, slurm_max_num_timeout=asked.restarts)
         executor.update_parameters(**{name: value for name, value in parameters.items() if value is not None})
@@ -123,8 +125,29 @@ def submit(parser: argparse.ArgumentParser, arguments: list[str]) -> list[Any]:
         raise UsageError(f"mar submit: {error}; --cluster local runs it on this machine") from error
 
 
+def _script(command: Command, asked: argparse.Namespace, parameters: dict[str, Any]) -> str:
+    """Return what would be submitted: Slurm's script around the command line, or that line alone on this machine."""
+    line = shlex.join(command.line)
+    if asked.cluster == "local":
+        return f"{line}\n"
+    from submitit.slurm.slurm import _make_sbatch_string
+
+    names = {
+        "name": "job_name",
+        "timeout_min": "time",
+        "mem_gb": "mem",
+        "slurm_partition": "partition",
+        "slurm_signal_delay_s": "signal_delay_s",
+        "slurm_additional_parameters": "additional_parameters",
+    }
+    given = {names.get(name, name): value for name, value in parameters.items() if value is not None}
+    if "mem" in given:
+        given["mem"] = f"{given['mem']:g}GB"
+    return str(_make_sbatch_string(command=line, folder=asked.folder, **given))
+
+
 def _check(words: list[str]) -> None:
-    """Refuses here what a training or a simulation would refuse when its job begins.
+    """Refuse here what a training or a simulation would refuse when its job begins.
 
     Raises:
         UsageError: an unknown option, a wrong type, an impossible value, a file of settings that is not there.
@@ -145,9 +168,11 @@ def _check(words: list[str]) -> None:
 
 
 def as_text(jobs: list[Any]) -> str:
-    """A line for each job: its number, its command and where its messages go."""
+    """Return a line for each job: its number, its command and where its messages go; of a dry run the scripts."""
     return "\n".join(
-        f"job {job.job_id}: mar {shlex.join(job.submission().function.words)}, messages in {job.paths.stderr}"
+        f"{job}# nothing was submitted"
+        if isinstance(job, str)
+        else f"job {job.job_id}: mar {shlex.join(job.submission().function.words)}, messages in {job.paths.stderr}"
         for job in jobs
     )
 
@@ -165,6 +190,7 @@ def _parsed(parser: argparse.ArgumentParser, arguments: list[str]) -> argparse.N
     add("--time", default=60, type=int, help="minutes until it is stopped and queued again (default: 60)")
     add("--restarts", default=10, type=int, help="how often it is queued again for that (default: 10)")
     add("--partition", help="of Slurm")
+    add("--dry-run", action="store_true", help="show the script and submit nothing")
     asked = parser.parse_args(arguments)
     asked.command = asked.command[asked.command[:1] == ["--"] :]
     return asked
@@ -185,3 +211,7 @@ def _commands(asked: argparse.Namespace) -> list[Command]:
     if asked.tasks > 1:
         return [Command([name, f"--part={part}/{asked.tasks}", *options]) for part in range(asked.tasks)]
     return [Command(asked.command, asked.processes or max(1, asked.gpus if name == "train" else 1))]
+
+
+if __name__ == "__main__":
+    run_alone("submit")

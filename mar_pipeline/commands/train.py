@@ -13,12 +13,15 @@ from typing import Any
 import torch
 from torch.utils.tensorboard import SummaryWriter
 
+from mar_pipeline.commands import run_alone
 from mar_pipeline.equivariance import EquivarianceRegularizer
-from mar_pipeline.runtime import cores_share, process_device, processes, refuse_differences, wait_for_all
-from mar_pipeline.signals import noted_signals
+from mar_pipeline.networks.own_file import file_of, is_own_file
+from mar_pipeline.runtime.processes import cores_share, process_device, processes, refuse_differences, wait_for_all
+from mar_pipeline.runtime.signals import noted_signals
 from mar_pipeline.tasks.catalogue import TRAININGS
-from mar_pipeline.tasks.task import Task
+from mar_pipeline.tasks.task import Task, TaskContext
 from mar_pipeline.training.engines import Engines, seed_epoch
+from mar_pipeline.training.plan import TrainPlan, plan_training
 from mar_pipeline.training.precision import autocast_dtype
 from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import make_regularizer
@@ -58,7 +61,7 @@ class TrainReport:
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """Return one line for people."""
         best = "not validated yet"
         if self.best_score is not None:
             best = f"best validation {score_text(self.score, self.best_score)} in epoch {self.best_epoch}"
@@ -66,10 +69,10 @@ class TrainReport:
 
 
 def train(settings: TrainSettings) -> TrainReport:
-    """Trains to the settings' last epoch, from where the run folder stands.
+    """Train to the settings' last epoch, from where the run folder stands.
 
     Every epoch ends with a checkpoint and draws from (seed, epoch, rank) alone, so that on the CPU a resumed run equals
-    a straight one bit for bit. Of several processes (see `runtime.joined`) the leading one alone writes.
+    a straight one bit for bit. Of several processes (see `processes.joined`) the leading one alone writes.
 
     Args:
         settings: everything that decides the run.
@@ -92,6 +95,7 @@ def train(settings: TrainSettings) -> TrainReport:
         with folder.opened(settings) if own.leads else nullcontext():
             wait_for_all()
             place = {"precision": _precision(settings, task, device), "data": _data(task)}
+            place |= _network_file(settings.network.name)
             state = TrainingState(task.network.to(device), settings, folder, task.facts, place)
             before = state.epoch
             dtype = autocast_dtype(state.place["precision"], device)
@@ -111,16 +115,42 @@ def train(settings: TrainSettings) -> TrainReport:
     return report
 
 
+def plan(settings: TrainSettings) -> TrainPlan:
+    """Say what `train` would do, and for how long, from a short trial; nothing is written.
+
+    Args:
+        settings: of the run.
+
+    Raises:
+        UsageError: impossible settings.
+        InputError: the data cannot be used.
+    """
+    check_settings(settings)
+    device = process_device(settings.device)
+    torch.set_num_threads(settings.threads or cores_share(usable_cores()))
+    task = _make_task(settings, device)
+    regularizer = make_regularizer(task.network, settings.equivariance)
+    task.network.to(device)
+    return plan_training(settings, task, regularizer, autocast_dtype(_precision(settings, task, device), device))
+
+
 def _make_task(settings: TrainSettings, device: torch.device) -> Task:
-    """With the same fresh weights in every process."""
+    """Make the task, with the same fresh weights in every process."""
     seed_epoch(settings.seed, 0)
     network, own = settings.network, processes()
     make = TRAININGS[settings.task].make
-    return make(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
+    return make(
+        TaskContext(network.name, network.arguments, settings.data, settings.seed, device.type, own.rank, own.world)
+    )
+
+
+def _network_file(name: str) -> dict[str, str]:
+    """Return what a run stands on whose network is in a file of the user's own."""
+    return {"network's file": f"{file_of(name).name}, SHA-256 {sha256_of(file_of(name))}"} if is_own_file(name) else {}
 
 
 def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str:
-    """What the settings ask for; where they leave it open what the device has, but float32 where the loss needs it."""
+    """Return the precision asked for; where it is left open what the device has, or float32 where the loss needs it."""
     if task.full_precision and settings.precision == "bfloat16":
         raise UsageError("--precision: got bfloat16, which this loss cannot bear; give float32 or auto")
     if task.full_precision or autocast_dtype(settings.precision, device) is None:
@@ -129,7 +159,7 @@ def _precision(settings: TrainSettings, task: Task, device: torch.device) -> str
 
 
 def _data(task: Task) -> str:
-    """What is trained on and validated with, in words."""
+    """Return what is trained on and validated with, in words."""
     train, validation = (
         " ".join(f"{name} {value}" for name, value in loader.dataset.facts().items() if name != "left_out")
         for loader in task.loaders
@@ -182,7 +212,7 @@ def _train_epochs(
 
 
 def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
-    """Tells who would start the run again that it goes on, unless it never gets through an epoch.
+    """Tell who would start the run again that it goes on, unless it never gets through an epoch.
 
     Raises:
         LimitError: it was stopped too often in the same epoch.
@@ -197,7 +227,7 @@ def _note_stop(state: TrainingState, stop_before: dict[str, Any]) -> None:
 
 
 def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
-    """What to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
+    """Return what to do if memory ran out; empty for other errors. torch's CPU allocator has no class of its own."""
     data = vars(settings.data)
     if "DataLoader worker" in str(error):
         return f"a loader was killed; lower {_options(data, 'workers', 'cache_mb')}"
@@ -211,7 +241,7 @@ def _memory_remedy(error: Exception, settings: TrainSettings) -> str:
 
 
 def _options(data: dict[str, Any], *names: str) -> str:
-    """Those options that the task's data have, with their values."""
+    """Return those options that the task's data have, with their values."""
     return " or ".join(f"--data.{name} ({data[name]})" for name in names if name in data)
 
 
@@ -247,3 +277,7 @@ def _best(report: TrainReport, folder: RunFolder) -> dict[str, float | int | str
     if report.best_score is None:
         return None
     return {report.score: report.best_score, "epoch": report.best_epoch, "sha256": sha256_of(folder.best)}
+
+
+if __name__ == "__main__":
+    run_alone("train")

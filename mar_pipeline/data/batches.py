@@ -13,8 +13,8 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from mar_pipeline.data.crops import check_patch, random_crop, random_place, random_turn
 from mar_pipeline.data.pairs import Skipped
 from mar_pipeline.data.selection import by_reason
+from mar_pipeline.runtime.signals import STOP_SIGNALS
 from mar_pipeline.sample import CROP, ORDER, Layout, PairArrays, Sample, generator, to_sample
-from mar_pipeline.signals import STOP_SIGNALS
 from simulation.errors import MarError
 from simulation.files import sha256_of_text
 
@@ -34,20 +34,20 @@ class Pairs(Protocol):
 
     @property
     def names(self) -> list[str]:
-        """Of the pairs."""
+        """Return the names of the pairs."""
 
     @property
     def slices(self) -> int:
-        """Number of slices."""
+        """Return the number of slices."""
 
     @property
     def left_out(self) -> tuple[Skipped, ...]:
-        """What cannot be used, and why."""
+        """Return what cannot be used, and why."""
 
     def __len__(self) -> int: ...
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout."""
+        """Return a pair in the order of the layout."""
 
 
 @runtime_checkable
@@ -57,7 +57,7 @@ class WindowedPairs(Pairs, Protocol):
     gives_windows: bool
 
     def window(self, index: int, top: int, left: int, shape: tuple[int, int]) -> PairArrays:
-        """A part of the images of a pair, if ``gives_windows`` is true."""
+        """Return a part of the images of a pair, if ``gives_windows`` is true."""
 
 
 class KeyedSamples(Dataset[Sample]):
@@ -70,14 +70,14 @@ class KeyedSamples(Dataset[Sample]):
         raise NotImplementedError
 
     def __getitems__(self, keys: Sequence[Key]) -> list[Sample | MarError]:
-        """The samples of a batch. An error travels as a value: torch would wrap its one line into a traceback."""
+        """Return the samples of a batch. An error travels as a value: torch would wrap its line into a traceback."""
         try:
             return [self[key] for key in keys]
         except MarError as error:
             return [error.with_traceback(None)]
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the samples."""
+        """Return what a report says of the samples."""
         raise NotImplementedError
 
 
@@ -130,7 +130,7 @@ class Crops(KeyedSamples):
         return to_sample(cropped, self.pairs.layout)
 
     def facts(self) -> dict[str, Any]:
-        """Numbers of slices and pairs, a hash of their names, and what was left out, by reason."""
+        """Return numbers of slices and pairs, a hash of their names, and what was left out, by reason."""
         return {
             "slices": self.pairs.slices,
             "pairs": len(self.pairs),
@@ -196,7 +196,7 @@ class PairLoader(DataLoader[Sample]):
     dataset: KeyedSamples
 
     def set_epoch(self, epoch: int) -> None:
-        """Decides the batches of the next iteration; without it every epoch is epoch 0."""
+        """Decide the batches of the next iteration; without it every epoch is epoch 0."""
         if isinstance(self.batch_sampler, EpochBatches):
             self.batch_sampler.epoch = epoch
 
@@ -211,7 +211,7 @@ class PairLoader(DataLoader[Sample]):
 
 
 def loader_of(samples: KeyedSamples, batches: EpochBatches | list[list[Key]], workers: int) -> PairLoader:
-    """A loader of these batches.
+    """Return a loader of these batches.
 
     Args:
         samples: where they come from.
@@ -232,14 +232,14 @@ def loader_of(samples: KeyedSamples, batches: EpochBatches | list[list[Key]], wo
 
 
 def _outlive_stop_signals(worker: int) -> None:
-    """A cluster signals all processes: the training notes it and ends its step, for which it needs its loaders."""
+    """Ignore a cluster's signal to all processes: the training ends its step, for which it needs its loaders."""
     if hasattr(signal, "sigtimedwait"):  # not on every system, but on those of clusters
         signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         threading.Thread(target=_obey_parent_alone, args=(os.getppid(),), daemon=True).start()
 
 
 def _obey_parent_alone(parent: int) -> None:
-    """Ends this process when its parent, which signals it at exit, says so, or is no more."""
+    """End this process when its parent, which signals it at exit, says so, or is no more."""
     told = None
     while os.getppid() == parent and (told is None or told.si_pid != parent):
         told = signal.sigtimedwait(STOP_SIGNALS, _LOOKS_FOR_PARENT_S)

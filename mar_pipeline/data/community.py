@@ -1,7 +1,7 @@
 """Pairs of a data set in the community layout, as `mar simulate` writes it and SynDeepLesion is distributed."""
 
 from collections import Counter
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -14,13 +14,12 @@ from mar_pipeline.data.pairs import (
     Skipped,
     find_pairs,
     load_masks,
-    slice_name,
     why_no_mask,
     why_other_mask,
 )
-from mar_pipeline.data.selection import spread_pairs
+from mar_pipeline.data.selection import Selection, spread_pairs
 from mar_pipeline.data.stored import StoredPairs
-from mar_pipeline.sample import IMAGES_ONLY, Layout, PairArrays
+from mar_pipeline.sample import PairArrays
 from simulation.dataset.manifest import manifest_file, read_manifest
 from simulation.dataset.reader import read_h5
 from simulation.errors import InputError, NothingToProcessError, UsageError
@@ -44,60 +43,38 @@ class CommunityPairs(StoredPairs):
     where it is an error. Every read opens and closes its files, so that forked workers share none.
 
     Args:
-        folder: with ``{split}_640geo_dir.txt``.
-        split: train or test.
-        slices: ``case/slice`` of those to take; None takes all.
-        masks: mask numbers to take; None takes all.
-        mask_stack: a stack (.npy) instead of the folder's own.
-        cache_mb: MB of pairs kept in memory once they are read, shared with forked workers.
-        preset: the scanner that made the set.
-        trust_masks: do not compare metal traces.
-        limit: take so many pairs only, spread over slices and masks.
-        found: what `find_pairs` answers for folder and split, if that is known already.
-        layout: which arrays a pair has.
+        selection: which pairs.
+        found: what `find_pairs` returns for its folder and split, if that is known already.
 
     Raises:
         UsageError: the manifest names another preset.
         InputError: the set is missing, empty or damaged, of another image size than the preset's, or no pair is left.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        split: str = "train",
-        slices: Iterable[str] | None = None,
-        masks: Container[int] | None = None,
-        mask_stack: str | None = None,
-        cache_mb: float = 1024,
-        preset: str = "syndeeplesion",
-        trust_masks: bool = False,
-        limit: int | None = None,
-        found: tuple[list[PairFile], list[Skipped]] | None = None,
-        layout: Layout = IMAGES_ONLY,
-    ) -> None:
-        self.folder, self.preset, self._trusted, self.layout = Path(folder), preset, trust_masks, layout
-        _check_preset(self.folder, split, preset)
-        scan = protocol(preset)
+    def __init__(self, selection: Selection, found: tuple[list[PairFile], list[Skipped]] | None = None) -> None:
+        self.folder, self.preset, self.layout = Path(selection.folder), selection.preset, selection.layout
+        self._trusted, split, layout = selection.trust_masks, selection.split, selection.layout
+        _check_preset(self.folder, split, self.preset)
+        scan = protocol(self.preset)
         geometry, self._weighting = scan.geometry, scan.weighting
         self.shape = geometry.image_shape
         self._projector = Projector(geometry, "cpu", threads=1)
         self._stored_names = tuple(sorted({"ma_CT", "LI_CT"} | needed(layout)))
         pairs, missing = find_pairs(self.folder, split) if found is None else found
-        wanted = set(map(slice_name, pairs)) if slices is None else set(slices)
-        chosen = [file for file in pairs if slice_name(file) in wanted and (masks is None or file.mask in masks)]
-        self._stacks = load_masks(self.folder, mask_stack)
+        chosen = selection.of(pairs)
+        self._stacks = load_masks(self.folder, selection.mask_stack)
         self._mask_rows = {mask: row for row, mask in enumerate(sorted({file.mask for file in chosen}))}
         self._masks = SharedTable(len(self._mask_rows), self.shape, np.uint8, _MASKS_MB)
         known, no_mask = self._with_known_masks(chosen)
         self.left_out: tuple[Skipped, ...] = (*missing, *no_mask)
         if not known:
             raise NothingToProcessError(_nothing_left(self.folder, split, pairs, chosen, no_mask))
-        self.files = spread_pairs(known, limit)
-        self._pairs = SharedPairs(len(self.files), layout, geometry, cache_mb)
+        self.files = spread_pairs(known, selection.limit)
+        self._pairs = SharedPairs(len(self.files), layout, geometry, selection.cache_mb)
         self._checked = SharedTable(len(self.files), (1,), np.bool_)
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout, not to be written to; always the same one.
+        """Return a pair in the order of the layout, not to be written to; always the same one.
 
         Raises:
             InputError: a file is missing or damaged, or the mask is not the pair's.
@@ -120,7 +97,7 @@ class CommunityPairs(StoredPairs):
             return pair_arrays(self.layout, scan, truth_mu, self._mask(file) > 0, self._projector, self._weighting)
 
     def _stored(self, file: PairFile) -> tuple[Scan, np.ndarray]:
-        """What the files hold, checked: the scan with metal and the truth."""
+        """Return what the files hold, checked: the scan with metal and the truth."""
         truth_file = file.path.with_name("gt.h5")
         truth_mu = read_h5(truth_file, ("image",))["image"]
         stored = read_h5(file.path, self._stored_names)
@@ -144,7 +121,7 @@ class CommunityPairs(StoredPairs):
             raise InputError(f"{what} holds values that are not finite numbers{_REPAIR}")
 
     def _mask(self, file: PairFile) -> np.ndarray:
-        """The pair's mask at the size of its images, 1 where metal is."""
+        """Return the pair's mask at the size of its images, 1 where metal is."""
         row = self._mask_rows[file.mask]
         mask = self._masks.get(row)
         if mask is None:
@@ -166,7 +143,7 @@ class CommunityPairs(StoredPairs):
         return why_other_mask(trace, self._mask(file) > 0, self._projector)
 
     def _with_known_masks(self, chosen: Sequence[PairFile]) -> tuple[list[PairFile], list[Skipped]]:
-        """The pairs whose masks are known, and the others; what a pair shows of its mask goes for all pairs with it."""
+        """Return the pairs whose masks are known, and the others; what one pair shows of a mask goes for all."""
         reasons = {file: why_no_mask(file, self._stacks).replace("--masks", "--data.masks") for file in chosen}
         wrong: dict[int, str] = {}
         for file in _new_masks_first([file for file in chosen if not reasons[file]])[:_CHECKED_AT_START]:
@@ -190,7 +167,7 @@ class CommunityPairs(StoredPairs):
 
 @contextmanager
 def _named(file: PairFile) -> Iterator[None]:
-    """Says which file an error is about."""
+    """Say which file an error is about."""
     try:
         yield
     except InputError as error:
@@ -198,7 +175,7 @@ def _named(file: PairFile) -> Iterator[None]:
 
 
 def _new_masks_first(files: Sequence[PairFile]) -> list[PairFile]:
-    """The first pair of every mask, then the second ones, and so on."""
+    """Return the first pair of every mask, then the second ones, and so on."""
     seen: Counter[int] = Counter()
     rounds = []
     for file in files:

@@ -7,7 +7,7 @@ from simulation.errors import UsageError
 
 
 def check_patch(patch: int, shape: tuple[int, int], rotations: bool = False) -> None:
-    """Refuses crops that images of a size cannot give.
+    """Refuse crops that images of a size cannot give.
 
     Args:
         patch: side of a crop in pixels; 0 is the whole image.
@@ -32,7 +32,7 @@ def check_patch(patch: int, shape: tuple[int, int], rotations: bool = False) -> 
 def random_crop(
     pair: PairArrays, patch: int, rng: np.random.Generator, flips: bool = False, rotations: bool = False
 ) -> PairArrays:
-    """A square crop at a random place, mirrored and turned at random; sinograms go along with whole images.
+    """Return a square crop at a random place, mirrored and turned at random; sinograms go along with whole images.
 
     Args:
         pair: images and sinograms; none of the latter if there is a patch.
@@ -56,7 +56,7 @@ def random_crop(
 
 
 def random_place(shape: tuple[int, int], patch: int, rng: np.random.Generator) -> tuple[int, int]:
-    """First row and column of a crop.
+    """Return first row and column of a crop.
 
     Args:
         shape: rows and columns of the image.
@@ -67,7 +67,7 @@ def random_place(shape: tuple[int, int], patch: int, rng: np.random.Generator) -
 
 
 def random_turn(pair: PairArrays, rng: np.random.Generator, flips: bool = False, rotations: bool = False) -> PairArrays:
-    """A pair or crop mirrored and turned at random.
+    """Return a pair or crop mirrored and turned at random.
 
     Args:
         pair: images and sinograms.
@@ -91,7 +91,7 @@ def random_turn(pair: PairArrays, rng: np.random.Generator, flips: bool = False,
 
 
 def turned(sinograms: np.ndarray, quarters: int) -> np.ndarray:
-    """Sinograms of the image turned by quarter turns counter-clockwise: a cyclic shift of the views.
+    """Return sinograms of the image turned by quarter turns counter-clockwise: a cyclic shift of the views.
 
     Args:
         sinograms: ["... views bins"] of a full scan whose views are a multiple of 4.
@@ -110,7 +110,7 @@ def turned(sinograms: np.ndarray, quarters: int) -> np.ndarray:
 
 
 def mirrored(sinograms: np.ndarray, up_down: bool, left_right: bool) -> np.ndarray:
-    """Sinograms of the mirrored image: views and bins in reverse order, for left-right half a turn on.
+    """Return sinograms of the mirrored image: views and bins in reverse order, for left-right half a turn on.
 
     Args:
         sinograms: ["... views bins"] of a full scan, see `simulation.physics.geometry.FanBeam`.

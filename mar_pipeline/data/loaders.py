@@ -22,14 +22,14 @@ class Loaders(NamedTuple):
     validation: PairLoader
 
     def facts(self) -> dict[str, Any]:
-        """What a report says of the data, and the number of batches."""
+        """Return what a report says of the data, and the number of batches."""
         return {name: loader.dataset.facts() | {"batches": len(loader)} for name, loader in self._asdict().items()}
 
 
 def make_loaders(
     settings: DataSettings, seed: int, rank: int = 0, world: int = 1, layout: Layout = IMAGES_ONLY
 ) -> Loaders:
-    """Loaders of a training.
+    """Return loaders of a training.
 
     Batches for training follow (seed, epoch, rank) alone: call ``train.set_epoch(epoch)`` before each epoch. Validation
     has whole images, one at a time, always the same ones; ranks share them out. Neither depends on the number of
@@ -70,7 +70,12 @@ def make_loaders(
     )
 
 
+def counted(count: int, word: str) -> str:
+    """Return a number and its word: "1 pair", "3 pairs"."""
+    return f"{count} {word}{'s' * (count != 1)}"
+
+
 def _tell(pairs: Pairs, purpose: str) -> None:
-    logger.info("data: %s: %d pairs of %d slices", purpose, len(pairs), pairs.slices)
+    logger.info("data: %s: %s of %s", purpose, counted(len(pairs), "pair"), counted(pairs.slices, "slice"))
     for first, count in by_reason(pairs.left_out):
         logger.warning("data: %s: %d left out; the first, %s: %s", purpose, count, first.pair, first.reason)

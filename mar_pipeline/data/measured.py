@@ -50,7 +50,7 @@ _BEYOND_RANGE = 1e-3
 
 
 def needed(layout: Layout) -> set[str]:
-    """Names of the arrays of a scan that a layout is made from."""
+    """Return names of the arrays of a scan that a layout is made from."""
     names = {own for name in (*layout.images, *layout.sinograms) for own in _SOURCES.get(name, ())}
     return names | ({"LI_sinogram"} if layout.sinograms else set())
 
@@ -63,7 +63,7 @@ def pair_arrays(
     projector: Projector,
     weighting: Weighting,
 ) -> PairArrays:
-    """The arrays that a layout names.
+    """Return the arrays that a layout names.
 
     Args:
         layout: the names.
@@ -120,7 +120,7 @@ def pair_arrays(
 
 
 def with_projected_data(scan: Scan, metal_mask: np.ndarray, projector: Projector, weighting: Weighting) -> Scan:
-    """The scan as if its raw data were gone: sinograms, metal trace and LI image come from the corrupted image.
+    """Return the scan as if its raw data were gone: sinograms, metal trace and LI image come from the corrupted image.
 
     Args:
         scan: only its ma_CT is read; all that is replaced may be None.
@@ -145,7 +145,7 @@ def _given(truth_mu: np.ndarray | None) -> np.ndarray:
 
 
 def refuse_long_rays(scan: Sample | Pair) -> None:
-    """Refuses bodies whose line integrals are clipped in network units.
+    """Refuse bodies whose line integrals are clipped in network units.
 
     Raises:
         InputError: more than a thousandth of the bins, after LI, are beyond 4.

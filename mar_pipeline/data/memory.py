@@ -35,7 +35,7 @@ class SharedTable:
         self._lock = multiprocessing.get_context("fork").Lock()
 
     def get(self, row: int) -> np.ndarray | None:
-        """A row, not to be written to; None if it was not filled yet."""
+        """Return a row, not to be written to; None if it was not filled yet."""
         if row >= len(self._rows):
             return None
         with self._lock:  # orders the flag after the row on every processor
@@ -47,7 +47,7 @@ class SharedTable:
         return view
 
     def put(self, row: int, values: Any) -> None:
-        """Fills a row, if the budget has room for it; whoever fills it must come to the same values."""
+        """Fill a row, if the budget has room for it; whoever fills it must come to the same values."""
         if row >= len(self._rows):
             return
         self._rows[row] = values
@@ -74,7 +74,7 @@ class SharedPairs:
         self._table = SharedTable(pairs, (math.prod(self._images) + math.prod(self._sinograms),), budget_mb=budget_mb)
 
     def get(self, index: int) -> PairArrays | None:
-        """A pair, not to be written to; None if it is not kept."""
+        """Return a pair, not to be written to; None if it is not kept."""
         row = self._table.get(index)
         if row is None:
             return None
@@ -82,12 +82,12 @@ class SharedPairs:
         return PairArrays(images.reshape(self._images), sinograms.reshape(self._sinograms))
 
     def put(self, index: int, pair: PairArrays) -> None:
-        """Keeps a pair, if the budget has room for it."""
+        """Keep a pair, if the budget has room for it."""
         self._table.put(index, np.concatenate([pair.images.ravel(), pair.sinograms.ravel()]))
 
 
 def _shared_zeros(shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    """Zeros in memory that stays common after a fork."""
+    """Return zeros in memory that stays common after a fork."""
     count = math.prod(shape)
     if not count:
         return np.zeros(shape, dtype)

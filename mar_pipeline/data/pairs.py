@@ -35,7 +35,7 @@ class PairFile:
 
     @property
     def name(self) -> str:
-        """``split/case/slice/N``."""
+        """Return ``split/case/slice/N``."""
         return f"{self.split}/{self.case}/{self.slice}/{self.mask}"
 
 
@@ -53,12 +53,12 @@ class Skipped:
 
 
 def slice_name(file: PairFile) -> str:
-    """``case/slice`` of a pair."""
+    """Return ``case/slice`` of a pair."""
     return f"{file.case}/{file.slice}"
 
 
 def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], list[Skipped]]:
-    """The pairs of every listed slice, and the listed slices that are not there.
+    """Return the pairs of every listed slice, and the listed slices that are not there.
 
     Args:
         data: folder with ``{split}_640geo_dir.txt``.
@@ -106,7 +106,7 @@ def _pairs_of_slice(folder: Path, split: str, case: str, slice_name: str) -> tup
 
 
 def load_masks(data: Path, masks: str | None = None) -> dict[str, np.ndarray]:
-    """The mask stack of every split: ``data/{split}mask.npy``, or one file for all.
+    """Return the mask stack of every split: ``data/{split}mask.npy``, or one file for all.
 
     Args:
         data: the data folder.
@@ -125,7 +125,7 @@ def load_masks(data: Path, masks: str | None = None) -> dict[str, np.ndarray]:
 
 
 def why_no_mask(pair: PairFile, stacks: Mapping[str, np.ndarray]) -> str:
-    """The reason why no stack holds the pair's mask; empty if one does.
+    """Return the reason why no stack holds the pair's mask; empty if one does.
 
     Args:
         pair: the pair.
@@ -138,7 +138,7 @@ def why_no_mask(pair: PairFile, stacks: Mapping[str, np.ndarray]) -> str:
 
 
 def load_pair(file: PairFile, stacks: Mapping[str, np.ndarray], projector: Projector) -> tuple[Pair, np.ndarray]:
-    """A pair and its mask, at the size of the image and true where metal is.
+    """Return a pair and its mask, at the size of the image and true where metal is.
 
     Args:
         file: a pair whose mask is in ``stacks``.

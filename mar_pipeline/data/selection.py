@@ -1,19 +1,62 @@
 """Which slices and pairs of a set are taken: patterns, held-out patients, a few that span the set."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
-from mar_pipeline.data.pairs import PairFile, Skipped
+from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
+from mar_pipeline.sample import IMAGES_ONLY, Layout
 from simulation.errors import UsageError
 from simulation.sources.slices import evenly_spaced
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Which pairs of a data set are taken, and how they are read.
+
+    Args:
+        folder: with ``{split}_640geo_dir.txt`` or ``{split}_shards``.
+        split: train or test.
+        slices: ``case/slice`` of those to take; None takes all.
+        masks: mask numbers to take; None takes all.
+        mask_stack: a stack (.npy) instead of the folder's own (community).
+        cache_mb: MB of pairs kept in memory once they are read or computed, shared with forked workers; crops of stored
+            images of shards are left to the system's own cache.
+        preset: the scanner that made the set.
+        trust_masks: do not compare metal traces (community).
+        limit: take so many pairs only, spread over slices and masks.
+        layout: which arrays a pair has.
+    """
+
+    folder: str | Path
+    split: str = "train"
+    slices: Collection[str] | None = None
+    masks: Collection[int] | None = None
+    mask_stack: str | None = None
+    cache_mb: float = 1024
+    preset: str = "syndeeplesion"
+    trust_masks: bool = False
+    limit: int | None = None
+    layout: Layout = IMAGES_ONLY
+
+    def of(self, pairs: Iterable[PairFile]) -> list[PairFile]:
+        """Return those of the pairs whose slice and mask are taken; the limit is not looked at."""
+        slices = None if self.slices is None else set(self.slices)
+        return [
+            pair
+            for pair in pairs
+            if (slices is None or slice_name(pair) in slices) and (self.masks is None or pair.mask in self.masks)
+        ]
+
 
 _DEEPLESION = re.compile(r"(\d{6})_\d{2}_\d{2}")
 """A case of DeepLesion: patient, study, series."""
 
 
 def choose_slices(names: Sequence[str], patterns: Sequence[str] | None, option: str) -> list[str]:
-    """The slices that a list of patterns means.
+    """Return the slices that a list of patterns means.
 
     Args:
         names: ``case/slice`` of every slice.
@@ -47,7 +90,7 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def held_out(names: Sequence[str], fraction: float) -> list[str]:
-    """A share of the patients for validation, evenly spaced over the set; of the slices, if there is one patient.
+    """Return a share of the patients for validation, evenly spaced; of the slices, if there is one patient.
 
     Patients are the cases; those of DeepLesion (patient_study_series) with one patient number are one.
 
@@ -82,7 +125,7 @@ def _patient(name: str) -> str:
 
 
 def spread_pairs(files: Sequence[PairFile], count: int | None) -> list[PairFile]:
-    """Some pairs that span the slices, masks taking turns.
+    """Return some pairs that span the slices, masks taking turns.
 
     Args:
         files: the candidates.
@@ -104,7 +147,7 @@ def spread_pairs(files: Sequence[PairFile], count: int | None) -> list[PairFile]
 
 
 def by_reason(left_out: Sequence[Skipped]) -> list[tuple[Skipped, int]]:
-    """What was left out, by the first words of the reasons: the first one, and how many there are."""
+    """Return what was left out, by the first words of the reasons: the first one, and how many there are."""
     groups: dict[str, list[Skipped]] = {}
     for skipped in left_out:
         groups.setdefault(skipped.reason.partition(":")[0], []).append(skipped)

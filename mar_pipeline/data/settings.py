@@ -86,12 +86,12 @@ PROCEDURAL = "procedural"
 
 
 def is_procedural(settings: DataSettings) -> bool:
-    """Whether pairs are simulated with implants of the library's own."""
+    """Return whether pairs are simulated with implants of the library's own."""
     return settings.kind == "simulate" and settings.masks in (None, PROCEDURAL)
 
 
 def check_data_settings(settings: DataSettings) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: a name is unknown, a number impossible, or two settings exclude each other.

@@ -1,6 +1,5 @@
 """Pairs of a set of shards, see `simulation.dataset.shard_file`: crops are read without the rest of their pair."""
 
-from collections.abc import Container, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,17 +7,15 @@ import numpy as np
 
 from mar_pipeline.data.measured import needed, pair_arrays
 from mar_pipeline.data.memory import SharedPairs
-from mar_pipeline.data.pairs import PairFile, Skipped, slice_name
-from mar_pipeline.data.selection import spread_pairs
+from mar_pipeline.data.pairs import PairFile, Skipped
+from mar_pipeline.data.selection import Selection, spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.sample import (
     IMAGE,
-    IMAGES_ONLY,
     KEYS,
     LI,
     METAL_MASK,
     TARGET,
-    Layout,
     PairArrays,
     to_network,
 )
@@ -50,7 +47,7 @@ class ShardIndex(NamedTuple):
 
 
 def find_shard_pairs(folder: Path, split: str, preset: str) -> ShardIndex:
-    """What a set of shards holds.
+    """Return what a set of shards holds.
 
     Args:
         folder: of the set.
@@ -97,51 +94,32 @@ class ShardPairs(StoredPairs):
     it is computed from the sinogram and kept, as far as the cache goes.
 
     Args:
-        folder: with ``{split}_shards``.
-        split: train or test.
-        slices: ``case/slice`` of those to take; None takes all.
-        masks: mask numbers to take; None takes all.
-        cache_mb: MB of whole pairs kept in memory once they are computed, shared with forked workers; crops of stored
-            images are left to the system's own cache.
-        preset: the scanner that made the set.
-        limit: take so many pairs only, spread over slices and masks.
-        found: what `find_shard_pairs` answers, if that is known already.
-        layout: which arrays a pair has.
+        selection: which pairs.
+        found: what `find_shard_pairs` returns for its folder, split and preset, if that is known already.
 
     Raises:
         UsageError: another scanner made the set, or the shards hold no sinograms and the layout asks for them.
         InputError: a shard is missing or damaged, or no pair is left.
     """
 
-    def __init__(
-        self,
-        folder: str | Path,
-        split: str = "train",
-        slices: Iterable[str] | None = None,
-        masks: Container[int] | None = None,
-        cache_mb: float = 1024,
-        preset: str = "syndeeplesion",
-        limit: int | None = None,
-        found: ShardIndex | None = None,
-        layout: Layout = IMAGES_ONLY,
-    ) -> None:
-        index = find_shard_pairs(Path(folder), split, preset) if found is None else found
-        self.folder, self.preset, self.layout = Path(folder), preset, layout
+    def __init__(self, selection: Selection, found: ShardIndex | None = None) -> None:
+        folder, split, layout = Path(selection.folder), selection.split, selection.layout
+        index = find_shard_pairs(folder, split, selection.preset) if found is None else found
+        self.folder, self.preset, self.layout = folder, selection.preset, layout
         self.left_out: tuple[Skipped, ...] = tuple(index.missing)
-        wanted = set(map(slice_name, index.pairs)) if slices is None else set(slices)
-        chosen = [own for own in index.pairs if slice_name(own) in wanted and (masks is None or own.mask in masks)]
+        chosen = selection.of(index.pairs)
         if not chosen:
             raise InputError(f"{folder}: none of its {len(index.pairs)} {split} pairs has a slice and a mask chosen")
-        self.files = spread_pairs(chosen, limit)
+        self.files = spread_pairs(chosen, selection.limit)
         self._at = [index.at[own] for own in self.files]
-        scan = protocol(preset)
+        scan = protocol(self.preset)
         self.shape, self._weighting = scan.geometry.image_shape, scan.weighting
         self._projector = Projector(scan.geometry, "cpu", threads=1)
         self._needed = {"ma_CT", "LI_CT"} | needed(layout)
         self._refuse_what_cannot_be_read()
         images = layout.images == KEYS and not layout.sinograms and all("ma_CT" in shard for shard, *_ in self._at)
         self.gives_windows = images
-        self._pairs = SharedPairs(0 if images else len(self.files), layout, scan.geometry, cache_mb)
+        self._pairs = SharedPairs(0 if images else len(self.files), layout, scan.geometry, selection.cache_mb)
         self._open: list[Shard] = []
 
     def _refuse_what_cannot_be_read(self) -> None:
@@ -155,7 +133,7 @@ class ShardPairs(StoredPairs):
             )
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout, not to be written to; always the same one.
+        """Return a pair in the order of the layout, not to be written to; always the same one.
 
         Raises:
             InputError: its shard is missing or damaged.
@@ -169,7 +147,7 @@ class ShardPairs(StoredPairs):
         return kept
 
     def window(self, index: int, top: int, left: int, shape: tuple[int, int]) -> PairArrays:
-        """A part of the images of a pair; only where ``gives_windows`` is true.
+        """Return a part of the images of a pair; only where ``gives_windows`` is true.
 
         Args:
             index: of the pair.

@@ -97,17 +97,17 @@ class SimulatedPairs(Dataset[Sample]):
 
     @property
     def names(self) -> list[str]:
-        """``case/slice`` of every pair's first choice."""
+        """Return ``case/slice`` of every pair's first choice."""
         return [_name(self._refs[index % len(self._refs)]) for index in range(len(self))]
 
     @property
     def slices(self) -> int:
-        """Number of slices that are not known to be unfit."""
+        """Return the number of slices that are not known to be unfit."""
         return len(self._refs) - len(self.left_out)
 
     @property
     def left_out(self) -> tuple[Skipped, ...]:
-        """The slices found to be unfit so far, by whichever worker."""
+        """Return the slices found to be unfit so far, by whichever worker."""
         found = ((ref, self._states.get(place)) for place, ref in enumerate(self._refs))
         codes = ((ref, _USABLE if state is None else int(state[0])) for ref, state in found)
         return tuple(Skipped(_name(ref), _REASONS[code]) for ref, code in codes if code != _USABLE)
@@ -119,7 +119,7 @@ class SimulatedPairs(Dataset[Sample]):
         return to_sample(self.pair(index), self.layout)
 
     def pair(self, index: int, epoch: int = 0, draw: int | None = None) -> PairArrays:
-        """A pair in the order of the layout, not to be written to.
+        """Return a pair in the order of the layout, not to be written to.
 
         Args:
             index: chooses the slice.
@@ -162,7 +162,7 @@ class SimulatedPairs(Dataset[Sample]):
         return pair_arrays(self.layout, sample, image_mu, small > 0, projector, weighting)
 
     def _draw_mask(self, place: int, large_mu: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Labels of 512 x 512."""
+        """Return labels of 512 x 512."""
         if self._masks is None:
             if place not in self._anatomies:
                 if len(self._anatomies) >= _MOST_ANATOMIES:
@@ -174,7 +174,7 @@ class SimulatedPairs(Dataset[Sample]):
         return self._library.draw(index, large_mu, rng)[0]
 
     def _slice(self, place: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """A slice on the scanner's grid and on that of the masks, and its projections.
+        """Return a slice on the scanner's grid and on that of the masks, and its projections.
 
         Raises:
             InputError: it is unfit; the first time that is logged.
@@ -216,7 +216,7 @@ class SimulatedPairs(Dataset[Sample]):
         self._states.put(place, state)
 
     def _refuse_unusable(self) -> None:
-        """Makes one pair, which also compiles the kernels before workers are forked."""
+        """Make one pair, which also compiles the kernels before workers are forked."""
         first = ""
         for attempt in range(max(len(self._refs), _ATTEMPTS) if self._refs else 0):
             place = attempt % len(self._refs)

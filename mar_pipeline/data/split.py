@@ -7,7 +7,7 @@ from typing import NamedTuple
 from mar_pipeline.data.batches import Pairs
 from mar_pipeline.data.community import CommunityPairs
 from mar_pipeline.data.pairs import PairFile, Skipped, find_pairs, slice_name
-from mar_pipeline.data.selection import choose_slices, held_out
+from mar_pipeline.data.selection import Selection, choose_slices, held_out, spread_pairs
 from mar_pipeline.data.settings import DataSettings, is_procedural
 from mar_pipeline.data.shards import ShardIndex, ShardPairs, find_shard_pairs
 from mar_pipeline.data.simulated import SimulatedPairs
@@ -21,7 +21,7 @@ from simulation.sources import list_slices
 
 
 def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs, Pairs]:
-    """The two sets of pairs.
+    """Return the two sets of pairs.
 
     Args:
         settings: what is asked for, checked.
@@ -34,6 +34,26 @@ def train_and_validation_pairs(settings: DataSettings, seed: int, layout: Layout
         InputError: the data cannot be used.
     """
     return _simulated(settings, seed, layout) if settings.kind == "simulate" else _stored(settings, layout)
+
+
+def training_and_validation_files(
+    settings: DataSettings, pairs: Sequence[PairFile]
+) -> tuple[list[PairFile], list[PairFile]]:
+    """Return which pairs of the settings' own folder a run was trained and validated on; the latter as far as listed.
+
+    Args:
+        settings: of the run.
+        pairs: of the folder's train split.
+
+    Raises:
+        UsageError: the choice leaves nothing.
+    """
+    if not pairs:
+        return [], []
+    names, masks = list(dict.fromkeys(map(slice_name, pairs))), sorted({pair.mask for pair in pairs})
+    training, held = _choices(settings, names, masks)
+    chosen = [Selection("", slices=own.slices, masks=own.masks).of(pairs) for own in (training, held) if own]
+    return chosen[0], spread_pairs(chosen[1], settings.val_pairs) if held else []
 
 
 class _Choice(NamedTuple):
@@ -87,28 +107,25 @@ def _open(
     found: _Found,
     layout: Layout,
 ) -> Pairs:
-    masks = None if choice.masks is None else set(choice.masks)
-    if found.shards is not None:
-        return ShardPairs(
-            folder, split, choice.slices, masks, settings.cache_mb, settings.preset, limit, found.shards, layout
-        )
-    return CommunityPairs(
-        folder,
-        split,
-        choice.slices,
-        masks,
-        stack,
-        settings.cache_mb,
-        settings.preset,
-        settings.trust_masks,
-        limit,
-        (found.pairs, found.missing),
-        layout,
+    selection = Selection(
+        folder=folder,
+        split=split,
+        slices=choice.slices,
+        masks=None if choice.masks is None else set(choice.masks),
+        mask_stack=stack,
+        cache_mb=settings.cache_mb,
+        preset=settings.preset,
+        trust_masks=settings.trust_masks,
+        limit=limit,
+        layout=layout,
     )
+    if found.shards is not None:
+        return ShardPairs(selection, found.shards)
+    return CommunityPairs(selection, (found.pairs, found.missing))
 
 
 def _slice_names(folder: Path, found: _Found) -> list[str]:
-    """``case/slice`` of every slice with a pair."""
+    """Return ``case/slice`` of every slice with a pair."""
     if not found.pairs:
         first = f"; {found.missing[0].pair}: {found.missing[0].reason}" if found.missing else ""
         raise NothingToProcessError(f"{folder}: no pair is there{first}")
@@ -116,7 +133,7 @@ def _slice_names(folder: Path, found: _Found) -> list[str]:
 
 
 def _left_out(missing: Sequence[Skipped]) -> str:
-    """What may be the true reason why a choice leaves nothing."""
+    """Return what may be the true reason why a choice leaves nothing."""
     return f" ({len(missing)} listed left out; the first, {missing[0].pair}: {missing[0].reason})" if missing else ""
 
 
@@ -161,7 +178,7 @@ def _library(settings: DataSettings) -> MaskSource:
 
 
 def _other_set(settings: DataSettings, layout: Layout) -> Pairs:
-    """Validation on a set of its own, with its own mask stack."""
+    """Return validation on a set of its own, with its own mask stack."""
     folder, split = Path(settings.val_folder or settings.folder or ""), settings.val_split
     found = _find(folder, split, settings.preset)
     names = choose_slices(_slice_names(folder, found), settings.val_slices, "--data.val_slices")
@@ -179,14 +196,16 @@ def _validates_elsewhere(settings: DataSettings) -> bool:
 def _choices(
     settings: DataSettings, names: Sequence[str], masks: Sequence[int] | None
 ) -> tuple[_Choice, _Choice | None]:
-    """What to train on, and what to hold out of the same set, None if validation has a set of its own."""
+    """Return what to train on, and what to hold out of the same set, None if validation has a set of its own."""
     used = choose_slices(names, settings.slices, "--data.slices")
     used_masks = _masks_within(masks, settings.mask_range, "--data.mask_range")
     if _validates_elsewhere(settings):
-        return _Choice(_some(used, "--data.slices leaves no slice"), used_masks), None
+        return _Choice(_some(used, "--data.slices selects no slice"), used_masks), None
     held: list[str] = []
     if settings.val_slices is not None:
-        held = _some(choose_slices(used, settings.val_slices, "--data.val_slices"), "--data.val_slices takes no slice")
+        held = _some(
+            choose_slices(used, settings.val_slices, "--data.val_slices"), "--data.val_slices selects no slice"
+        )
     elif settings.val_mask_range is None:
         held = held_out(used, settings.val_fraction)
     kept_out = set(held)
@@ -208,13 +227,11 @@ def _masks_within(masks: Sequence[int] | None, allowed: tuple[int, int] | None, 
     if masks is None or allowed is None:
         return None if masks is None else list(masks)
     chosen = [mask for mask in masks if mask in _between(allowed)]
-    have = f"{masks[0]} .. {masks[-1]}" if masks else "none"
-    return _some(
-        chosen, f"{option} {allowed[0]} {allowed[1]} takes none of the masks, which are {have} (null does without)"
-    )
+    have = f"has masks {masks[0]} to {masks[-1]}" if masks else "has no masks"
+    return _some(chosen, f"{option} {allowed[0]} {allowed[1]} selects no mask: the set {have}")
 
 
 def _some(chosen: Iterable, reason: str) -> list:
     if not (listed := list(chosen)):
-        raise UsageError(f"data: {reason}; choose less narrowly")
+        raise UsageError(f"data: {reason}; select more, or give null to select all")
     return listed

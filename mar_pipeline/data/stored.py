@@ -21,12 +21,12 @@ class StoredPairs(Dataset[Sample]):
 
     @property
     def names(self) -> list[str]:
-        """``split/case/slice/N`` of every pair."""
+        """Return ``split/case/slice/N`` of every pair."""
         return [file.name for file in self.files]
 
     @property
     def slices(self) -> int:
-        """Number of slices that have a pair here."""
+        """Return the number of slices that have a pair here."""
         return len(set(map(slice_name, self.files)))
 
     def __len__(self) -> int:
@@ -36,5 +36,5 @@ class StoredPairs(Dataset[Sample]):
         return to_sample(self.pair(index), self.layout)
 
     def pair(self, index: int, epoch: int = 0, draw: int = 0) -> PairArrays:
-        """A pair in the order of the layout; always the same one."""
+        """Return a pair in the order of the layout; always the same one."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ from mar_pipeline.sample import SINOGRAMS
 
 
 def field_of(name: str) -> Fields:
-    """What a rotation does to an array of a sample.
+    """Return what a rotation does to an array of a sample.
 
     Args:
         name: of `mar_pipeline.sample`.
@@ -19,7 +19,7 @@ def field_of(name: str) -> Fields:
 
 
 def rotate_sample(sample: Mapping[str, Tensor], n: int, group_order: int = 4) -> dict[str, Tensor]:
-    """The sample of the scene turned by 360 n / t degrees, counter-clockwise; exact for quarter turns.
+    """Return the sample of the scene turned by 360 n / t degrees, counter-clockwise; exact for quarter turns.
 
     A full-scan sinogram of the turned slice is the sinogram of the slice with its views shifted cyclically: nothing is
     projected anew.

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from mar_pipeline.runtime import joins
+from mar_pipeline.runtime.processes import joins
 
 
 def gathered(x: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mar_pipeline.equivariance.fields import Fields, act
 from mar_pipeline.equivariance.processes import gathered
-from mar_pipeline.runtime import joins
+from mar_pipeline.runtime.processes import joins
 
 EPSILON = 1e-8
 

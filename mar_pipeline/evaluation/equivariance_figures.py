@@ -20,7 +20,7 @@ _WINDOW_HU = (-175.0, 275.0)
 
 
 def shown_fields(network: nn.Module, layer: str | None, group_order: int) -> Fields | None:
-    """Fields of the layer in the figures.
+    """Return fields of the layer in the figures.
 
     Args:
         network: any.
@@ -43,7 +43,7 @@ def shown_fields(network: nn.Module, layer: str | None, group_order: int) -> Fie
 
 
 def turns_all(inputs: Sequence[Tensor], fields: Sequence[Fields], angle_deg: float) -> bool:
-    """Whether an angle shifts the views of every sinogram among the inputs by a whole number.
+    """Return whether an angle shifts the views of every sinogram among the inputs by a whole number.
 
     Args:
         inputs: each Float["batch 1 H W"].
@@ -63,7 +63,7 @@ def draw_figures(
     maps: int,
     folder: Path,
 ) -> list[str]:
-    """Writes the figures of `FIGURES_DEG`.
+    """Write the figures of `FIGURES_DEG`.
 
     Args:
         networks: by label.

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 
 from mar_pipeline.equivariance.report_tables import EquivarianceReport
 from mar_pipeline.evaluation.score_tables import markdown_table
-from mar_pipeline.metrics import MU_RANGE_PER_CM
+from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 
 
 def summary(reports: Mapping[str, EquivarianceReport]) -> list[list[str]]:
-    """Whole networks, and the mean of their layers.
+    """Return whole networks, and the mean of their layers.
 
     Args:
         reports: label of a run -> what was measured.
@@ -35,7 +35,7 @@ def summary(reports: Mapping[str, EquivarianceReport]) -> list[list[str]]:
 
 
 def to_markdown(reports: Mapping[str, EquivarianceReport], names: Sequence[str]) -> str:
-    """equivariance.md: what the numbers are, the whole networks side by side, then each run with its layers.
+    """Return equivariance.md: what the numbers are, the whole networks side by side, then each run with its layers.
 
     Args:
         reports: label of a run -> what was measured.

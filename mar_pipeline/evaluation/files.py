@@ -4,35 +4,84 @@ import json
 import math
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mar_pipeline.data.pairs import Skipped
-from mar_pipeline.evaluation.method_facts import Measurements, MethodFacts, facts_to_markdown
-from mar_pipeline.evaluation.score_tables import ScoreRow, averages, to_csv, to_markdown
+from mar_pipeline.evaluation.method_facts import Measurements, MethodFacts, facts_to_markdown, machine
+from mar_pipeline.evaluation.score_tables import ScoreRow, to_csv, to_markdown
 from simulation.errors import ResourceError
 from simulation.files import sha256_of_text, whole_file, write_json
 from simulation.provenance import library_versions
 
+RESULTS = ("report.json", "results.csv", "table.md")
+"""Files by which a folder is known to hold an earlier result."""
 
-def make_folder(out: Path) -> None:
+
+@dataclass(frozen=True)
+class EvaluateReport:
+    """What an evaluation did.
+
+    Args:
+        rows: one per sample, method and condition.
+        table: the tables as aligned text.
+        markdown: the same for a page.
+        outputs: files written, relative to the output folder.
+        device: where it ran.
+        not_scored: pairs whose mask is not known, or that a run was trained on; nothing is wrong with them.
+        failed: pairs that are broken or on which a method failed; not empty means that some items failed.
+        results: one per method, of tasks other than metal artifact reduction.
+        columns: of their table, by the names of the results' values.
+    """
+
+    rows: tuple[ScoreRow, ...]
+    table: str
+    markdown: str
+    outputs: tuple[str, ...]
+    device: str
+    not_scored: tuple[Skipped, ...] = ()
+    failed: tuple[Skipped, ...] = ()
+    results: tuple[Any, ...] = ()
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pictures(self) -> tuple[str, ...]:
+        """Return the names of the pictures."""
+        return tuple(name for name in self.outputs if name.endswith(".png"))
+
+    def where(self, out: str) -> str:
+        """Return a line that says where the results are.
+
+        Args:
+            out: the output folder.
+        """
+        count = len(self.pictures)
+        files = ", ".join(name for name in self.outputs if not name.endswith(".png"))
+        return f"{out}: wrote {files}" + (f" and {count} picture{'s' * (count != 1)}" if count else "")
+
+
+def make_folder(out: Path, overwrite: bool = True) -> None:
     """Create the output folder and write to it once, before any work is done.
 
     Args:
         out: the folder.
+        overwrite: whether an earlier result in it may be replaced.
 
     Raises:
-        ResourceError: it cannot be created or written.
+        ResourceError: it holds an earlier result, or cannot be created or written.
     """
+    if not overwrite and (earlier := [name for name in RESULTS if (out / name).exists()]):
+        raise ResourceError(
+            f"--out {out}: holds an earlier result ({', '.join(earlier)}); name another folder, or replace it with "
+            "--overwrite"
+        )
     try:
         out.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=out) as file:
             file.write(b" ")
     except OSError as error:
-        raise ResourceError(
-            f"{out}: cannot be written to as a folder ({error.strerror}); name another --out"
-        ) from error
+        raise ResourceError(f"{out}: cannot be written ({error.strerror}); name another --out") from error
 
 
 def write_tables(
@@ -68,60 +117,34 @@ def write_tables(
 
 
 def write_report(
-    out: Path,
-    *,
-    settings: Mapping[str, Any],
-    presets: Mapping[str, str],
-    machine: Mapping[str, Any],
-    counts: Mapping[str, int],
-    rows: Sequence[ScoreRow],
-    facts: Sequence[MethodFacts],
-    runs: Sequence[Mapping[str, Any]],
-    not_scored: Sequence[Skipped],
-    failed: Sequence[Skipped],
-    outputs: Sequence[str],
-    seconds: float,
+    out: Path, command: str, settings: Mapping[str, Any], device: str, seconds: float, **facts: Any
 ) -> None:
     """Write report.json: what was run on what, what came out, what is missing and why.
 
     Args:
         out: the output folder.
-        settings: every setting of the run.
-        presets: preset of each split.
-        machine: where it ran: device, its name, threads.
-        counts: numbers of pairs.
-        rows: the scores, averaged per protocol and method here.
-        facts: the methods' costs and equivariance errors.
-        runs: the trained networks, with the SHA-256 of their weights.
-        not_scored: pairs whose mask is not known.
-        failed: pairs that are broken.
-        outputs: files written, relative to ``out``.
+        command: that did it.
+        settings: every setting of it.
+        device: where it ran, cpu or cuda.
         seconds: wall time.
+        facts: what the command has to say besides.
 
     Raises:
         OSError: it cannot be written.
     """
-    report = {
-        "command": "evaluate",
+    head = {
+        "command": command,
         "versions": library_versions(),
         "settings": settings,
         "settings_sha256": sha256_of_text(json.dumps(settings, sort_keys=True)),
-        "presets": presets,
-        **machine,
+        **machine(device),
         "seconds": round(seconds, 2),
-        "counts": {**counts, "not_scored": len(not_scored), "failed": len(failed)},
-        "averages": _without_infinity(averages(rows)),
-        "methods": {of_method.method: of_method.as_json() for of_method in facts},
-        "runs": list(runs),
-        "not_scored": [asdict(skipped) for skipped in not_scored],
-        "failed": [asdict(skipped) for skipped in failed],
-        "outputs": list(outputs),
     }
-    write_json(out / "report.json", report)
+    write_json(out / "report.json", head | facts)
 
 
-def _without_infinity(value: Any) -> Any:
-    """JSON has no infinity: the PSNR of equal images becomes the string "inf"."""
+def without_infinity(value: Any) -> Any:
+    """Return the value as JSON can hold it: the PSNR of equal images becomes the string "inf"."""
     if isinstance(value, dict):
-        return {key: _without_infinity(inner) for key, inner in value.items()}
+        return {key: without_infinity(inner) for key, inner in value.items()}
     return "inf" if value == math.inf else value

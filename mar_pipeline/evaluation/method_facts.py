@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from mar_pipeline.evaluation.methods import STORED, Candidate
+from mar_pipeline.evaluation.methods import STORED, Method
 from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
 from simulation.physics.projector_cpu import usable_cores
 
@@ -24,8 +24,8 @@ class Measurements:
 
     Args:
         device: where the methods compute, cpu or cuda.
-        seconds: name of the candidate -> seconds of each pair.
-        errors: name of the candidate -> degrees -> equivariance error, for each pair.
+        seconds: name of the method -> seconds of each pair.
+        errors: name of the method -> degrees -> equivariance error, for each pair.
     """
 
     device: str
@@ -34,11 +34,11 @@ class Measurements:
 
     @property
     def pairs(self) -> int:
-        """On how many pairs the equivariance error was measured."""
+        """Return on how many pairs the equivariance error was measured."""
         return max(map(len, self.errors.values()), default=0)
 
     def timed(self, function: Callable[[], Result]) -> tuple[Result, float]:
-        """A result and the seconds it took: of all processor threads, or those that passed until the GPU was through.
+        """Return a result and its seconds: of all processor threads, or until the GPU was through.
 
         Args:
             function: without arguments.
@@ -53,8 +53,8 @@ class Measurements:
         """Add what was measured on a pair that every method corrected.
 
         Args:
-            seconds: name of the candidate -> seconds.
-            errors: name of the candidate -> degrees -> equivariance error; empty if it was not measured on this pair.
+            seconds: name of the method -> seconds.
+            errors: name of the method -> degrees -> equivariance error; empty if it was not measured on this pair.
         """
         for name, value in seconds.items():
             self.seconds.setdefault(name, []).append(value)
@@ -81,7 +81,7 @@ class MethodFacts:
     errors: dict[int, tuple[float, ...]]
 
     def as_json(self) -> dict[str, Any]:
-        """The facts for report.json, means over the runs and their sample standard deviation."""
+        """Return the facts for report.json, means over the runs and their sample standard deviation."""
         return {
             "runs": self.runs,
             "parameters": self.parameters,
@@ -91,27 +91,27 @@ class MethodFacts:
         }
 
 
-def collect_facts(candidates: Sequence[Candidate], measured: Measurements) -> list[MethodFacts]:
-    """One entry for each method, in the order of the candidates.
+def collect_facts(methods: Sequence[Method], measured: Measurements) -> list[MethodFacts]:
+    """Return one entry for each method, in the order of the methods.
 
     Seconds are the median over the pairs, without the first one where there are more: it also pays for compiling.
 
     Args:
-        candidates: what was scored.
+        methods: what was scored.
         measured: what was measured meanwhile.
     """
     facts = []
-    for method in dict.fromkeys(candidate.method for candidate in candidates):
-        runs = [candidate for candidate in candidates if candidate.method == method]
+    for column in dict.fromkeys(method.column for method in methods):
+        runs = [method for method in methods if method.column == column]
         of_pairs = [measured.seconds[run.name] for run in runs]
         seconds = tuple(statistics.median(values[1:] or values) for values in of_pairs)
         errors = [measured.errors[run.name] for run in runs if run.name in measured.errors]
         facts.append(
             MethodFacts(
-                method=method,
+                method=column,
                 runs=sum(run.run != "" for run in runs),
                 parameters=runs[0].facts.get("parameters"),
-                seconds=None if method in STORED else seconds,
+                seconds=None if column in STORED else seconds,
                 errors={
                     angle: tuple(statistics.mean(pair[angle] for pair in of_run) for of_run in errors)
                     for angle in ANGLES
@@ -123,7 +123,7 @@ def collect_facts(candidates: Sequence[Candidate], measured: Measurements) -> li
 
 
 def facts_to_text(facts: Sequence[MethodFacts], measured: Measurements, precision: str) -> str:
-    """The table for a terminal; empty if there is nothing to tell.
+    """Return the table for a terminal; empty if there is nothing to tell.
 
     Args:
         facts: of `collect_facts`.
@@ -137,14 +137,14 @@ def facts_to_text(facts: Sequence[MethodFacts], measured: Measurements, precisio
 
 
 def facts_to_markdown(facts: Sequence[MethodFacts], measured: Measurements, precision: str) -> str:
-    """The same in Markdown."""
+    """Return the same in Markdown."""
     if not _worth_telling(facts):
         return ""
     return f"## Methods\n\n{_states(measured, precision)}\n\n{markdown_table(_cells(facts, measured.device))}\n\n"
 
 
 def machine(device: str) -> dict[str, Any]:
-    """Where it ran: device, its name, threads of torch or else of the projector.
+    """Return where it ran: device, its name, threads of torch or else of the projector.
 
     Args:
         device: cpu or cuda.
@@ -155,7 +155,7 @@ def machine(device: str) -> dict[str, Any]:
 
 
 def clock_words(device: str) -> str:
-    """What times were measured in.
+    """Return what times were measured in.
 
     Args:
         device: cpu or cuda.

@@ -1,6 +1,6 @@
 """The correction methods that can be scored, and the scanner they correct for; networks are in `network_methods`."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,7 +28,7 @@ class Scanner:
 
     @classmethod
     def of(cls, preset: str, device: Device = "auto") -> "Scanner":
-        """The scanner of a preset.
+        """Return the scanner of a preset.
 
         Raises:
             UsageError: unknown preset or device.
@@ -51,9 +51,10 @@ def _nmar(pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
     return np.asarray(image_mu)
 
 
-Method = Callable[[Pair, np.ndarray, Scanner], np.ndarray]
+Correction = Callable[[Pair, np.ndarray, Scanner], np.ndarray]
+"""(pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm."""
 
-METHODS: dict[str, Method] = {"input": _input, "li": _li, "nmar": _nmar}
+METHODS: dict[str, Correction] = {"input": _input, "li": _li, "nmar": _nmar}
 """Method name -> (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm."""
 
 LABELS = {"input": "Input", "li": "LI", "nmar": "NMAR"}
@@ -64,27 +65,37 @@ STORED = ("input", "li")
 
 
 @dataclass(frozen=True)
-class Candidate:
-    """What is scored: a method, or one trained run of a network.
+class Method:
+    """What is scored: a method as it is, or one trained run of a network.
 
     Args:
-        method: head of its column in the tables; the runs of a network that differ by seed only share one.
-        correct: (pair, metal mask, scanner) -> corrected image, Float["rows columns"], 1/cm.
+        column: head of its column in the tables; the runs of a network that differ by seed only share one.
+        answer: what makes an answer of a sample: a `Correction` of a pair, or batch -> prediction of another task.
         run: name of the trained run, unlike any other's; empty for a method that is not trained.
         seed: of the run's training.
-        equivariance: (pair, metal mask, scanner) -> degrees -> relative error of the whole network; None where there is
-            none.
+        equivariance: of a pair, as ``answer`` -> degrees -> relative error of the whole network; None where it is not
+            measured pair by pair.
         facts: about the trained run: where it is from, parameters, preset and so on.
+        settings: of its training, as JSON, as far as the weights file has them.
     """
 
-    method: str
-    correct: Method
+    column: str
+    answer: Callable[..., Any]
     run: str = ""
     seed: int | None = None
     equivariance: Callable[[Pair, np.ndarray, Scanner], dict[int, float]] | None = None
     facts: Mapping[str, Any] = field(default_factory=dict)
+    settings: str = ""
 
     @property
     def name(self) -> str:
-        """The run's name, or the method's."""
-        return self.run or self.method
+        """Return the run's name, or the method's."""
+        return self.run or self.column
+
+
+def first_seeds(methods: Sequence[Method]) -> list[Method]:
+    """Return the first run of each column: what a picture shows."""
+    first: dict[str, Method] = {}
+    for method in methods:
+        first.setdefault(method.column, method)
+    return list(first.values())

@@ -12,11 +12,13 @@ from mar_pipeline.data import METAL_MASK
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.equivariance import act
-from mar_pipeline.evaluation.methods import METHODS, Candidate, Scanner
-from mar_pipeline.evaluation.run_columns import columns_of, distinct_names, refuse_twins
-from mar_pipeline.evaluation.settings import unknown_method
+from mar_pipeline.evaluation.equivariance_error import EquivarianceError
+from mar_pipeline.evaluation.methods import METHODS, Method, Scanner
+from mar_pipeline.evaluation.run_columns import load_runs, run_facts
+from mar_pipeline.evaluation.settings import known_methods
 from mar_pipeline.inference.fast import Precision, fast_network
 from mar_pipeline.networks.build import (
+    MAR,
     has_projector,
     inputs_of,
     network_inputs,
@@ -24,11 +26,9 @@ from mar_pipeline.networks.build import (
     start_of,
 )
 from mar_pipeline.sample import Layout, to_mu, to_sample
-from mar_pipeline.weights.shipped import shipped_or_path
-from mar_pipeline.weights.trained import Trained, load_trained
+from mar_pipeline.weights.trained import Trained
 from simulation.dataset.reader import Pair
 from simulation.errors import InputError, MarError, UsageError
-from simulation.files import sha256_of
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class NetworkMethod:
     device: str
 
     def __call__(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:
-        """The image that the network makes of a pair.
+        """Return the image that the network makes of a pair.
 
         Args:
             pair: the pair.
@@ -64,7 +64,7 @@ class NetworkMethod:
         return to_mu(self._run(self._inputs(pair, metal_mask, scanner)))[0, 0].cpu().numpy()
 
     def equivariance_errors(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[int, float]:
-        """How far the correction of a turned slice is from the turned correction of the slice, outside the metal.
+        """Return how far the correction of a turned slice is from the turned correction, outside the metal.
 
         The correction f(x) is what the network adds to the image it starts from, LI's, which itself turns exactly and
         would hide the network. r = pi_n f(x) - f(pi_n x) for the rotations pi_n by 90 n degrees; the error is
@@ -89,7 +89,11 @@ class NetworkMethod:
             turned = rotate_sample(inputs, n)
             outside = 1 - turned[METAL_MASK]
             of_turned = self._run(turned) - turned[start]
-            errors[90 * n] = _relative_error(act(straight, n, [("trivial", 1)]) * outside, of_turned * outside)
+            error = EquivarianceError()
+            error.add(act(straight, n, [("trivial", 1)]) * outside, of_turned * outside)
+            if not math.isfinite(error.value):
+                raise InputError("the network's image of the turned slice has values that are not finite")
+            errors[90 * n] = error.value
         return errors
 
     def _inputs(self, pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> dict[str, Tensor]:
@@ -114,24 +118,17 @@ class NetworkMethod:
         return image
 
     def describe(self) -> dict[str, Any]:
-        """Facts for report.json."""
+        """Return facts for report.json."""
         trained = self.trained
-        return {
-            "name": self.name,
-            "network": trained.name,
-            "arguments": trained.arguments,
-            "seed": trained.seed,
-            "parameters": trained.parameters,
+        return run_facts(trained, self.name) | {
             "preset": trained.preset,
             "dual_domain": has_projector(trained.network),
             "best_psnr": _finite(trained.best_psnr),
-            "weights": str(trained.source),
-            "weights_sha256": sha256_of(trained.source),
         }
 
 
-def load_networks(paths: Sequence[str], device: str, precision: Precision) -> list[Candidate]:
-    """The trained networks of run folders or weights files, those that differ by seed only in one column.
+def load_networks(paths: Sequence[str], device: str, precision: Precision) -> list[Method]:
+    """Load the trained networks of run folders or weights files, those that differ by seed only in one column.
 
     Args:
         paths: what the user named.
@@ -139,59 +136,41 @@ def load_networks(paths: Sequence[str], device: str, precision: Precision) -> li
         precision: float32 or bfloat16.
 
     Returns:
-        In the order of the paths; `Candidate.correct` is a `NetworkMethod`.
+        In the order of the paths; `Method.answer` is a `NetworkMethod`.
 
     Raises:
         UsageError: a path is not there, or two of them are the same weights.
         InputError: a run or file cannot be used.
     """
-    missing = [path for path in paths if not shipped_or_path(path).exists()]
-    if missing:
-        raise UsageError(unknown_method(missing[0]))
-    runs = [load_trained(path, device) for path in paths]
-    refuse_twins(paths, runs)
-    names = distinct_names(runs, METHODS)
-    columns = columns_of(runs, names, METHODS)
-    methods = [
-        NetworkMethod(run, name, fast_network(run.network, precision), device)
-        for run, name in zip(runs, names, strict=True)
-    ]
-    return [
-        Candidate(column, method, method.name, method.trained.seed, method.equivariance_errors, method.describe())
-        for column, method in zip(columns, methods, strict=True)
-    ]
+    methods = []
+    for column, name, run in load_runs(paths, METHODS, device, MAR, known_methods()).values():
+        answer = NetworkMethod(run, name, fast_network(run.network, precision), device)
+        settings = run.metadata.get("settings", "")
+        methods.append(Method(column, answer, name, run.seed, answer.equivariance_errors, answer.describe(), settings))
+    return methods
 
 
-def refuse_other_preset(candidates: Sequence[Candidate], presets: Mapping[str, str], allowed: bool = False) -> None:
+def refuse_other_preset(methods: Sequence[Method], presets: Mapping[str, str], allowed: bool = False) -> None:
     """Refuse networks that learned from another scanner than the one that made the data.
 
     Args:
-        candidates: any; methods that are not trained, and runs that do not record their preset, pass.
+        methods: any; methods that are not trained, and runs that do not record their preset, pass.
         presets: split -> preset of the data.
         allowed: only dual-domain networks are refused, which cannot project for another scanner.
 
     Raises:
         UsageError: a network was trained for another preset.
     """
-    for candidate in candidates:
-        trained = candidate.facts.get("preset")
+    for method in methods:
+        trained = method.facts.get("preset")
         others = [(split, preset) for split, preset in presets.items() if trained and trained != preset]
-        projects = candidate.facts.get("dual_domain")
+        projects = method.facts.get("dual_domain")
         if others and (projects or not allowed):
             remedy = "leave it out" if projects else "--any-preset to score it all the same"
             raise UsageError(
-                f"{candidate.name}: trained for the preset {trained}, but the {others[0][0]} data are {others[0][1]}; "
+                f"{method.name}: trained for the preset {trained}, but the {others[0][0]} data are {others[0][1]}; "
                 f"name data of its preset, or {remedy}"
             )
-
-
-def _relative_error(a: Tensor, b: Tensor) -> float:
-    a, b = a.double(), b.double()
-    size = math.sqrt((float(a.norm()) ** 2 + float(b.norm()) ** 2) / 2)
-    error = float((a - b).norm()) / size if size else 0.0
-    if not math.isfinite(error):
-        raise InputError("the network's image of the turned slice has values that are not finite")
-    return error
 
 
 def _finite(value: float | None) -> float | None:

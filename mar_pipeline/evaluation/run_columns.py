@@ -5,8 +5,10 @@ import re
 from collections.abc import Collection, Sequence
 from itertools import takewhile
 from pathlib import Path
+from typing import Any, NamedTuple
 
-from mar_pipeline.weights.trained import BEST, Trained
+from mar_pipeline.weights.shipped import shipped_or_path
+from mar_pipeline.weights.trained import BEST, Trained, load_trained
 from simulation.errors import UsageError
 from simulation.files import sha256_of
 
@@ -14,8 +16,70 @@ _SEED_WORDS = re.compile(r"((^|[-_. ]+)(seed|s)?[-_. ]*\d*|seed\d*)$")
 """What the common beginning of "unet_seed1" and "unet_seed10", or of "unet-0" and "unet-1", has behind the name."""
 
 
+class Named(NamedTuple):
+    """A trained run with its place in the tables.
+
+    Attributes:
+        column: that it stands in.
+        name: of its own.
+        trained: the run.
+    """
+
+    column: str
+    name: str
+    trained: Trained
+
+
+def load_runs(paths: Sequence[str], taken: Collection[str], device: str, task: str, known: str) -> dict[str, Named]:
+    """Load the trained networks of run folders or weights files, those that differ by seed only in one column.
+
+    Args:
+        paths: what the user named.
+        taken: names of the other methods.
+        device: cpu or cuda.
+        task: what they are scored on.
+        known: the other methods in words, for the message.
+
+    Returns:
+        Path -> run, in the order of the paths.
+
+    Raises:
+        UsageError: a path is not there, or two of them are the same weights.
+        InputError: a run or file cannot be used.
+    """
+    for path in paths:
+        if not shipped_or_path(path).exists():
+            raise UsageError(
+                f"unknown method {path!r}; expected {known}the path of a run folder or weights file (there is no such "
+                "file)"
+            )
+    runs = [load_trained(path, device, task) for path in paths]
+    refuse_twins(paths, runs)
+    names = distinct_names(runs, taken)
+    columns = columns_of(runs, names, taken)
+    return {path: Named(*own) for path, own in zip(paths, zip(columns, names, runs, strict=True), strict=True)}
+
+
+def run_facts(trained: Trained, name: str) -> dict[str, Any]:
+    """Return what a report says of a trained run.
+
+    Args:
+        trained: the run.
+        name: what the user reads of it.
+    """
+    return {
+        "name": name,
+        "network": trained.name,
+        "arguments": trained.arguments,
+        "seed": trained.seed,
+        "parameters": trained.parameters,
+        "weights": str(trained.source),
+        "weights_sha256": sha256_of(trained.source),
+    }
+
+
 def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
-    """Refuses the same weights named twice.
+    """Refuse the same weights named twice.
 
     Args:
         paths: what the user named.
@@ -32,13 +96,13 @@ def refuse_twins(paths: Sequence[str], runs: Sequence[Trained]) -> None:
 
 
 def _place(run: Trained) -> Path:
-    """The run's folder, or a weights file that lies in none."""
+    """Return the run's folder, or a weights file that lies in none."""
     source = run.source.resolve()
     return source.parents[1] if source.parent.name == BEST.parent.name else source
 
 
 def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]:
-    """The runs' labels, with their seed or as much of their path as tells them apart, also from the other methods.
+    """Return the runs' labels, with their seed or as much of their path as tells them apart.
 
     Args:
         runs: in the order of the names.
@@ -55,7 +119,7 @@ def distinct_names(runs: Sequence[Trained], taken: Collection[str]) -> list[str]
 
 
 def columns_of(runs: Sequence[Trained], names: Sequence[str], taken: Collection[str]) -> list[str]:
-    """The column of every run: its own, or the one of its group if that has several runs and each another seed.
+    """Return the column of every run: its own, or the one of its group if that has several runs and each another seed.
 
     Args:
         runs: in the order of the columns.
@@ -77,7 +141,7 @@ def columns_of(runs: Sequence[Trained], names: Sequence[str], taken: Collection[
 
 
 def _shared_name(runs: Sequence[Trained]) -> str:
-    """The common beginning of several labels without the word for their seeds, or the folder that they lie in."""
+    """Return the common beginning of several labels without the word for their seeds, or their folder's name."""
     labels = [run.label for run in runs]
     if len(set(labels)) == 1:
         return labels[0]

@@ -5,11 +5,12 @@ import io
 import math
 import statistics
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
-from mar_pipeline.metrics import PROTOCOLS
+from mar_pipeline.tasks.metrics import PROTOCOLS
 
 REFERENCE_GRID = "416 x 416"
 """Grid of the published tables, on which metal is measured."""
@@ -35,7 +36,7 @@ _TERMINAL_COLUMNS = 120
 
 
 def size_group(metal_pixels: int, image_shape: tuple[int, int]) -> int:
-    """The published tables' size group of a mask: 1 (largest) to 5 (smallest).
+    """Return the published tables' size group of a mask: 1 (largest) to 5 (smallest).
 
     Args:
         metal_pixels: how many pixels of the image are metal.
@@ -47,54 +48,61 @@ def size_group(metal_pixels: int, image_shape: tuple[int, int]) -> int:
 
 @dataclass(frozen=True)
 class ScoreRow:
-    """Scores of one method on one pair; the fields are the columns of results.csv.
+    """Scores of one method on one sample; its values are the columns of results.csv, in this order.
 
     Args:
-        split: train or test.
-        case: patient, study and series, such as 000321_03_01.
-        slice: slice of the case, such as 011.
-        mask: mask index.
-        metal_pixels: metal pixels of the image.
-        grid: rows and columns of the image, such as 416 x 416.
-        group: size group, 1 (largest) to 5.
-        method: key of `METHODS`, or the column of a trained network.
+        sample: what names and describes the sample, by column. Of a pair: split, case, slice, mask, metal_pixels, grid
+            (rows and columns, such as 416 x 416) and group (1, largest metal, to 5). Of other tasks: sample.
+        method: column of the tables.
         run: name of the trained run; empty for a method that is not trained.
         seed: of the run's training, None where there is none.
-        protocol: key of `PROTOCOLS`.
-        psnr: dB.
-        ssim: -1..1.
-        rmse_hu: HU.
+        condition: how it was scored: by which protocol, or turned by which angle_deg.
+        scores: name -> value.
     """
 
-    split: str
-    case: str
-    slice: str
-    mask: int
-    metal_pixels: int
-    grid: str
-    group: int
+    sample: Mapping[str, Any]
     method: str
     run: str
     seed: int | None
-    protocol: str
-    psnr: float
-    ssim: float
-    rmse_hu: float
+    condition: Mapping[str, Any]
+    scores: Mapping[str, float]
+
+    @property
+    def protocol(self) -> str:
+        """Return the protocol of a pair's scores."""
+        return str(self.condition["protocol"])
+
+    @property
+    def angle_deg(self) -> float:
+        """Return by how much the sample was turned."""
+        return float(self.condition.get("angle_deg", 0.0))
 
 
-def to_csv(rows: Sequence[ScoreRow]) -> str:
-    """One line per pair, run or method, and protocol."""
+_CSV_DIGITS = {"psnr": 4, "ssim": 5, "rmse_hu": 3}
+
+
+def to_csv(rows: Sequence[ScoreRow], digits: Mapping[str, int] = _CSV_DIGITS) -> str:
+    """Write one line per sample, run or method, and condition.
+
+    Args:
+        rows: the scores.
+        digits: score -> decimals; 5 for others.
+    """
     text = io.StringIO()
-    writer = csv.DictWriter(text, [field.name for field in fields(ScoreRow)], lineterminator="\n")
+    lines = [
+        {**row.sample, "method": row.method, "run": row.run, "seed": row.seed, **row.condition}
+        | {name: f"{value:.{digits.get(name, 5)}f}" for name, value in row.scores.items()}
+        for row in rows
+    ]
+    columns = list(dict.fromkeys(column for line in lines for column in line))
+    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    for row in rows:
-        scores = {"psnr": f"{row.psnr:.4f}", "ssim": f"{row.ssim:.5f}", "rmse_hu": f"{row.rmse_hu:.3f}"}
-        writer.writerow(asdict(row) | scores)
+    writer.writerows(lines)
     return text.getvalue()
 
 
 def to_text(rows: Sequence[ScoreRow]) -> str:
-    """Aligned tables for a terminal, one per protocol; wide ones go on below with the next columns."""
+    """Return aligned tables for a terminal, one per protocol; wide ones go on below with the next columns."""
 
     def body(cells: list[list[str]]) -> str:
         return "\n\n".join(plain_table(part, totals=True) for part in _narrow(cells))
@@ -103,12 +111,12 @@ def to_text(rows: Sequence[ScoreRow]) -> str:
 
 
 def to_markdown(rows: Sequence[ScoreRow]) -> str:
-    """The same tables in Markdown."""
+    """Return the same tables in Markdown."""
     return _tables(rows, head=lambda name, states: f"## Protocol `{name}`\n\n{states}\n", body=markdown_table)
 
 
 def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
-    """What the numbers of a table are, in words."""
+    """Return what the numbers of a table are, in words."""
     columns = "Columns: PSNR (dB) / SSIM / RMSE (HU), means over the pairs"
     if any(len(runs) > 1 for runs in _runs(rows).values()):
         columns += "; several seeds: mean \N{PLUS-MINUS SIGN} sample standard deviation over the seeds of these means"
@@ -116,8 +124,8 @@ def _states(rows: Sequence[ScoreRow], protocol: str) -> str:
 
 
 def _metal_size(rows: Sequence[ScoreRow]) -> str:
-    """What the first column counts."""
-    scaled = [grid for grid in dict.fromkeys(row.grid for row in rows) if grid != REFERENCE_GRID]
+    """Return what the first column counts."""
+    scaled = [grid for grid in dict.fromkeys(row.sample["grid"] for row in rows) if grid != REFERENCE_GRID]
     if not scaled:
         return f"Metal size in pixels at {REFERENCE_GRID}."
     return (
@@ -135,19 +143,19 @@ def _tables(rows: Sequence[ScoreRow], head: Callable[[str, str], str], body: Cal
 
 
 def _cells(rows: Sequence[ScoreRow]) -> list[list[str]]:
-    """Header, the size groups that have pairs, the average: metal size, pairs, then one column per method."""
+    """Return header, the size groups that have pairs, the average: metal size, pairs, then one column per method."""
     runs = _runs(rows)
     heads = [f"{method} ({len(of)} seeds)" if len(of) > 1 else method for method, of in runs.items()]
     lines = [["metal size", "pairs", *heads]]
     for group, name in enumerate(GROUP_NAMES, start=1):
-        members = [row for row in rows if row.group == group]
+        members = [row for row in rows if row.sample["group"] == group]
         if members:
             lines.append([name, *_means(members, runs)])
     return [*lines, ["average", *_means(rows, runs)]]
 
 
 def _runs(rows: Sequence[ScoreRow]) -> dict[str, list[str]]:
-    """Method -> its runs, in the order of the rows."""
+    """Return method -> its runs, in the order of the rows."""
     runs: dict[str, list[str]] = {}
     for method, run in dict.fromkeys((row.method, row.run) for row in rows):
         runs.setdefault(method, []).append(run)
@@ -155,16 +163,16 @@ def _runs(rows: Sequence[ScoreRow]) -> dict[str, list[str]]:
 
 
 def _means_of_runs(rows: Sequence[ScoreRow], method: str, score: str) -> list[float]:
-    """The mean over the pairs, for each run of a method."""
+    """Return the mean over the pairs, for each run of a method."""
     values: dict[str, list[float]] = {}
     for row in rows:
         if row.method == method:
-            values.setdefault(row.run, []).append(getattr(row, score))
+            values.setdefault(row.run, []).append(row.scores[score])
     return [sum(of_run) / len(of_run) for of_run in values.values()]
 
 
 def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Means over all pairs: protocol -> method -> psnr, ssim, rmse_hu.
+    """Return means over all pairs: protocol -> method -> psnr, ssim, rmse_hu.
 
     A method of several seeds has the mean over the seeds, and ``psnr_std`` and so on, their sample standard deviation
     (None where a value is infinite).
@@ -183,8 +191,8 @@ def averages(rows: Sequence[ScoreRow]) -> dict[str, dict[str, dict[str, float | 
 
 
 def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
-    """Number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
-    pairs = {(row.split, row.case, row.slice, row.mask) for row in rows}
+    """Return the number of pairs, then "PSNR / SSIM / RMSE" of every method; the rows are of one protocol."""
+    pairs = {(row.sample["split"], row.sample["case"], row.sample["slice"], row.sample["mask"]) for row in rows}
     cells = [
         " / ".join(with_spread(_means_of_runs(rows, method, score), f".{digits}f") for score, digits in _DIGITS.items())
         for method in methods
@@ -193,12 +201,12 @@ def _means(rows: Sequence[ScoreRow], methods: Iterable[str]) -> list[str]:
 
 
 def deviation(values: Sequence[float]) -> float | None:
-    """Sample standard deviation, None for fewer than two values or one that is not finite."""
+    """Return the sample standard deviation, None for fewer than two values or one that is not finite."""
     return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else None
 
 
 def with_spread(values: Sequence[float], form: str) -> str:
-    """One value as it is, several ones as "mean \N{PLUS-MINUS SIGN} sample standard deviation".
+    """Return one value as it is, several ones as "mean \N{PLUS-MINUS SIGN} sample standard deviation".
 
     Args:
         values: at least one.
@@ -209,7 +217,7 @@ def with_spread(values: Sequence[float], form: str) -> str:
 
 
 def _narrow(cells: list[list[str]]) -> Iterator[list[list[str]]]:
-    """Tables that fit a terminal: the first two columns, then as many of the others as there is room for."""
+    """Return tables that fit a terminal: the first two columns, then as many of the others as there is room for."""
     widths = [max(map(len, column)) + 2 for column in zip(*cells, strict=True)]
     fixed, start = sum(widths[:2]), 2
     while start < len(widths):
@@ -221,7 +229,7 @@ def _narrow(cells: list[list[str]]) -> Iterator[list[list[str]]]:
 
 
 def plain_table(cells: list[list[str]], totals: bool = False) -> str:
-    """Aligned text.
+    """Return aligned text.
 
     Args:
         cells: header, then lines of as many cells.
@@ -237,6 +245,6 @@ def plain_table(cells: list[list[str]], totals: bool = False) -> str:
 
 
 def markdown_table(cells: list[list[str]]) -> str:
-    """A table in Markdown, from the header and lines of as many cells."""
+    """Return a table in Markdown, from the header and lines of as many cells."""
     lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in cells]
     return "\n".join([lines[0], "|" + "---:|" * len(cells[0]), *lines[1:]])

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from mar_pipeline.evaluation.methods import METHODS
-from mar_pipeline.metrics import PROTOCOLS
+from mar_pipeline.tasks.metrics import PROTOCOLS
 from mar_pipeline.weights.shipped import SHIPPED
 from simulation.errors import UsageError
 
@@ -32,6 +32,8 @@ class EvaluateSettings:
         precision: in which the networks compute: float32, or bfloat16 (faster).
         sinograms: ``stored``, or ``projected``: as if the raw data were gone, the uncorrected image is projected, and
             LI, NMAR and the networks work on that projection.
+        include_training_pairs: also score pairs that a run was trained or selected on; they are left out otherwise.
+        overwrite: replace an earlier result in the output folder.
         equivariance_pairs: number of pairs on which the equivariance error of each network is measured.
         figures: number of pairs with a picture, spread over the metal sizes; if not given one for every slice.
         window_hu: darkest and brightest HU of the images.
@@ -51,6 +53,8 @@ class EvaluateSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     sinograms: Literal["stored", "projected"] = "stored"
+    include_training_pairs: bool = False
+    overwrite: bool = False
     equivariance_pairs: int = 1
     figures: int | None = None
     window_hu: tuple[float, float] = (-175.0, 275.0)
@@ -58,7 +62,7 @@ class EvaluateSettings:
 
     @property
     def protocols(self) -> tuple[str, ...]:
-        """The protocols to score by."""
+        """Return the protocols to score by."""
         return tuple(PROTOCOLS) if self.protocol == "all" else (self.protocol,)
 
 
@@ -89,7 +93,7 @@ def check_settings(settings: EvaluateSettings) -> None:
 
 
 def _check_methods(methods: tuple[str, ...]) -> None:
-    """A word is a method, shipped weights, or else a path; a path in another folder is looked for with the data."""
+    """Refuse words that are no method, no shipped weights and no path; paths elsewhere are looked for with the data."""
     for word in methods:
         if word not in (*METHODS, *SHIPPED) and Path(word).name == word and not Path(word).exists():
             raise UsageError(unknown_method(word))
@@ -97,9 +101,12 @@ def _check_methods(methods: tuple[str, ...]) -> None:
         raise UsageError(f"methods: got {' '.join(methods) or 'none'}; name each method once")
 
 
+def known_methods() -> str:
+    """Return the names of methods that a message offers before a path."""
+    return f"one of {', '.join((*METHODS, *SHIPPED))}, or "
+
+
 def unknown_method(word: str) -> str:
-    """What to say of a word that is neither a method nor a file."""
-    return (
-        f"unknown method {word!r}; expected one of {', '.join((*METHODS, *SHIPPED))}, or the path of a run folder or "
-        "weights file (there is no such file)"
-    )
+    """Return what to say of a word that is neither a method nor a file."""
+    path = "the path of a run folder or weights file (there is no such file)"
+    return f"unknown method {word!r}; expected {known_methods()}{path}"

@@ -1,6 +1,5 @@
 """Scores of trained networks on the held-out samples of a task, upright and turned."""
 
-import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -9,7 +8,10 @@ from torch import Tensor
 
 from mar_pipeline.equivariance.fields import Fields
 from mar_pipeline.equivariance.residuals import Turn
+from mar_pipeline.evaluation.equivariance_error import EquivarianceError
 from mar_pipeline.evaluation.method_facts import Measurements
+from mar_pipeline.evaluation.methods import Method
+from mar_pipeline.evaluation.score_tables import ScoreRow
 from mar_pipeline.inference.fast import Precision
 from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.tasks.task import Batch, HeldOutSet
@@ -20,82 +22,25 @@ QUARTER_TURNS_DEG = (90.0, 180.0, 270.0)
 _DEFAULT_INPUTS = ("image",)
 
 
-@dataclass(frozen=True)
-class Contender:
-    """What answers to samples: a trained run, or a baseline.
-
-    Args:
-        method: column of the tables; runs that differ by seed alone share one.
-        name: of its own.
-        answer: batch -> prediction.
-        trained: the run, None for a baseline.
-    """
-
-    method: str
-    name: str
-    answer: Callable[[Batch], Tensor]
-    trained: Trained | None = None
-
-
-@dataclass(frozen=True)
-class TaskRow:
-    """Scores of one answer to one sample.
-
-    Args:
-        sample: its name.
-        method: see `Contender`.
-        run: name of the trained run; empty for a baseline.
-        seed: of its training, None where there is none.
-        angle_deg: by which the sample was turned.
-        scores: name -> value.
-    """
-
-    sample: str
-    method: str
-    run: str
-    seed: int | None
-    angle_deg: float
-    scores: dict[str, float]
-
-
-@dataclass
-class Residuals:
-    """Squares of r = pi f(x) - f(pi x) and of both its terms, added up over the samples of one rotation."""
-
-    residual: float = 0.0
-    terms: float = 0.0
-
-    def add(self, turned: Tensor, of_turned: Tensor) -> None:
-        """Adds a batch: pi f(x) and f(pi x)."""
-        turned, of_turned = turned.double(), of_turned.double()
-        self.residual += float((turned - of_turned).square().sum())
-        self.terms += float(turned.square().sum() + of_turned.square().sum()) / 2
-
-    @property
-    def error(self) -> float:
-        """||r|| / sqrt((||a||^2 + ||b||^2) / 2): 0 if equivariant, sqrt 2 if unrelated and of mean zero."""
-        return math.sqrt(self.residual / self.terms) if self.terms else 0.0
-
-
 @dataclass
 class TaskScores:
-    """What was measured of all contenders.
+    """What was measured of all methods.
 
     Args:
-        rows: one per sample, contender and angle.
-        errors: name of a trained contender -> degrees -> whole-network equivariance error.
+        rows: one per sample, method and angle.
+        errors: name of a trained run -> degrees -> whole-network equivariance error.
         seconds: times of the answers to batches.
         samples: on how many samples the errors were measured.
     """
 
-    rows: list[TaskRow] = field(default_factory=list)
+    rows: list[ScoreRow] = field(default_factory=list)
     errors: dict[str, dict[float, float]] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
     samples: int = 0
 
 
 def network_answer(trained: Trained, test: HeldOutSet, device: str, precision: Precision) -> Callable[[Batch], Tensor]:
-    """A trained network as what answers to batches.
+    """Return a trained network as what answers to batches.
 
     Args:
         trained: the run.
@@ -126,13 +71,13 @@ def network_answer(trained: Trained, test: HeldOutSet, device: str, precision: P
 
 
 def measure(
-    test: HeldOutSet, contenders: Sequence[Contender], measured: Measurements, equivariance_samples: int | None
+    test: HeldOutSet, methods: Sequence[Method], measured: Measurements, equivariance_samples: int | None
 ) -> TaskScores:
-    """Scores of every contender on every sample.
+    """Score every method on every sample.
 
     Args:
         test: the samples.
-        contenders: what answers.
+        methods: what answers.
         measured: takes the times.
         equivariance_samples: the least number of samples to turn, whole batches; None turns all. Those whose first
             score is measured at angles are always turned.
@@ -140,69 +85,63 @@ def measure(
     Raises:
         InputError: a sample cannot be read, or a network cannot answer to it.
     """
-    scores, residuals = TaskScores(), {one.name: {a: Residuals() for a in QUARTER_TURNS_DEG} for one in contenders}
-    seconds: dict[str, float] = {one.name: 0.0 for one in contenders}
+    scores, residuals = TaskScores(), {one.name: {a: EquivarianceError() for a in QUARTER_TURNS_DEG} for one in methods}
+    seconds: dict[str, float] = {one.name: 0.0 for one in methods}
     wanted, done, count = equivariance_samples, 0, len(test.samples)
     for batch in test.loader:
         size = len(next(iter(batch.values())))
         names = test.samples[done : done + size]
         turned_share = count if wanted is None else wanted
         turns = done * turned_share // count < (done + size) * turned_share // count or bool(test.angles_deg)
-        for contender in contenders:
-            prediction, spent = measured.timed(lambda: contender.answer(batch))  # noqa: B023
-            seconds[contender.name] += spent
-            scores.rows += _rows(contender, names, 0.0, test.score(prediction, batch))
+        for method in methods:
+            prediction, spent = measured.timed(lambda: method.answer(batch))  # noqa: B023
+            seconds[method.name] += spent
+            scores.rows += _rows(method, names, 0.0, test.score(prediction, batch))
             if turns:
-                scores.rows += _turned(test, contender, batch, names, prediction, residuals[contender.name])
+                scores.rows += _turned(test, method, batch, names, prediction, residuals[method.name])
         scores.samples += size if turns else 0
         done += size
     scores.seconds = {name: spent / count for name, spent in seconds.items()}
     if scores.samples:
         scores.errors = {
-            one.name: {angle: of.error for angle, of in residuals[one.name].items()}
-            for one in contenders
-            if one.trained is not None
+            one.name: {angle: of.value for angle, of in residuals[one.name].items()} for one in methods if one.run
         }
     return scores
 
 
 def _turned(
     test: HeldOutSet,
-    contender: Contender,
+    method: Method,
     batch: Batch,
     names: Sequence[str],
     prediction: Tensor,
-    residuals: dict[float, Residuals],
-) -> list[TaskRow]:
-    """Scores of the turned batch at the angles that are scored; residuals at quarter turns."""
-    rows: list[TaskRow] = []
+    residuals: dict[float, EquivarianceError],
+) -> list[ScoreRow]:
+    """Return scores of the turned batch at the angles that are scored; residuals at quarter turns."""
+    rows: list[ScoreRow] = []
     first = next(iter(test.scores))
     angles = [angle for angle in test.angles_deg if angle]
     straight = test.turning_output(prediction, batch)
-    for angle in dict.fromkeys((*(QUARTER_TURNS_DEG if contender.trained else ()), *angles)):
+    for angle in dict.fromkeys((*(QUARTER_TURNS_DEG if method.run else ()), *angles)):
         turn = Turn.of(angle)
         turned = {key: _turned_by(turn, x, test.fields[key]) for key, x in batch.items()}
-        answer = contender.answer(turned)
+        answer = method.answer(turned)
         if angle in residuals:
             channels = None if straight.ndim == 2 else (("trivial", straight.shape[1]),)
             residuals[angle].add(_turned_by(turn, straight, channels), test.turning_output(answer, turned))
         if angle in angles:
-            rows += _rows(contender, names, angle, {first: test.score(answer, turned)[first]})
+            rows += _rows(method, names, angle, {first: test.score(answer, turned)[first]})
     return rows
 
 
 def _turned_by(turn: Turn, x: Tensor, fields: Fields | None) -> Tensor:
-    """Labels and logits stay as they are."""
+    """Turn a tensor; labels and logits stay as they are."""
     return x if fields is None else turn.act(x, fields, 4)
 
 
-def _rows(
-    contender: Contender, names: Sequence[str], angle_deg: float, scores: dict[str, list[float]]
-) -> list[TaskRow]:
-    seed = contender.trained.seed if contender.trained else None
-    run = contender.name if contender.trained else ""
+def _rows(method: Method, names: Sequence[str], angle_deg: float, scores: dict[str, list[float]]) -> list[ScoreRow]:
     own = [dict(zip(scores, values, strict=True)) for values in zip(*scores.values(), strict=True)]
     return [
-        TaskRow(name, contender.method, run, seed, angle_deg, of_sample)
+        ScoreRow({"sample": name}, method.column, method.run, method.seed, {"angle_deg": angle_deg}, of_sample)
         for name, of_sample in zip(names, own, strict=True)
     ]

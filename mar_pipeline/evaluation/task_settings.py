@@ -20,6 +20,7 @@ class TaskEvaluateSettings:
         precision: in which the networks compute: float32, or bfloat16 (faster).
         equivariance_samples: the equivariance error is measured on so many samples at least, spread over the set; all
             of them if not given. Classification scores turned samples anyway and always takes all.
+        overwrite: replace an earlier result in the output folder.
         figures: number of samples with a picture, spread over the set.
     """
 
@@ -30,11 +31,12 @@ class TaskEvaluateSettings:
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["float32", "bfloat16"] = "float32"
     equivariance_samples: int | None = None
+    overwrite: bool = False
     figures: int = 3
 
 
 def check_task_settings(settings: TaskEvaluateSettings) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: no such task, no method or one named twice, or an impossible number.

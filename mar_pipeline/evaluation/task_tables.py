@@ -1,15 +1,14 @@
-"""Results of a task: means over samples and seeds, as CSV, Markdown and plain text."""
+"""Results of a task: means over samples and seeds, as Markdown and plain text."""
 
-import csv
-import io
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from mar_pipeline.evaluation.method_facts import clock_words
+from mar_pipeline.evaluation.methods import Method
 from mar_pipeline.evaluation.score_tables import deviation, markdown_table, plain_table, with_spread
-from mar_pipeline.evaluation.task_scores import QUARTER_TURNS_DEG, Contender, TaskRow, TaskScores
+from mar_pipeline.evaluation.task_scores import QUARTER_TURNS_DEG, TaskScores
 from mar_pipeline.tasks.task import HeldOutSet, Score
 
 ROTATED, ERROR = "rotated", "equivariance_error"
@@ -35,51 +34,51 @@ class MethodResult:
     seconds: float | None
 
     def as_json(self) -> dict[str, Any]:
-        """Mean and sample standard deviation of each value, and the rest."""
+        """Return the mean and sample standard deviation of each value, and the rest."""
         means = {name: statistics.mean(values) for name, values in self.values.items()}
         spreads = {f"{name}_std": deviation(values) for name, values in self.values.items() if len(values) > 1}
         return means | spreads | {"seeds": list(self.seeds), "parameters": self.parameters, "seconds": self.seconds}
 
 
-def results_of(contenders: Sequence[Contender], scores: TaskScores, test: HeldOutSet) -> list[MethodResult]:
-    """One result for each method, in the order of the contenders.
+def results_of(methods: Sequence[Method], scores: TaskScores, test: HeldOutSet) -> list[MethodResult]:
+    """Return one result for each method, in their order.
 
     Args:
-        contenders: what was scored.
+        methods: what was scored.
         scores: what was measured.
         test: names the scores.
     """
     results = []
-    for method in dict.fromkeys(contender.method for contender in contenders):
-        own = [contender for contender in contenders if contender.method == method]
-        runs = [contender.trained for contender in own if contender.trained]
+    for column in dict.fromkeys(method.column for method in methods):
+        own = [method for method in methods if method.column == column]
+        runs = [method for method in own if method.run]
         columns = [_values(one, scores, test) for one in own]
         results.append(
             MethodResult(
-                method=method,
+                method=column,
                 seeds=tuple(run.seed for run in runs),
                 values={name: tuple(of_run[name] for of_run in columns) for name in columns[0]},
-                parameters=runs[0].parameters if runs else None,
+                parameters=runs[0].facts["parameters"] if runs else None,
                 seconds=statistics.mean(scores.seconds[one.name] for one in own) if runs else None,
             )
         )
     return results
 
 
-def _values(contender: Contender, scores: TaskScores, test: HeldOutSet) -> dict[str, float]:
-    rows = [row for row in scores.rows if (row.run or row.method) == contender.name]
+def _values(method: Method, scores: TaskScores, test: HeldOutSet) -> dict[str, float]:
+    rows = [row for row in scores.rows if (row.run or row.method) == method.name]
     upright = [row for row in rows if not row.angle_deg]
     values = {name: statistics.fmean(row.scores[name] for row in upright) for name in test.scores}
     turned = [row for row in rows if row.angle_deg in QUARTER_TURNS_DEG]
     if turned:
         values[ROTATED] = statistics.fmean(row.scores[next(iter(test.scores))] for row in turned)
-    if contender.name in scores.errors:
-        values[ERROR] = statistics.fmean(scores.errors[contender.name].values())
+    if method.name in scores.errors:
+        values[ERROR] = statistics.fmean(scores.errors[method.name].values())
     return values
 
 
 def table_columns(test: HeldOutSet) -> dict[str, Score]:
-    """Every column of the table by the name of its value."""
+    """Return every column of the table by the name of its value."""
     first = next(iter(test.scores.values()))
     columns = dict(test.scores)
     if test.angles_deg:
@@ -88,7 +87,7 @@ def table_columns(test: HeldOutSet) -> dict[str, Score]:
 
 
 def states(test: HeldOutSet, scores: TaskScores, device: str, precision: str) -> str:
-    """What the numbers of a table are, in words.
+    """Return what the numbers of a table are, in words.
 
     Args:
         test: the samples.
@@ -116,12 +115,12 @@ def states(test: HeldOutSet, scores: TaskScores, device: str, precision: str) ->
 
 
 def to_markdown(results: Sequence[MethodResult], test: HeldOutSet) -> str:
-    """The table in Markdown."""
+    """Return the table in Markdown."""
     return markdown_table(_cells(results, test))
 
 
 def to_text(results: Sequence[MethodResult], test: HeldOutSet) -> str:
-    """The table for a terminal."""
+    """Return the table for a terminal."""
     return plain_table(_cells(results, test))
 
 
@@ -142,15 +141,3 @@ def _cells(results: Sequence[MethodResult], test: HeldOutSet) -> list[list[str]]
             ]
         )
     return lines
-
-
-def to_csv(rows: Sequence[TaskRow], test: HeldOutSet) -> str:
-    """One line per sample, run or baseline, and angle."""
-    text = io.StringIO()
-    columns = ["sample", "method", "run", "seed", "angle_deg", *test.scores]
-    writer = csv.DictWriter(text, columns, lineterminator="\n", restval="")
-    writer.writeheader()
-    for row in rows:
-        fixed = {name: getattr(row, name) for name in columns[:5]}
-        writer.writerow(fixed | {name: f"{value:.5f}" for name, value in row.scores.items()})
-    return text.getvalue()

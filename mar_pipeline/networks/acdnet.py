@@ -18,6 +18,8 @@ from mar_pipeline.networks.blocks import (
     synthesise,
 )
 from mar_pipeline.networks.dicdnet import DictionaryNetwork
+from mar_pipeline.networks.field_patterns import TypedEnds
+from mar_pipeline.networks.losses import acdnet_loss
 
 _KERNEL_STEP_SCALE = 50.0
 
@@ -45,6 +47,8 @@ class ACDNet(DictionaryNetwork):
         paper_scaling: takes the first K as published; its eta_K does not exist then.
     """
 
+    loss = staticmethod(acdnet_loss)
+
     def __init__(
         self,
         stages: int = 10,
@@ -65,11 +69,19 @@ class ACDNet(DictionaryNetwork):
         )
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """D0 / 10, of the two first stages."""
+        """Return D0 / 10, of the two first stages."""
         return self.initial_kernels / STEP_SCALE
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields without the maps, whose kernels are other ones for every image."""
+        ends, exclude = super().typed_ends(group_order)
+        stages = range(len(self.adaptive_stages))
+        state = ends["first_prox.*"]
+        ends |= {f"adaptive_stages.{stage}.image_prox.*": state for stage in stages}
+        return ends, (*exclude, "mixing", *(f"adaptive_stages.{stage}.map_prox" for stage in stages))
+
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
-        """Corrects a batch.
+        """Correct a batch.
 
         Args:
             image: corrupted images Y, [batch, 1, height, width], network units.
@@ -123,7 +135,7 @@ class AdaptiveStage(nn.Module):
         image: Tensor,
         outside: Tensor,
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """One step each.
+        """Make one step each.
 
         Args:
             coefficients: K, [batch, maps, kernels].
@@ -155,7 +167,7 @@ class AdaptiveStage(nn.Module):
         )
 
     def kernel_gradient(self, maps: Tensor, residual: Tensor, atoms: Tensor) -> Tensor:
-        """The scaled inner products <D_d (x) M_n, r>.
+        """Return the scaled inner products <D_d (x) M_n, r>.
 
         Args:
             maps: M, [batch, maps, height, width].
@@ -191,7 +203,7 @@ class KernelProxNet(nn.Module):
         self.threshold = nn.Parameter(torch.zeros(maps, kernels))
 
     def forward(self, coefficients: Tensor) -> Tensor:
-        """Applies it to [batch, maps, kernels], never below float32."""
+        """Apply it to [batch, maps, kernels], never below float32."""
         with full_precision(coefficients):
             flat = coefficients.flatten(1)
             flat = flat + self.output(functional.relu(self.hidden(flat)))

@@ -57,7 +57,7 @@ class ResBlock(nn.Module):
         self.norm2 = nn.BatchNorm2d(channels)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the block to [batch, channels, height, width]."""
+        """Apply the block to [batch, channels, height, width]."""
         inner = functional.relu(self.norm1(self.conv1(x)))
         return functional.relu(x + self.norm2(self.conv2(inner)))
 
@@ -77,7 +77,7 @@ class ProxNet(nn.Module):
         self.blocks = nn.Sequential(*(ResBlock(channels, dilation) for _, dilation in turns))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies the blocks to [batch, channels, height, width]."""
+        """Apply the blocks to [batch, channels, height, width]."""
         return self.blocks(x)
 
 
@@ -95,12 +95,12 @@ class SparseProxNet(ProxNet):
         self.threshold = nn.Parameter(torch.full((1, channels, 1, 1), threshold))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Applies blocks and threshold to [batch, channels, height, width]."""
+        """Apply blocks and threshold to [batch, channels, height, width]."""
         return functional.relu(self.blocks(x) - self.threshold)
 
 
 def check_sizes(kernel_size: int = 1, **sizes: int) -> None:
-    """Refuses sizes of a network that cannot be built: all are 1 or more, kernels odd.
+    """Refuse sizes of a network that cannot be built: all are 1 or more, kernels odd.
 
     Raises:
         UsageError: names the size.
@@ -113,14 +113,14 @@ def check_sizes(kernel_size: int = 1, **sizes: int) -> None:
 
 
 def dual_convolution(channels: int) -> nn.Conv2d:
-    """Bias-free 3x3 convolution, all boxes of 1/9 at first, that makes the dual channels of an image."""
+    """Return bias-free 3x3 convolution, all boxes of 1/9 at first, that makes the dual channels of an image."""
     convolution = nn.Conv2d(1, channels, 3, padding=1, bias=False)
     nn.init.constant_(convolution.weight, 1 / 9)
     return convolution
 
 
 def initial_state(prox: ProxNet, dual: nn.Conv2d, image: Tensor, seen: Tensor | None = None) -> Tensor:
-    """The first state of an unfolding: ProxX0([X, dual(X)]).
+    """Return the first state of an unfolding: ProxX0([X, dual(X)]).
 
     Args:
         prox: of 1 + dual channels.
@@ -135,7 +135,7 @@ def initial_state(prox: ProxNet, dual: nn.Conv2d, image: Tensor, seen: Tensor | 
 
 
 def oriented_kernels(count: int, size: int = 9) -> Tensor:
-    """Elongated non-negative Gaussian kernels of up to eight orientations with sums from 0.2 to 1.
+    """Return elongated non-negative Gaussian kernels of up to eight orientations with sums from 0.2 to 1.
 
     Args:
         count: number of kernels; orientations take turns, and each turn is wider.
@@ -157,7 +157,7 @@ def oriented_kernels(count: int, size: int = 9) -> Tensor:
 
 
 def synthesise(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Artifact layer of feature maps: A = sum over n of K_n (x) M_n, zeros beyond the border.
+    """Return artifact layer of feature maps: A = sum over n of K_n (x) M_n, zeros beyond the border.
 
     The kernels are split into columns: size output channels keep the processor's vectors full, where a convolution to
     one channel leaves them empty. Never below float32.
@@ -185,7 +185,7 @@ def synthesise(maps: Tensor, kernels: Tensor) -> Tensor:
 
 
 def analyse(residual: Tensor, kernels: Tensor) -> Tensor:
-    """Transpose of `synthesise`: K^T r, one map for every kernel.
+    """Return the transpose of `synthesise`: K^T r, one map for every kernel.
 
     It is a plain convolution with the flipped kernels, several times faster on a CPU than a transposed convolution.
 
@@ -208,7 +208,7 @@ def analyse(residual: Tensor, kernels: Tensor) -> Tensor:
 
 
 def correlate(maps: Tensor, residual: Tensor, size: int) -> Tensor:
-    """Inner products of shifted maps with a residual: G_n(i, j) = sum over pixels p of M_n(p + (i, j)) r(p).
+    """Return inner products of shifted maps with a residual: G_n(i, j) = sum over pixels p of M_n(p + (i, j)) r(p).
 
     For any kernel D, <D (x) M_n, r> = sum over (i, j) of D(i, j) G_n(i, j): the convolutions with a whole dictionary
     need not be made. Never below float32.
@@ -233,7 +233,7 @@ def correlate(maps: Tensor, residual: Tensor, size: int) -> Tensor:
 
 
 def image_step(state: Tensor, image: Tensor, artifact: Tensor, outside: Tensor, step: Tensor) -> Tensor:
-    """Gradient step on the image channel: X + (eta / 10) I (Y - A - X).
+    """Return the gradient step on the image channel: X + (eta / 10) I (Y - A - X).
 
     It is (1 - eta I / 10) X + (eta I / 10) (Y - A): inside metal the image stays.
 
@@ -253,7 +253,7 @@ def image_step(state: Tensor, image: Tensor, artifact: Tensor, outside: Tensor, 
 
 
 def full_precision(tensor: Tensor) -> AbstractContextManager[object]:
-    """Context that suspends autocast on the tensor's device, if it is on."""
+    """Suspend autocast on the tensor's device, if it is on."""
     device_type = tensor.device.type
     if device_type != "meta" and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)

@@ -54,7 +54,7 @@ class _Classifier(nn.Module):
         self.classes = nn.Linear(before[1], classes)
 
     def forward(self, image: Tensor) -> Tensor:
-        """Classifies a batch.
+        """Classify a batch.
 
         Args:
             image: Float[Tensor, "batch 1 side side"], values about 0 to 1; the side a multiple of 4.
@@ -95,7 +95,7 @@ class RotationCNN(_Classifier):
         super().__init__(groups, classes, convolution, lambda count: nn.BatchNorm2d(4 * count))
 
     def typed_ends(self, group_order: int) -> tuple[dict[str, Ends], tuple[str, ...]]:
-        """What a rotation does to the channels before and after each convolution: see `networks.typed_fields`.
+        """Return what a rotation does to the channels before and after each convolution: see `networks.typed_fields`.
 
         Args:
             group_order: t.

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
+from mar_pipeline.networks.field_patterns import TypedEnds, chain_fields
+from mar_pipeline.networks.losses import image_loss
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.sample import (
     HARDENING,
@@ -43,6 +45,7 @@ class CNNMAR(nn.Module):
         weighting: of its filtered back projection.
     """
 
+    loss = staticmethod(image_loss)
     inputs = (IMAGE, LI, METAL_MASK, HARDENING, MA_SINOGRAM, METAL_TRACE)
 
     def __init__(
@@ -61,6 +64,10 @@ class CNNMAR(nn.Module):
             modules += [nn.Conv2d(before, after, 3, padding=1), nn.ReLU()]
         self.body = nn.Sequential(*modules[:-1])
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields of its convolutions."""
+        return chain_fields(self.body, "body", group_order), ()
+
     def forward(
         self,
         image: Tensor,
@@ -70,7 +77,7 @@ class CNNMAR(nn.Module):
         ma_sinogram: Tensor,
         metal_trace: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.

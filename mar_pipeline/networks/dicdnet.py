@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mar_pipeline.equivariance.fields import automatic_fields
+from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -19,6 +21,8 @@ from mar_pipeline.networks.blocks import (
     oriented_kernels,
     synthesise,
 )
+from mar_pipeline.networks.field_patterns import IMAGE_FIELDS, TypedEnds
+from mar_pipeline.networks.losses import dictionary_loss
 
 
 class Unfolded(NamedTuple):
@@ -50,6 +54,7 @@ class DictionaryNetwork(nn.Module):
         initial_kernels: [maps, size, size], initial values of K0.
     """
 
+    loss = staticmethod(dictionary_loss)
     per_image = False
     """Whether the kernels depend on the images, so that every stage has its own."""
 
@@ -66,8 +71,26 @@ class DictionaryNetwork(nn.Module):
         self.image_proxes = nn.ModuleList(ProxNet(channels, blocks) for _ in range(stages))
         self.last_prox = ProxNet(channels, blocks)
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return fields of all layers: images are trivial, dual channels are regular groups.
+
+        Maps are left out where consecutive ones are not the orientations of one kernel.
+        """
+        dual = tuple(automatic_fields(self.dual.out_channels, group_order))
+        state = (*IMAGE_FIELDS, *dual)
+        ends: dict[str, Ends] = {f"{name}.*": (state, state) for name in ("first_prox", "image_proxes", "last_prox")}
+        ends |= {"dual": (IMAGE_FIELDS, dual)}
+        if not self.has_oriented_maps(group_order):
+            return ends, ("map_proxes",)
+        maps = tuple(automatic_fields(len(self.initial_kernels), group_order))
+        return ends | {"map_proxes.*": (maps, maps)}, ()
+
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return whether consecutive maps can be the `group_order` orientations of one kernel."""
+        return False
+
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """The kernels K with their scale.
+        """Return the kernels K with their scale.
 
         Args:
             current: the image X of the stage before, [batch, 1, height, width].
@@ -79,11 +102,11 @@ class DictionaryNetwork(nn.Module):
         raise NotImplementedError
 
     def first_artifact(self, maps: Tensor, kernels: Tensor) -> Tensor:
-        """The artifact layer of the first stage."""
+        """Return the artifact layer of the first stage."""
         return synthesise(maps, kernels)
 
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
-        """Corrects a batch.
+        """Correct a batch.
 
         Args:
             image: corrupted images Y, [batch, 1, height, width], network units.
@@ -98,7 +121,7 @@ class DictionaryNetwork(nn.Module):
         return NetworkOutput(final, tuple(unfolded.images), tuple(unfolded.artifacts))
 
     def unfold(self, image: Tensor, li: Tensor, outside: Tensor) -> Unfolded:
-        """All stages but the last ProxX; `outside` is I, the rest as for `forward`."""
+        """Run all stages but the last ProxX; `outside` is I, the rest as for `forward`."""
         state = initial_state(self.first_prox, self.dual, li)
         current = state[:, :1]
         kernels = self.dictionary(current, image)
@@ -140,5 +163,9 @@ class DICDNet(DictionaryNetwork):
         self.kernels = nn.Parameter(oriented_kernels(maps, kernel_size))
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """K / 10, the same for all images and stages."""
+        """Return K / 10, the same for all images and stages."""
         return self.kernels / STEP_SCALE
+
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return True: the kernels are free, so they can learn to be rotated copies."""
+        return True

@@ -7,9 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from mar_pipeline.networks.blocks import NetworkOutput
+from mar_pipeline.networks.field_patterns import TypedEnds, unet_fields, view_fields
+from mar_pipeline.networks.losses import dudonet_loss
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
-from mar_pipeline.sample import IMAGE, LI, LI_SINOGRAM, METAL_MASK, METAL_TRACE, UNITS_PER_MU
+from mar_pipeline.sample import IMAGE, LI, LI_SINOGRAM, METAL_MASK, METAL_TRACE, TARGET_SINOGRAM, UNITS_PER_MU
 from simulation.physics.projector import Projector, Weighting
 
 _GUIDED_LEVELS = 2
@@ -32,6 +34,8 @@ class DuDoNet(nn.Module):
         weighting: of its filtered back projection.
     """
 
+    loss = staticmethod(dudonet_loss)
+    truths = (TARGET_SINOGRAM,)
     inputs = (IMAGE, LI, METAL_MASK, LI_SINOGRAM, METAL_TRACE)
 
     def __init__(
@@ -47,10 +51,15 @@ class DuDoNet(nn.Module):
         self.sinogram_unet = UNet(1, 1, sinogram_width, poolings, min(_GUIDED_LEVELS, poolings))
         self.image_unet = UNet(2, 1, image_width, poolings)
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields: those of a U-Net for images, views that shift for sinograms."""
+        ends = unet_fields(self.image_unet, group_order, "image_unet.")
+        return ends | view_fields(self, ["sinogram_unet.*"]), ()
+
     def forward(
         self, image: Tensor, li: Tensor, metal_mask: Tensor, li_sinogram: Tensor, metal_trace: Tensor
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: not used: its streaks are in the sinogram.

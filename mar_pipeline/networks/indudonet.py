@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor, nn
 
+from mar_pipeline.equivariance.fields import automatic_fields
+from mar_pipeline.equivariance.weight_space import Ends
 from mar_pipeline.networks.blocks import (
     STEP_SCALE,
     NetworkOutput,
@@ -21,6 +23,8 @@ from mar_pipeline.networks.blocks import (
     dual_convolution,
     initial_state,
 )
+from mar_pipeline.networks.field_patterns import IMAGE_FIELDS, TypedEnds, chain_fields, unet_fields, view_fields
+from mar_pipeline.networks.losses import dual_domain_loss
 from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.networks.unet import UNet
@@ -34,6 +38,7 @@ from mar_pipeline.sample import (
     NMAR,
     NMAR_SINOGRAM,
     PRIOR,
+    TARGET_SINOGRAM,
 )
 from simulation.physics.projector import Projector
 
@@ -65,6 +70,9 @@ class DualDomainNetwork(nn.Module):
         sinogram_blocks: residual blocks of the proximal networks of sinograms; None has as many as those of images.
         dilations: of the residual blocks of images, which take them in turn; the published network has none.
     """
+
+    loss = staticmethod(dual_domain_loss)
+    truths = (TARGET_SINOGRAM,)
 
     def __init__(
         self,
@@ -98,6 +106,14 @@ class DualDomainNetwork(nn.Module):
         self.prior_norm = nn.BatchNorm2d(1)
         self.stages = nn.ModuleList(DualDomainStage(sinogram_prox(), image_prox()) for _ in range(stages))
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields of the unfolding: of sinograms and their dual channels the views shift."""
+        dual = tuple(automatic_fields(self.dual.out_channels, group_order))
+        state = (*IMAGE_FIELDS, *dual)
+        ends: dict[str, Ends] = {f"{name}.*": (state, state) for name in ("first_prox", "stages.*.image_prox")}
+        sinograms = ("sinogram_dual", "first_sinogram_prox.*", "stages.*.sinogram_prox.*")
+        return {"dual": (IMAGE_FIELDS, dual)} | ends | view_fields(self, sinograms), ()
+
     def unfold(
         self,
         li: Tensor,
@@ -107,7 +123,7 @@ class DualDomainNetwork(nn.Module):
         prior_image: Tensor,
         measured_image: Tensor | None = None,
     ) -> NetworkOutput:
-        """All stages.
+        """Run all stages.
 
         Args:
             li: linearly interpolated correction XLI, [batch, 1, height, width], network units.
@@ -166,7 +182,7 @@ class DualDomainStage(nn.Module):
         outside: Tensor,
         normaliser: Tensor,
     ) -> tuple[Tensor, Tensor]:
-        """The states after the stage.
+        """Return the states after the stage.
 
         Args:
             scan: the projector.
@@ -214,6 +230,11 @@ class InDuDoNet(DualDomainNetwork):
         super().__init__(stages, blocks, dual_channels, projector, recompute)
         self.prior = UNet(2, 1, prior_width, prior_poolings)
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields, also those of the prior's U-Net."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends | unet_fields(self.prior, group_order, "prior."), exclude
+
     def forward(
         self,
         image: Tensor,
@@ -223,7 +244,7 @@ class InDuDoNet(DualDomainNetwork):
         li_sinogram: Tensor,
         metal_trace: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.
@@ -296,6 +317,11 @@ class InDuDoNetPlus(DualDomainNetwork):
             last,
         )
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields, also those of the prior's weights."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends | chain_fields(self.prior_weights, "prior_weights", group_order), exclude
+
     def forward(
         self,
         image: Tensor,
@@ -306,7 +332,7 @@ class InDuDoNetPlus(DualDomainNetwork):
         metal_trace: Tensor,
         prior: Tensor,
     ) -> NetworkOutput:
-        """Corrects a batch of whole slices.
+        """Correct a batch of whole slices.
 
         Args:
             image: corrupted images Xma, [batch, 1, height, width], network units.

@@ -52,7 +52,7 @@ class InpaintingUNet(nn.Module):
         self.last = nn.Conv2d(width, _IMAGE_CHANNELS, 1)
 
     def forward(self, image: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Restores a batch.
+        """Restore a batch.
 
         Args:
             image: Float["batch 3 H W"], the masked noisy measurement y, 1 is white.
@@ -84,7 +84,7 @@ class InpaintingUNet(nn.Module):
         return image + self.last(x)
 
     def typed_ends(self, group_order: int) -> tuple[dict[str, Ends], tuple[str, ...]]:
-        """Fields of the convolutions for EQ-Reg: images and mask are trivial, features automatic.
+        """Return fields of the convolutions for EQ-Reg: images and mask are trivial, features automatic.
 
         Args:
             group_order: t.

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from mar_pipeline.equivariance.fourier_filters import initial_coefficients, rotated_fourier_basis, sample_filters
 from mar_pipeline.networks.blocks import STEP_SCALE, check_sizes, full_precision, oriented_kernels, synthesise
 from mar_pipeline.networks.dicdnet import DictionaryNetwork
+from mar_pipeline.networks.field_patterns import TypedEnds
 
 
 class _OrientationSharedNetwork(DictionaryNetwork):
@@ -29,8 +30,12 @@ class _OrientationSharedNetwork(DictionaryNetwork):
         self.basis: Tensor
         self.bias = nn.Parameter(torch.tensor(0.0))
 
+    def has_oriented_maps(self, group_order: int) -> bool:
+        """Return whether the group is that of the filters: a quarter turn rolls 8 rotations by 2, no group of 4."""
+        return int(self.basis.shape[2]) == group_order
+
     def rotated_filters(self, coefficients: Tensor) -> Tensor:
-        """Every filter at every rotation, never below float32.
+        """Return every filter at every rotation, never below float32.
 
         Args:
             coefficients: [..., filters, basis functions].
@@ -42,7 +47,7 @@ class _OrientationSharedNetwork(DictionaryNetwork):
             return sample_filters(coefficients, self.basis).flatten(-4, -3)
 
     def first_artifact(self, maps: Tensor, kernels: Tensor) -> Tensor:
-        """K (x) M and the bias."""
+        """Return K (x) M and the bias."""
         return synthesise(maps, kernels) + self.bias
 
 
@@ -74,7 +79,7 @@ class OSCNet(_OrientationSharedNetwork):
         self.coefficients = nn.Parameter(initial_coefficients((filters,), basis.weights))
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """The rotated filters, the same for all images and stages."""
+        """Return the rotated filters, the same for all images and stages."""
         return self.rotated_filters(self.coefficients)
 
 
@@ -112,8 +117,13 @@ class OSCNetPlus(_OrientationSharedNetwork):
         self.predictor = CoefficientPredictor(filters, len(basis.weights), predictor_width)
 
     def dictionary(self, current: Tensor, image: Tensor) -> Tensor:
-        """A tenth of the rotated filters of every image."""
+        """Return a tenth of the rotated filters of every image."""
         return self.rotated_filters(self.predictor(current, image)) / STEP_SCALE
+
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields without the predictor, whose mean over an image hardly changes when that is turned."""
+        ends, exclude = super().typed_ends(group_order)
+        return ends, (*exclude, "predictor")
 
 
 class CoefficientPredictor(nn.Module):
@@ -134,7 +144,7 @@ class CoefficientPredictor(nn.Module):
         self.linear = nn.Linear(width, filters * length)
 
     def forward(self, current: Tensor, image: Tensor) -> Tensor:
-        """Coefficients [batch, filters, length] for images X and Y, [batch, 1, height, width]."""
+        """Return coefficients [batch, filters, length] for images X and Y, [batch, 1, height, width]."""
         with full_precision(current):
             average = self.features(torch.cat((current, image), dim=1)).mean((2, 3))
             rows = functional.relu(self.linear(average)).unflatten(1, (self.filters, -1))

@@ -88,7 +88,7 @@ class RCDNet(nn.Module):
         self.last_prox = ProxNet(channels, blocks)
 
     def forward(self, image: Tensor) -> RainOutput:
-        """Takes the rain out of a batch.
+        """Take the rain out of a batch.
 
         Args:
             image: rainy images O, Float["batch 3 H W"], 0..255.
@@ -114,7 +114,7 @@ class RCDNet(nn.Module):
         return RainOutput(final, tuple(backgrounds), tuple(rains))
 
     def typed_ends(self, group_order: int) -> tuple[dict[str, Ends], tuple[str, ...]]:
-        """What a rotation does to the layers' channels: colours are trivial, the dual channels regular.
+        """Return what a rotation does to the layers' channels: colours are trivial, the dual channels regular.
 
         Rain has a direction, so nothing is asked of the rain maps.
 
@@ -133,7 +133,7 @@ class RCDNet(nn.Module):
 
 
 def rain_layer(maps: Tensor, kernels: Tensor) -> Tensor:
-    """Rain of the maps, R = sum over n of C_n (x) M_n in each colour, zeros beyond the border. Never below float32.
+    """Return the rain of the maps, R = sum over n of C_n (x) M_n in each colour, never below float32.
 
     Args:
         maps: Float["batch maps H W"].
@@ -147,7 +147,7 @@ def rain_layer(maps: Tensor, kernels: Tensor) -> Tensor:
 
 
 def rain_maps(rain: Tensor, kernels: Tensor) -> Tensor:
-    """Transpose of `rain_layer`: C^T R, one map for every kernel.
+    """Return the transpose of `rain_layer`: C^T R, one map for every kernel.
 
     Args:
         rain: Float["batch 3 H W"].

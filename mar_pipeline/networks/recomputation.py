@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 
 
 def recomputed(function: Callable[..., Any], module: nn.Module, *tensors: Tensor) -> Any:
-    """function(*tensors), of whose inside nothing is kept for the backward pass but these tensors.
+    """Return function(*tensors), of whose inside nothing is kept for the backward pass but these tensors.
 
     T. Chen et al., "Training deep nets with sublinear memory cost", arXiv 1604.06174. Batch norms count the batch once.
 
@@ -28,7 +28,7 @@ def recomputed(function: Callable[..., Any], module: nn.Module, *tensors: Tensor
 
 @contextmanager
 def _unchanged_buffers(module: nn.Module) -> Iterator[None]:
-    """Running means and variances as they were: the recomputation has seen no other batch."""
+    """Return running means and variances as they were: the recomputation has seen no other batch."""
     kept = [(buffer, buffer.clone()) for buffer in module.buffers()]
     try:
         yield

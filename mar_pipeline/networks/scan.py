@@ -30,7 +30,7 @@ class Scan:
         self._adjoint_weight = view_rad * pitch_cm / (geometry.pixel_mm / MM_PER_CM) ** 2
 
     def project(self, image: Tensor) -> Tensor:
-        """P x: the sinogram of an image.
+        """Return P x: the sinogram of an image.
 
         Args:
             image: Float["batch 1 rows columns"], network units.
@@ -45,7 +45,7 @@ class Scan:
         return self.projector.forward(image / UNITS_PER_MU) * UNITS_PER_LINE_INTEGRAL
 
     def weighted_adjoint(self, sinogram: Tensor) -> Tensor:
-        """P* y, the adjoint under the inner products of functions: P^T y dtheta du / pixel^2.
+        """Return P* y, the adjoint under the inner products of functions: P^T y dtheta du / pixel^2.
 
         An image weighs pixel^2, a sinogram dtheta du, as ODL has it, on which the public code of the dual-domain
         networks stands; step sizes depend on it. On CUDA it is as near to the transpose as ASTRA's pair of kernels. The
@@ -64,7 +64,7 @@ class Scan:
         return self.projector.adjoint(sinogram / UNITS_PER_LINE_INTEGRAL) * self._adjoint_weight
 
     def reconstruct(self, sinogram: Tensor) -> Tensor:
-        """Filtered back projection.
+        """Return filtered back projection.
 
         Args:
             sinogram: Float["batch 1 views bins"], network units.
@@ -79,7 +79,7 @@ class Scan:
         return self.projector.fbp(sinogram / UNITS_PER_LINE_INTEGRAL, self.weighting) * UNITS_PER_MU
 
     def check(self, images: Sequence[Tensor], sinograms: Sequence[Tensor] = ()) -> None:
-        """Refuses data of another scan, before a network meets them somewhere in its middle.
+        """Refuse data of another scan, before a network meets them somewhere in its middle.
 
         Args:
             images: each Float["batch 1 rows columns"].

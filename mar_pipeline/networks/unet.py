@@ -7,6 +7,8 @@ import torch.nn.functional as functional
 from torch import Tensor, nn
 
 from mar_pipeline.networks.blocks import NetworkOutput, check_sizes
+from mar_pipeline.networks.field_patterns import TypedEnds, unet_fields
+from mar_pipeline.networks.losses import image_loss
 from mar_pipeline.sample import UNITS_PER_MU
 from simulation.errors import InputError
 
@@ -43,7 +45,7 @@ class UNet(nn.Module):
         self.last = nn.Conv2d(width, out_channels, 1)
 
     def forward(self, x: Tensor, guide: Tensor | None = None) -> Tensor:
-        """Maps [batch, in_channels, height, width] to [batch, out_channels, height, width].
+        """Map [batch, in_channels, height, width] to [batch, out_channels, height, width].
 
         Args:
             x: the input.
@@ -84,12 +86,18 @@ class ResidualUNet(nn.Module):
         poolings: number of times that the size is halved.
     """
 
+    loss = staticmethod(image_loss)
+
     def __init__(self, width: int = 32, poolings: int = 4) -> None:
         super().__init__()
         self.unet = UNet(2, 1, width, poolings)
 
+    def typed_ends(self, group_order: int) -> TypedEnds:
+        """Return the fields of its U-Net."""
+        return unet_fields(self.unet, group_order, "unet."), ()
+
     def forward(self, image: Tensor, li: Tensor, metal_mask: Tensor) -> NetworkOutput:
-        """Corrects a batch.
+        """Correct a batch.
 
         Args:
             image: corrupted images Y, [batch, 1, height, width], network units.

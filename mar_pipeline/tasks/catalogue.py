@@ -12,7 +12,7 @@ from mar_pipeline.tasks.inpainting.task import inpainting_task, inpainting_test
 from mar_pipeline.tasks.mar import mar_task
 from mar_pipeline.tasks.rain.settings import RainData, RainSet
 from mar_pipeline.tasks.rain.task import rain_task, rain_test
-from mar_pipeline.tasks.task import HeldOutSet, Task
+from mar_pipeline.tasks.task import HeldOutSet, Task, TaskContext
 from simulation.errors import UsageError
 
 TaskName = Literal["mar", "rain", "inpainting", "classification"]
@@ -27,11 +27,11 @@ class Training:
 
     Args:
         data: dataclass of the settings' section ``data``.
-        make: (network name, its arguments, data, seed, device, rank of this process, number of processes) -> task.
+        make: network and data -> task.
     """
 
     data: type
-    make: Callable[..., Task]
+    make: Callable[[TaskContext], Task]
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ TESTS: dict[str, Testing] = {
 
 
 def known_task(name: Any) -> str:
-    """The task that the settings name, mar where they do not.
+    """Return the task that the settings name, mar where they do not.
 
     Args:
         name: what they say.

@@ -1,6 +1,5 @@
 """Metal artifact reduction: images with artifacts, for some networks their sinograms too, in; corrected images out."""
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -9,47 +8,33 @@ import torch
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.losses import LOSSES, TRUTHS, image_loss
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.networks.build import build_network, network_inputs, start_of
+from mar_pipeline.networks.build import build_network, loss_of, network_inputs, start_of, truths_of
 from mar_pipeline.sample import Layout, to_mu
-from mar_pipeline.tasks.task import Batch, Task
+from mar_pipeline.tasks.metrics import score
+from mar_pipeline.tasks.task import Batch, Task, TaskContext
 
 
-def mar_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: DataSettings,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
-    """Metal artifact reduction with a network and its own loss.
+def mar_task(context: TaskContext) -> Task:
+    """Make the task of metal artifact reduction, with a network and its own loss.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: where the pairs come from.
-        seed: of batches and crops; weights follow torch's own generator.
-        device: where a dual-domain network projects.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the data cannot be used.
     """
-    network = build_network(network_name, arguments, data.preset, device)
+    data: DataSettings = context.data
+    network = build_network(context.network, context.arguments, data.preset, context.device)
     inputs = network_inputs(network)
-    layout = Layout.of((*inputs, *TRUTHS.get(network_name, ())))
-    loaders = make_loaders(data, seed, rank, world, layout)
+    layout = Layout.of((*inputs, *truths_of(network)))
+    loaders = make_loaders(data, context.seed, context.rank, context.world, layout)
     return Task(
         network=network,
         inputs=inputs,
         fields={name: field_of(name) for name in (*layout.images, *layout.sinograms)},
-        loss=LOSSES.get(network_name, image_loss),
+        loss=loss_of(network),
         prediction=_image,
         turning_output=partial(_correction, start=start_of(network)),
         scores=("psnr", "ssim", "rmse_hu"),
@@ -57,6 +42,7 @@ def mar_task(
         picture=_picture,
         loaders=loaders,
         facts={"preset": data.preset},
+        baseline=("LI", _li),
     )
 
 
@@ -64,25 +50,29 @@ def _image(output: NetworkOutput) -> torch.Tensor:
     return output.image
 
 
+def _li(batch: Batch) -> torch.Tensor:
+    return batch[LI]
+
+
 def _correction(output: NetworkOutput, batch: Batch, start: str) -> torch.Tensor:
-    """What the network adds to what it starts from."""
+    """Return what the network adds to what it starts from."""
     return output.image - batch[start]
 
 
 def _sample(image: torch.Tensor, batch: Batch, index: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Output and truth in 1/cm, and the metal mask."""
+    """Return output and truth in 1/cm, and the metal mask."""
     output, truth = (to_mu(tensor[index, 0].float().cpu().numpy()) for tensor in (image, batch[TARGET]))
     return output, truth, batch[METAL_MASK][index, 0].cpu().numpy() > 0
 
 
 def _score(image: torch.Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR, SSIM and RMSE in HU of each sample, float protocol."""
+    """Return PSNR, SSIM and RMSE in HU of each sample, float protocol."""
     scores = [score(*_sample(image, batch, index), "float") for index in range(len(image))]
     return {name: [own[name] for own in scores] for name in ("psnr", "ssim", "rmse_hu")}
 
 
 def _picture(image: torch.Tensor, batch: Batch, index: int) -> Any:
-    from mar_pipeline.figures import case_figure
+    from mar_pipeline.tasks.pair_figure import case_figure
 
     output, truth, metal_mask = _sample(image, batch, index)
     images = {

@@ -15,6 +15,29 @@ Batch = Mapping[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
+class TaskContext:
+    """What a task is made from.
+
+    Args:
+        network: name of the network, see `build_network`.
+        arguments: of its class.
+        data: settings of the task's data.
+        seed: of batches, crops and what is drawn; weights follow torch's own generator.
+        device: of the network, and where a dual-domain network projects.
+        rank: of this process.
+        world: number of processes, which share the data out.
+    """
+
+    network: str
+    arguments: Mapping[str, Any]
+    data: Any
+    seed: int
+    device: str = "cpu"
+    rank: int = 0
+    world: int = 1
+
+
+@dataclass(frozen=True)
 class Task:
     """Data, network, loss and score of one training.
 
@@ -34,6 +57,7 @@ class Task:
         empty_loss: (output, batch) -> the loss of an answer that is all zeros, of which the first epoch's loss may be a
             few times at most; None calls ``loss`` with zeros.
         full_precision: whether the loss cannot bear bfloat16.
+        baseline: what a validation is told beside the network: its label, and batch -> prediction; None for nothing.
     """
 
     network: nn.Module
@@ -49,6 +73,7 @@ class Task:
     facts: dict[str, str]
     empty_loss: Callable[[Any, Batch], torch.Tensor] | None = None
     full_precision: bool = False
+    baseline: tuple[str, Callable[[Batch], torch.Tensor]] | None = None
 
 
 @dataclass(frozen=True)

@@ -19,15 +19,18 @@ from torch.utils.tensorboard import SummaryWriter
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
 from mar_pipeline.equivariance.regularizer import OUTPUT
-from mar_pipeline.runtime import least_over_processes, mean_over_processes, processes
+from mar_pipeline.runtime.processes import least_over_processes, mean_over_processes, processes
 from mar_pipeline.tasks.task import Task
 from mar_pipeline.training.precision import AutocastInferer
-from mar_pipeline.training.progress import TrainingProgress
+from mar_pipeline.training.progress import TrainingProgress, score_text
 from mar_pipeline.training.regularization import settings_errors, weights_term
 from mar_pipeline.training.sharing import share_statistics, shared
 from mar_pipeline.training.state import TrainingState
 from simulation.errors import InputError
 from simulation.files import sha256_of_text, whole_file
+
+_BASELINE = "baseline"
+"""Name of the baseline's first score among those of a validation."""
 
 _DIVERGED, _RECENT_EPOCHS = 10.0, 5
 """A mean loss of so many times the median of so many epochs before is taken for divergence; in the first epoch, of so
@@ -35,7 +38,7 @@ many times what an output of zeros would have had."""
 
 
 def seed_epoch(seed: int, epoch: int, rank: int = 0) -> int:
-    """Seeds Python, numpy and torch from (seed, epoch, rank) alone, so that a resumed run equals a straight one.
+    """Seed Python, numpy and torch from (seed, epoch, rank) alone, so that a resumed run equals a straight one.
 
     Returns:
         The seed they got.
@@ -76,7 +79,7 @@ class Engines:
         self.trainer = self._make_trainer(dtype)
 
     def run(self) -> None:
-        """Trains the epochs that are missing.
+        """Train the epochs that are missing.
 
         Raises:
             InputError: the loss is not finite or diverges.
@@ -132,7 +135,7 @@ class Engines:
             inferer=AutocastInferer(self.device, None),
             decollate=False,
         )
-        for name in self.task.scores:
+        for name in (*self.task.scores, *([_BASELINE] if self.task.baseline else [])):
             Average(output_transform=_score_of(name)).attach(evaluator, name)
         evaluator.add_event_handler(IterationEvents.MODEL_COMPLETED, self._score)
         together = least_over_processes(len(self.task.loaders.validation))  # some processes may have a batch more
@@ -151,7 +154,7 @@ class Engines:
         return moved[first], moved, tuple(moved[key] for key in others), {}
 
     def _prepare(self, batch: dict[str, Any], device: torch.device, non_blocking: bool, **_: Any) -> Any:
-        """Pairs samples with their rotated copies, on steps with EQ-Reg."""
+        """Pair samples with their rotated copies, on steps with EQ-Reg."""
         if self.regularizer is not None:
             with settings_errors():
                 turned = self.regularizer.prepare(
@@ -161,7 +164,7 @@ class Engines:
         return self._move(batch, device, non_blocking)
 
     def _loss(self, output: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """The task's loss and the regulariser's, which goes first: the task's may call the network again."""
+        """Return the task's loss and the regulariser's, which goes first: the task's may call the network again."""
         penalty: torch.Tensor | float = 0.0
         with settings_errors():
             if self.regularizer is not None:
@@ -200,7 +203,7 @@ class Engines:
         self._stop_if(stops)
 
     def _stop_if(self, share: float) -> None:
-        """Stops where a share of the processes was asked to."""
+        """Stop where a share of the processes was asked to."""
         if share:
             raise self.state.stopped(self.asked_to_stop() or "a signal to another process")
 
@@ -212,6 +215,9 @@ class Engines:
         output, batch = engine.state.output, engine.state.output["label"]
         prediction = self.task.prediction(output["pred"])
         output["scores"] = self.task.score(prediction, batch)
+        if self.task.baseline is not None:
+            _, answer = self.task.baseline
+            output["scores"] |= {_BASELINE: self.task.score(answer(batch), batch)[self.task.scores[0]]}
         number = engine.state.iteration - 1
         if self.writer is not None and number < self.settings.sample_pictures:
             epoch = self.trainer.state.epoch
@@ -244,7 +250,14 @@ class Engines:
         if self.writer is not None:
             for name, value in row.items():
                 self.writer.add_scalar(f"epoch/{name}", value, epoch)
-        self.progress.epoch(row, self.task.scores[0])
+        self.progress.epoch(row, self.task.scores[0], self._baseline() if self._validates(epoch) else "")
+
+    def _baseline(self) -> str:
+        """Return what the last validation's line says beside the network's score."""
+        if self.task.baseline is None:
+            return ""
+        value = float(self.evaluator.state.metrics[_BASELINE])
+        return f" ({self.task.baseline[0]} {score_text(self.task.scores[0], value).partition(' ')[2]})"
 
     def _refuse_divergence(self, row: dict[str, Any]) -> None:
         recent = [before["task_loss"] for before in self.state.rows[-_RECENT_EPOCHS:]]
@@ -259,11 +272,11 @@ class Engines:
             raise InputError(f"train: the validation gave NaN in epoch {row['epoch']}; {self._remedy()}")
 
     def _first_loss(self) -> float:
-        """What an output of zeros would have had, on the mean over the first epoch."""
+        """Return what an output of zeros would have had, on the mean over the first epoch."""
         return mean_over_processes([torch.stack(self.empty_losses).mean().item()])[0]
 
     def _refuse_broken_weights(self, epoch: int) -> None:
-        """A gradient that is not finite shows in the loss of the next step only, after the checkpoint."""
+        """Refuse weights that are not finite: a bad gradient shows in the next step's loss, after the checkpoint."""
         for module in (self.state.network, self.state.kept):
             if not all(torch.isfinite(own).all() for own in module.state_dict().values() if own.is_floating_point()):
                 raise InputError(f"train: the weights are no longer finite after epoch {epoch}; {self._remedy()}")
@@ -274,7 +287,7 @@ def _score_of(name: str) -> Callable[[dict[str, Any]], torch.Tensor]:
 
 
 def _penalties(values: dict[str, float]) -> dict[str, float]:
-    """Mean penalty of the layers, and that of the output, in the last regularised step."""
+    """Return the mean penalty of the layers, and that of the output, in the last regularised step."""
     layers = [value for name, value in values.items() if name != OUTPUT]
     means = {"equivariance_layers": layers, "equivariance_output": [values[OUTPUT]] if OUTPUT in values else []}
     return {name: sum(own) / len(own) for name, own in means.items() if own}

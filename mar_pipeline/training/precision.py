@@ -8,7 +8,7 @@ from monai.inferers import Inferer
 
 
 def autocast_dtype(precision: str, device: torch.device) -> torch.dtype | None:
-    """Type in which the network computes under autocast; None computes in float32.
+    """Return the type in which the network computes under autocast; None computes in float32.
 
     Args:
         precision: ``auto``, ``float32`` or ``bfloat16``; auto takes bfloat16 where the processor has it.
@@ -35,6 +35,6 @@ class AutocastInferer(Inferer):
         self.device, self.dtype = device, dtype
 
     def __call__(self, inputs: torch.Tensor, network: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """The network's output for inputs."""
+        """Return the network's output for inputs."""
         with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
             return network(inputs, *args, **kwargs)

@@ -50,7 +50,7 @@ class TrainingProgress:
             self._redirect.__exit__(*error)
 
     def step(self, loss: float) -> None:
-        """A step was made.
+        """Note that a step was made.
 
         Args:
             loss: of its batch.
@@ -63,14 +63,15 @@ class TrainingProgress:
             self.told = time.monotonic()
             logger.info("train: step %d of %d, loss %.4g%s", self.steps, self.bar_total, loss, self._left())
 
-    def epoch(self, row: dict[str, Any], score: str) -> None:
-        """An epoch ended.
+    def epoch(self, row: dict[str, Any], score: str, beside: str = "") -> None:
+        """Report that an epoch ended.
 
         Args:
             row: its line of metrics.csv.
             score: name of the validation's score to tell.
+            beside: what stands behind it, such as the score of LI.
         """
-        told = f", {score_text(score, row[score])}" if score in row else ""
+        told = f", {score_text(score, row[score])}{beside}" if score in row else ""
         self.words = told or self.words
         if not self.terminal:
             self.told = time.monotonic()
@@ -87,7 +88,7 @@ class TrainingProgress:
 
     @property
     def bar_total(self) -> int:
-        """Steps of the whole run."""
+        """Return steps of the whole run."""
         return self.epochs * self.length
 
     def _left(self) -> str:
@@ -96,7 +97,7 @@ class TrainingProgress:
 
 
 def score_text(name: str, value: float) -> str:
-    """A score in words, such as "PSNR 31.42 dB".
+    """Return a score in words, such as "PSNR 31.42 dB".
 
     Args:
         name: of the score.
@@ -106,7 +107,7 @@ def score_text(name: str, value: float) -> str:
 
 
 def _penalties(row: dict[str, Any]) -> str:
-    """EQ-Reg's penalties, where the epoch had any."""
+    """Return EQ-Reg's penalties, where the epoch had any."""
     names = {"equivariance_layers": "layers", "equivariance_output": "output"}
     words = [f"{name} {row[key]:.3g}" for key, name in names.items() if key in row]
     return f" (EQ-Reg: {', '.join(words)})" if words else ""

@@ -15,7 +15,7 @@ from simulation.errors import MarError, UsageError
 
 @contextmanager
 def settings_errors() -> Iterator[None]:
-    """What the regulariser refuses is the settings' fault."""
+    """Raise what the regulariser refuses as the settings' fault."""
     try:
         yield
     except (TypeError, ValueError) as error:
@@ -25,7 +25,7 @@ def settings_errors() -> Iterator[None]:
 
 
 def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> EquivarianceRegularizer | None:
-    """EQ-Reg as the settings ask for it, its hooks off; None where no batch has to be rotated.
+    """Return EQ-Reg as the settings ask for it, its hooks off; None where no batch has to be rotated.
 
     Args:
         network: what is trained.
@@ -63,7 +63,7 @@ def make_regularizer(network: nn.Module, wanted: EquivarianceTraining) -> Equiva
 
 
 def weights_term(network: nn.Module, wanted: EquivarianceTraining) -> torch.Tensor | float:
-    """The penalty of the weights times its weight; 0 where the settings ask for none.
+    """Return the penalty of the weights times its weight; 0 where the settings ask for none.
 
     Args:
         network: what is trained.

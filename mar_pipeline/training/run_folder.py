@@ -44,7 +44,7 @@ class RunFolder:
 
     @contextmanager
     def opened(self, settings: TrainSettings) -> Iterator[None]:
-        """Makes the folder, holds it, and compares the settings with those it was started with.
+        """Make the folder, hold it, and compare the settings with those it was started with.
 
         Args:
             settings: of this run.
@@ -66,7 +66,7 @@ class RunFolder:
             lock.release()
 
     def keep(self, settings: TrainSettings) -> None:
-        """Writes the settings down, once they are known to fit the folder's checkpoint.
+        """Write the settings down, once they are known to fit the folder's checkpoint.
 
         The permission to change them holds for one call and is not kept.
 
@@ -106,7 +106,7 @@ class RunFolder:
             logger.warning("train: settings changed: %s", change)
 
     def read_settings(self) -> dict[str, Any]:
-        """The settings the run was started with.
+        """Return the settings the run was started with.
 
         Raises:
             InputError: the file is missing or broken.
@@ -120,7 +120,7 @@ class RunFolder:
         return settings
 
     def save_state(self, state: dict[str, Any]) -> None:
-        """Writes everything that resuming needs.
+        """Write everything that resuming needs.
 
         Raises:
             OSError: it cannot be written; the former checkpoint stays.
@@ -131,7 +131,7 @@ class RunFolder:
             partial.write_bytes(content.getbuffer())
 
     def load_state(self) -> dict[str, Any] | None:
-        """The last checkpoint, None where there is none yet.
+        """Return the last checkpoint, None where there is none yet.
 
         Raises:
             InputError: it is broken.
@@ -147,7 +147,7 @@ class RunFolder:
             ) from error
 
     def take_stop(self) -> dict[str, Any]:
-        """What `note_stop` wrote, which then is no longer there; empty if nothing did."""
+        """Return what `note_stop` wrote, which then is no longer there; empty if nothing did."""
         try:
             noted = json.loads(self.stopped.read_text())
         except (OSError, ValueError):
@@ -156,7 +156,7 @@ class RunFolder:
         return noted if isinstance(noted, dict) else {}
 
     def note_stop(self, noted: dict[str, Any]) -> None:
-        """Writes down that the run was asked to stop and goes on when it is started again.
+        """Write down that the run was asked to stop and goes on when it is started again.
 
         Raises:
             OSError: it cannot be written.
@@ -164,7 +164,7 @@ class RunFolder:
         write_json(self.stopped, noted)
 
     def write_metrics(self, rows: Sequence[dict[str, Any]]) -> None:
-        """Writes metrics.csv, one line per epoch.
+        """Write metrics.csv, one line per epoch.
 
         Raises:
             OSError: it cannot be written.

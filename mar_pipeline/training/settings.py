@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mar_pipeline.data import DataSettings
-from mar_pipeline.options import read_settings, value_of
-from mar_pipeline.runtime import processes
+from mar_pipeline.options import read_settings, settings_files, value_of
+from mar_pipeline.runtime.processes import processes
 from mar_pipeline.tasks.catalogue import TRAININGS, TaskData, TaskName, known_task
 from simulation.errors import UsageError
 
@@ -18,9 +18,9 @@ class NetworkSettings:
 
     Args:
         name: unet, dicdnet, oscnet, oscnet_plus, acdnet, indudonet, indudonet_plus, dudonet, cnnmar for metal
-            artifact reduction; rcdnet for rain; inpainting_unet; cnn and strict_cnn for classification; or the import
-            path of a torch class: from two channels to one for metal artifact reduction, from three to three for rain
-            and inpainting, from one to classes.
+            artifact reduction; rcdnet for rain; inpainting_unet; cnn and strict_cnn for classification; or a torch
+            class, by its import path or as a file of your own and the class in it (./mynet.py:MyNet): from two channels
+            to one for metal artifact reduction, from three to three for rain and inpainting, from one to classes.
         arguments: keyword arguments of its class; empty is the published configuration.
     """
 
@@ -90,7 +90,8 @@ class TrainSettings:
     Args:
         task: mar, rain, inpainting or classification; it decides what ``data`` may say (``--task rain --help`` lists
             the keys for rain).
-        run: folder of the run: settings, checkpoints, metrics and pictures.
+        run: folder of the run: settings, checkpoints, metrics and pictures; if not given runs/train/ and the names of
+            the settings files.
         label: what tables call the run; null takes the folder's name. Runs that differ by seed alone share a column.
         seed: decides weights, batches, crops and rotations.
         epochs: how many; a finished run goes on when this is raised.
@@ -102,6 +103,8 @@ class TrainSettings:
         validate_every: epochs between validations; the last epoch is always validated (so a run in two halves may
             have validated one epoch more than a straight one; the weights learnt are the same).
         allow_changed_settings: go on in a folder whose settings were others.
+        dry_run: print the settings, the numbers of pairs, parameters and steps and an estimate of the time, and train
+            nothing.
         network: see `NetworkSettings`.
         data: see the settings of the task's data, such as `DataSettings`.
         optimizer: see `OptimizerSettings`.
@@ -119,6 +122,7 @@ class TrainSettings:
     sample_pictures: int = 1
     validate_every: int = 1
     allow_changed_settings: bool = False
+    dry_run: bool = False
     network: NetworkSettings = field(default_factory=NetworkSettings)
     data: TaskData = field(default_factory=DataSettings)
     optimizer: OptimizerSettings = field(default_factory=OptimizerSettings)
@@ -126,6 +130,8 @@ class TrainSettings:
 
 
 SETTINGS_FILE = "settings.yaml"
+RUNS = Path("runs") / "train"
+"""Where runs lie that are not given a folder."""
 FREE = (
     "run",
     "label",
@@ -134,6 +140,7 @@ FREE = (
     "threads",
     "sample_pictures",
     "allow_changed_settings",
+    "dry_run",
     "data.workers",
     "data.cache_mb",
 )
@@ -141,7 +148,9 @@ FREE = (
 
 
 def read_train_settings(arguments: list[str]) -> TrainSettings:
-    """Settings from a file and options; ``--run DIR`` alone takes those that a run was started with.
+    """Return settings from files and options; ``--run DIR`` alone takes those that a run was started with.
+
+    A run that neither a file nor an option names is called after the files: ``runs/train/dicdnet_eq``.
 
     Args:
         arguments: the command line after ``mar train``.
@@ -161,12 +170,15 @@ def read_train_settings(arguments: list[str]) -> TrainSettings:
             )
         if stored.is_file():
             arguments = [f"--settings={stored}", *arguments]
+    files = settings_files(arguments)
+    if files and value_of("run", arguments) is None:
+        arguments = [*arguments, f"--run={RUNS / '_'.join(Path(file).stem for file in files)}"]
     task = known_task(value_of("task", arguments))
     return read_settings("train", TrainSettings, arguments, {"data": TRAININGS[task].data})
 
 
 def check_settings(settings: TrainSettings) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: an impossible number, by name.
@@ -213,7 +225,7 @@ def check_settings(settings: TrainSettings) -> None:
 
 
 def _check_kept(batch_size: int, fraction: float) -> None:
-    """The samples that EQ-Reg keeps of a batch: one or more, and of several processes as many as of one alone."""
+    """Refuse a batch of which EQ-Reg keeps no sample, or of several processes a fraction of one."""
     kept, got = batch_size * fraction, f"got {batch_size} with --equivariance.batch_fraction {fraction:g}"
     if kept < 1:
         raise UsageError(
@@ -227,7 +239,7 @@ def _check_kept(batch_size: int, fraction: float) -> None:
 
 
 def as_plain(settings: Any) -> dict[str, Any]:
-    """The settings as YAML and JSON hold them: nested dicts, lists, numbers and text."""
+    """Return the settings as YAML and JSON hold them: nested dicts, lists, numbers and text."""
 
     def convert(value: Any) -> Any:
         if isinstance(value, dict):
@@ -238,7 +250,7 @@ def as_plain(settings: Any) -> dict[str, Any]:
 
 
 def flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted key; the network's arguments stay one value."""
+    """Return nested settings by dotted key; the network's arguments stay one value."""
     values: dict[str, Any] = {}
     for key, value in settings.items():
         if isinstance(value, dict) and key != "arguments":

@@ -5,11 +5,11 @@ import torch.distributed as dist
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from mar_pipeline.runtime import average_over_processes, joins
+from mar_pipeline.runtime.processes import average_over_processes, joins
 
 
 def shared(network: nn.Module) -> nn.Module:
-    """The network whose gradients are the means over the processes; itself where none were joined.
+    """Return the network whose gradients are the means over the processes; itself where none were joined.
 
     All take the weights of the leading one. Batch norms normalise with the process's own part of the batch, and so do
     not see what one process with the whole batch would; see `share_statistics`.
@@ -28,7 +28,7 @@ def shared(network: nn.Module) -> nn.Module:
 
 
 def _mean_in_order(_: None, bucket: dist.GradBucket) -> torch.futures.Future[torch.Tensor]:
-    """The mean of gradients, each summed in the order of the ranks.
+    """Return the mean of gradients, each summed in the order of the ranks.
 
     Gloo's own sum takes an order that follows from a gradient's place in the bucket, and the buckets are others in the
     first step than later: with three processes or more a resumed run would not be a straight one bit for bit.
@@ -40,7 +40,7 @@ def _mean_in_order(_: None, bucket: dist.GradBucket) -> torch.futures.Future[tor
 
 
 def share_statistics(*networks: nn.Module) -> None:
-    """Replaces the running means and variances of batch and instance norms by their means over the processes.
+    """Replace the running means and variances of batch and instance norms by their means over the processes.
 
     Args:
         networks: alike in every process.

@@ -10,12 +10,13 @@ from ignite.handlers import EMAHandler
 from torch import nn
 
 from mar_pipeline.networks.build import plain
-from mar_pipeline.runtime import processes
+from mar_pipeline.networks.own_file import absolute_name, file_of, is_own_file
+from mar_pipeline.runtime.processes import processes
 from mar_pipeline.training.run_folder import RunFolder
 from mar_pipeline.training.settings import FREE, OptimizerSettings, TrainSettings, as_plain, flat
 from mar_pipeline.weights.files import save_weights
 from simulation.errors import InputError, StoppedError, UsageError
-from simulation.files import sha256_of_text
+from simulation.files import sha256_of, sha256_of_text
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +64,12 @@ class TrainingState:
 
     @property
     def epoch(self) -> int:
-        """Epochs done."""
+        """Return epochs done."""
         return self.rows[-1]["epoch"] if self.rows else 0
 
     @property
     def kept(self) -> nn.Module:
-        """The network that is validated and kept: the moving average where there is one."""
+        """Return the network that is validated and kept: the moving average where there is one."""
         return self.network if self.ema is None else self.ema.ema_model
 
     def _resume(self) -> None:
@@ -97,7 +98,7 @@ class TrainingState:
         logger.info("train: resumes %s after epoch %d", self.folder.root, self.epoch)
 
     def _compare(self, processes_before: int, place_before: dict[str, str]) -> None:
-        """Refuses what would go on as another run than the one that was stopped."""
+        """Refuse what would go on as another run than the one that was stopped."""
         now = self.processes.world
         changes = [
             f"{name} was {before}, now {self.place[name]}"
@@ -118,7 +119,7 @@ class TrainingState:
             logger.warning("train: changed: %s", change)
 
     def set_learning_rate(self, epoch: int) -> None:
-        """Gives the optimiser the learning rate of an epoch, which follows from the settings alone.
+        """Give the optimiser the learning rate of an epoch, which follows from the settings alone.
 
         Args:
             epoch: counted from 1.
@@ -129,7 +130,7 @@ class TrainingState:
             group["lr"] = options.lr * options.gamma**lowered
 
     def end_epoch(self, row: dict[str, Any], score: str) -> None:
-        """Writes the epoch down: best weights if they are, checkpoint, metrics.csv; in this order, by one process.
+        """Write the epoch down: best weights if they are, checkpoint, metrics.csv; in this order, by one process.
 
         A run killed in between repeats the epoch and writes the same.
 
@@ -163,13 +164,17 @@ class TrainingState:
         self.folder.write_metrics(self.rows)
 
     def stopped(self, what: str) -> StoppedError:
-        """The error that tells where a run that was asked to stop stands.
+        """Return the error that says where a run stands that was asked to stop.
 
         Args:
             what: asked.
         """
-        kept = f"after epoch {self.epoch}" if self.rows else "without a checkpoint yet"
-        return StoppedError(f"train: stopped by {what} {kept}; the same command goes on from there")
+        if not self.rows:
+            return StoppedError(
+                f"train: stopped by {what} before the end of the first epoch, with nothing saved; the same command "
+                "starts anew"
+            )
+        return StoppedError(f"train: stopped by {what} after epoch {self.epoch}; the same command goes on from there")
 
     def _metadata(self, score: str) -> dict[str, str]:
         settings = _without_places(as_plain(self.settings))
@@ -178,7 +183,7 @@ class TrainingState:
             group["processes"] = self.processes.world
         return {
             "task": self.settings.task,
-            "network": self.settings.network.name,
+            **_network_facts(self.settings.network.name),
             "arguments": json.dumps(self.settings.network.arguments),
             "label": self.settings.label or self.folder.root.resolve().name,
             "seed": str(self.settings.seed),
@@ -190,8 +195,14 @@ class TrainingState:
         }
 
 
+def _network_facts(name: str) -> dict[str, str]:
+    """Return what the weights file says of the network; of a file of the user's own also its SHA-256."""
+    facts = {"network": absolute_name(name)}
+    return facts | {"network_sha256": sha256_of(file_of(name))} if is_own_file(name) else facts
+
+
 def _without_places(settings: dict[str, Any]) -> dict[str, Any]:
-    """Settings that may travel with the weights: folders of the machine shortened to their last part."""
+    """Return settings that may travel with the weights: folders of the machine shortened to their last part."""
     data = {key: PurePath(value).name if key in _PLACES and value else value for key, value in settings["data"].items()}
     return {**settings, "run": PurePath(settings["run"]).name, "data": data}
 
@@ -204,6 +215,6 @@ def _optimizer(network: nn.Module, wanted: OptimizerSettings) -> torch.optim.Opt
 
 
 def _load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
-    """Takes up what the optimiser has learnt, but not its options: those are the settings', which may have changed."""
+    """Take up what the optimiser has learnt, but not its options: those are the settings', which may have changed."""
     options = optimizer.state_dict()["param_groups"]
     optimizer.load_state_dict({**state, "param_groups": options})

@@ -11,9 +11,11 @@ from torch import nn
 
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import MAR, build_network, plain
+from mar_pipeline.networks.own_file import file_of, is_own_file
 from mar_pipeline.weights.files import SAFETENSORS, load_into, load_weights
 from mar_pipeline.weights.shipped import shipped_or_path
 from simulation.errors import InputError
+from simulation.files import sha256_of
 
 BEST = Path("checkpoints") / "best.safetensors"
 
@@ -23,7 +25,7 @@ class Trained:
     """A trained network and where it comes from.
 
     Args:
-        name: key of `NETWORKS` or import path of its class.
+        name: key of `NETWORKS`, import path of its class, or a file and the class in it.
         label: what tables call it.
         network: in evaluation mode, called with what `build.network_inputs` names, in the units of its task.
         arguments: of its class.
@@ -76,6 +78,27 @@ def refuse_unknown_import(name: str, weights: Path) -> None:
         )
 
 
+def refuse_other_file(name: str, sha256: str, weights: Path) -> None:
+    """Refuse a network's file that is not the one that the weights were trained with.
+
+    Args:
+        name: `FILE.py:CLASS`, with an absolute path.
+        sha256: of the file in the training.
+        weights: the file that says so.
+
+    Raises:
+        InputError: the file is missing, or another one.
+    """
+    file = file_of(name)
+    if not file.is_file():
+        raise InputError(f"{weights}: needs the network's file {file}, which is missing; put it back there")
+    if sha256_of(file) != sha256:
+        raise InputError(
+            f"{weights}: was trained with another {file} (SHA-256 {sha256[:12]}..., now {sha256_of(file)[:12]}...); "
+            "restore that file, or train anew"
+        )
+
+
 def load_trained(path: str | Path, device: str | torch.device = "cpu", task: str = MAR) -> Trained:
     """Return the best weights of a run, in their network.
 
@@ -112,7 +135,10 @@ def load_trained(path: str | Path, device: str | torch.device = "cpu", task: str
         arguments = json.loads(metadata.get("arguments", "{}"))
     except json.JSONDecodeError as error:
         raise InputError(f"{weights}: its network arguments are not JSON ({error})") from error
-    refuse_unknown_import(metadata["network"], weights)
+    if is_own_file(metadata["network"]):
+        refuse_other_file(metadata["network"], metadata.get("network_sha256", ""), weights)
+    else:
+        refuse_unknown_import(metadata["network"], weights)
     preset = metadata.get("preset", "syndeeplesion")
     network = build_network(metadata["network"], arguments, preset, torch.device(device).type, task)
     try:

@@ -7,7 +7,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from mar_pipeline.equivariance import EquivarianceRegularizer
-from mar_pipeline.runtime import leave
+from mar_pipeline.runtime.processes import leave
 
 SAMPLES = 6
 

@@ -4,8 +4,8 @@ import torch
 import torch.distributed as dist
 from small_scans import DUAL, dual_network, inputs_of, scan_batch
 
-from mar_pipeline.losses import LOSSES
-from mar_pipeline.runtime import leave
+from mar_pipeline.networks.build import loss_of
+from mar_pipeline.runtime.processes import leave
 from mar_pipeline.training.sharing import share_statistics, shared
 
 SAMPLES = 2
@@ -35,7 +35,7 @@ def stepped(name, part=slice(0, SAMPLES)):
         for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             norm.train(not fixed)
         wrapped.zero_grad()
-        LOSSES[name](wrapped(*inputs_of(network, batch)), batch).backward()
+        loss_of(network)(wrapped(*inputs_of(network, batch)), batch).backward()
         gradients.append(torch.cat([parameter.grad.flatten() for parameter in network.parameters()]))
     own = dict(network.named_buffers())
     before = {key: value.clone() for key, value in own.items()}

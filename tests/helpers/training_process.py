@@ -16,7 +16,7 @@ import torch
 import mar_pipeline.commands.train
 from mar_pipeline.cli import main
 from mar_pipeline.commands.train import train
-from mar_pipeline.runtime import joined, processes
+from mar_pipeline.runtime.processes import joined, processes
 from mar_pipeline.tasks.catalogue import TRAININGS
 from mar_pipeline.training.settings import read_train_settings
 from mar_pipeline.training.state import TrainingState

@@ -14,7 +14,9 @@ import yaml
 
 import mar_pipeline
 from mar_pipeline import cli
-from mar_pipeline.options import read_settings
+from mar_pipeline.commands import run_alone
+from mar_pipeline.options import read_settings, value_of
+from mar_pipeline.training.settings import read_train_settings
 from simulation.errors import EXIT_CODES, InputError, UsageError
 
 
@@ -158,6 +160,44 @@ def test_an_option_given_twice_is_refused_and_files_go_on_top_of_each_other(in_f
     assert read(first, f"--settings={second}").seed == 4
 
 
+def test_a_file_stands_on_the_one_it_names_and_later_files_win(in_file, tmp_path):
+    (tmp_path / "deeper").mkdir()
+    (tmp_path / "base.yaml").write_text("out: there\nseed: 3\noptimizer: {learning_rate: 5e-1}\n")
+    (tmp_path / "deeper" / "middle.yaml").write_text("settings: ../base.yaml\nmethods: [li]\n")
+    top = in_file("settings: deeper/middle.yaml\nseed: 4\n")
+    assert read(top) == Settings(Path("there"), methods=("li",), seed=4, optimizer=Optimizer(0.5))
+    (tmp_path / "more.yaml").write_text("optimizer.learning_rate: 0.25\n")
+    assert read(top, f"--settings={tmp_path / 'more.yaml'}").optimizer == Optimizer(0.25)
+    assert value_of("seed", [top]) == 4
+    assert value_of("out", [top]) == "there"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("settings: settings.yaml", ["stands on itself"]),
+        ("settings: absent.yaml", ["no such file", "absent.yaml"]),
+        ("settings: [a.yaml, b.yaml]", ["one file"]),
+    ],
+)
+def test_a_file_that_stands_on_none_is_refused(in_file, text, words):
+    message = refusal("--out=x", in_file(f"{text}\n"))
+    assert all(word in message for word in words), message
+
+
+def test_a_missing_file_is_named():
+    assert refusal("--out=x", "--settings", "absent.yaml") == "--settings: no such file: absent.yaml"
+
+
+@pytest.mark.parametrize(
+    ("word", "option"),
+    [("learning_rate", "--optimizer.lr"), ("epoch", "--epochs"), ("batch", "--data.batch_size"), ("sed", "--seed")],
+)
+def test_near_names_are_suggested_by_meaning(word, option):
+    with pytest.raises(UsageError, match=f"did you mean {option}\\?"):
+        read_train_settings([f"--{word}=3"])
+
+
 def test_print_config_round_trip(capsys, in_file):
     arguments = ["--out=x", "--methods", "li", "nmar", "--metal=steel", "--dry-run", "--optimizer.learning_rate=0.5"]
     with pytest.raises(SystemExit, match="0"):
@@ -188,7 +228,6 @@ def test_help_explains_the_options(capsys):
         (["--sizes", "1", "two"], ["--sizes", "each item a whole number", "two"]),
         (["--window-hu", "1"], ["--window-hu"]),
         (["--optimizer.learning_rate", "fast"], ["--optimizer.learning_rate", "expected a number", "fast"]),
-        (["--settings", "absent.yaml"], ["absent.yaml"]),
     ],
 )
 def test_wrong_options_are_named(arguments, words):
@@ -299,3 +338,22 @@ def test_info_for_programs_and_readers(capsys):
 
     assert cli.main(["info"]) == 0
     assert "syndeeplesion" in capsys.readouterr().out
+
+
+def test_info_lists_what_commands_accept(capsys):
+    assert cli.main(["info"]) == 0
+    told = capsys.readouterr().out
+    for words in (
+        "networks    mar: unet, dicdnet",
+        "methods     input, li, nmar, unet_small",
+        "implants    hip, spine",
+    ):
+        assert words in told
+
+
+@pytest.mark.parametrize("command", ["train", "evaluate", "compare", "equivariance", "export", "info", "submit"])
+def test_a_commands_module_prints_help(command, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [command, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        run_alone(command)
+    assert f"usage: mar {command}" in capsys.readouterr().out

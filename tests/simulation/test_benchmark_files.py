@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 import pytest
 
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
 from simulation.implants.masks import resize_mask
 from simulation.simulator import Simulator

@@ -64,8 +64,8 @@ def _projection_method(settings: DicomSettings) -> Method:
 
 def _network_method(settings: DicomSettings) -> Method:
     # PyTorch's networks take seconds to import, which LI and NMAR do without.
-    from mar_pipeline.device import torch_device
     from mar_pipeline.dicom.correction.network import network_fill
+    from mar_pipeline.runtime.device import torch_device
     from mar_pipeline.weights.shipped import SHIPPED, shipped_or_path
     from mar_pipeline.weights.trained import load_trained
 

@@ -23,7 +23,7 @@ _TOLERANCE = 1e-6
 
 
 def read_amat(path: Path, lines: int, first: int, count: int, classes: int) -> tuple[np.ndarray, np.ndarray]:
-    """Some images of a file that is checked to have all its lines.
+    """Return some images of a file that is checked to have all its lines.
 
     Pixels go row by row, as the usual loaders of MNIST-rot read them (the sets with backgrounds in the same collection
     are stored column by column). Whichever it is, training and test images are alike, so no score depends on it.
@@ -55,7 +55,7 @@ def read_amat(path: Path, lines: int, first: int, count: int, classes: int) -> t
 
 
 def _numbers(path: Path, first: int, count: int) -> np.ndarray:
-    """The numbers of some lines; fewer rows, or none, where something is wrong with them."""
+    """Return the numbers of some lines; fewer rows, or none, where something is wrong with them."""
     with path.open(encoding="ascii", errors="replace") as file, warnings.catch_warnings():
         warnings.simplefilter("error")
         try:
@@ -65,7 +65,7 @@ def _numbers(path: Path, first: int, count: int) -> np.ndarray:
 
 
 def _lines_of(path: Path) -> int:
-    """Number of lines; the last one may lack its end."""
+    """Return the number of lines; the last one may lack its end."""
     with path.open("rb") as file:
         blocks: Iterator[bytes] = iter(lambda: file.read(_BLOCK_BYTES), b"")
         count, last = 0, b"\n"
@@ -75,7 +75,7 @@ def _lines_of(path: Path) -> int:
 
 
 def _complaint(path: Path, first: int, count: int, classes: int) -> str:
-    """What is wrong with the first line that is."""
+    """Return what is wrong with the first line that is."""
     with path.open(encoding="ascii", errors="replace") as file:
         for number, line in enumerate(itertools.islice(file, first, first + count), first + 1):
             words = line.split()
@@ -98,7 +98,7 @@ def _complaint(path: Path, first: int, count: int, classes: int) -> str:
 
 
 def _is_ink(pixels: Any) -> Any:
-    """Whether a pixel, or each of an array, lies in 0 to 1; what is no number does not."""
+    """Return whether a pixel, or each of an array, lies in 0 to 1; what is no number does not."""
     return (pixels >= -_TOLERANCE) & (pixels <= 1 + _TOLERANCE)
 
 

@@ -47,7 +47,7 @@ _PLACES: dict[Part, tuple[int, int]] = {"train": (0, 10_000), "val": (10_000, 12
 
 
 def load_part(source: str, part: Part, count: int | None = None) -> Digits:
-    """Images of one part of the data, the same whatever the training's seed.
+    """Return images of one part of the data, the same whatever the training's seed.
 
     Args:
         source: digits, or a folder with MNIST-rot.
@@ -69,7 +69,7 @@ def load_part(source: str, part: Part, count: int | None = None) -> Digits:
 
 
 def _embedded() -> tuple[np.ndarray, np.ndarray]:
-    """The 1797 digits, 8x8 made 16x16, and their labels.
+    """Return the 1797 digits, 8x8 made 16x16, and their labels.
 
     Bilinear interpolation about the middle of the image commutes with quarter turns, so nothing but a classifier can
     tell a turned image from an upsampled turned one.
@@ -83,7 +83,7 @@ def _embedded() -> tuple[np.ndarray, np.ndarray]:
 
 
 def _split() -> dict[Part, Sequence[int]]:
-    """Numbers of the digits in each part, each with the classes in equal shares; 1797 leave 997 to test on.
+    """Return numbers of the digits in each part, each with the classes in equal shares; 1797 leave 997 to test on.
 
     The split is always the same, so that trainings with different seeds are compared on the same images. Writers are
     not kept apart: the data do not name them.

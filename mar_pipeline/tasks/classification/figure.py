@@ -18,7 +18,7 @@ _MOST_COLUMNS = 10
 
 
 def accuracy_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], title: str) -> Figure:
-    """Accuracy against the angle by which the images are turned: the mean over the seeds, and +- 1 sample SD shaded.
+    """Draw accuracy against the angle of the images: the mean over the seeds, and +- 1 sample SD shaded.
 
     Args:
         curves: label -> angle in degrees, counter-clockwise -> one accuracy per seed, 0 to 1.
@@ -61,7 +61,7 @@ def accuracy_figure(curves: Mapping[str, Mapping[float, Sequence[float]]], title
 
 
 def answers_figure(images: np.ndarray, labels: np.ndarray, answers: np.ndarray, rows: int) -> Figure:
-    """A sheet of images, each with the answer above it; where that is wrong, the right class beside it.
+    """Return a sheet of images, each with the answer above it; where that is wrong, the right class beside it.
 
     Args:
         images: Float["count side side"], 1 is ink; consecutive ones stand below each other.

@@ -36,7 +36,7 @@ class LabelledImages(KeyedSamples):
         return self._turned(index, 0)
 
     def facts(self) -> dict[str, Any]:
-        """Their number."""
+        """Return their number."""
         return {"images": len(self.digits.labels)}
 
     def _turned(self, index: int, quarters: int) -> Sample:
@@ -77,5 +77,5 @@ class TurnedImages(LabelledImages):
         return self._turned(*divmod(index, QUARTER_TURNS))
 
     def facts(self) -> dict[str, Any]:
-        """Their number, and at how many angles they are seen."""
+        """Return their number, and at how many angles they are seen."""
         return {**super().facts(), "angles": QUARTER_TURNS}

@@ -47,7 +47,7 @@ class ClassificationData(ClassificationSet):
 
 
 def check_classification_set(data: ClassificationSet) -> None:
-    """Refuses what no data could satisfy.
+    """Refuse what no data could satisfy.
 
     Raises:
         UsageError: a number is impossible.
@@ -56,7 +56,7 @@ def check_classification_set(data: ClassificationSet) -> None:
 
 
 def check_classification_data(data: ClassificationData) -> None:
-    """Refuses what no training could follow.
+    """Refuse what no training could follow.
 
     Raises:
         UsageError: a number is impossible.

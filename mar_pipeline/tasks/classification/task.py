@@ -1,6 +1,5 @@
 """Classification: images of digits in, logits out; the right class whichever way up the digit is."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
@@ -27,7 +26,7 @@ from mar_pipeline.tasks.classification.settings import (
 )
 from mar_pipeline.tasks.images.answers import checked_answer
 from mar_pipeline.tasks.images.loading import ordered_loader, training_loaders
-from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Task
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Task, TaskContext
 
 _TASK = "classification"
 _FIELDS: dict[str, Fields | None] = {IMAGE: (("trivial", 1),), LABEL: None}
@@ -37,32 +36,19 @@ _EVALUATION_BATCH = 50 * QUARTER_TURNS
 _ANGLES_DEG = tuple(float(angle) for angle in range(0, 360, 30))
 
 
-def classification_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: ClassificationData,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
-    """Classification with the cross entropy.
+def classification_task(context: TaskContext) -> Task:
+    """Make the task of classification, with the cross entropy.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: images.
-        seed: of batches and turns; weights follow torch's own generator.
-        device: of the network.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the images cannot be read.
     """
+    data: ClassificationData = context.data
     check_classification_data(data)
-    network = build_network(network_name, arguments, device=device, task=_TASK)
+    network = build_network(context.network, context.arguments, device=context.device, task=_TASK)
     return Task(
         network=network,
         inputs=network_inputs(network, (IMAGE,)),
@@ -73,13 +59,13 @@ def classification_task(
         scores=(_ACCURACY,),
         score=accuracy,
         picture=_picture,
-        loaders=_loaders(data, seed, rank, world),
+        loaders=_loaders(data, context.seed, context.rank, context.world),
         facts={"source": _source(data)},
     )
 
 
 def classification_test(data: ClassificationSet) -> HeldOutSet:
-    """Held-out digits, upright as they come, and turned by every 30 degrees.
+    """Return held-out digits, upright as they come, and turned by every 30 degrees.
 
     Raises:
         UsageError: impossible settings.
@@ -114,7 +100,7 @@ def classification_test(data: ClassificationSet) -> HeldOutSet:
 
 
 def accuracy(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """1 for each sample whose class is right, else 0.
+    """Return 1 for each sample whose class is right, else 0.
 
     Args:
         prediction: logits, Float["batch classes"].

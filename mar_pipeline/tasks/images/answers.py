@@ -11,7 +11,7 @@ IMAGES = ("batch", 3, "height", "width")
 
 
 def checked_answer(answer: Any, expected: Sequence[int | str]) -> Tensor:
-    """The answer of a network, as it is.
+    """Return the answer of a network, as it is.
 
     Args:
         answer: what it may be.

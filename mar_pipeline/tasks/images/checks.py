@@ -6,7 +6,7 @@ from simulation.errors import UsageError
 
 
 def check_least(data: Any, **least: int) -> None:
-    """Refuses numbers that are too small; those that are not given are right.
+    """Refuse numbers that are too small; those that are not given are right.
 
     Args:
         data: the section ``data`` of the settings.

@@ -33,7 +33,7 @@ TEST_IMAGES = ("chelsea", "stereo_motorcycle", "moon", "text", "gravel")
 
 
 def embedded_image(name: str) -> np.ndarray:
-    """An image of scikit-image's own, read from the installed package; nothing is ever downloaded.
+    """Return an image of scikit-image's own, read from the installed package; nothing is ever downloaded.
 
     The functions of `skimage.data` would fetch a file that they miss or that was changed.
 

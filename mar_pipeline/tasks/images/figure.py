@@ -30,14 +30,14 @@ class Panel(NamedTuple):
 
 
 def columns_of(count: int) -> int:
-    """Panels side by side, five at most, the bands about equally full."""
+    """Return panels side by side, five at most, the bands about equally full."""
     return math.ceil(count / math.ceil(count / _MOST_COLUMNS))
 
 
 def panel_grid(
     count: int, shape: tuple[int, ...], title: str, rows: int = 1, row_names: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of empty panels.
+    """Return a figure of empty panels.
 
     Args:
         count: of columns; more than five go on in a band below.
@@ -74,7 +74,7 @@ def panel_grid(
 
 
 def show(axes: Axes, panel: Panel, pixels: np.ndarray) -> None:
-    """An image, its name above it and its PSNR in the corner.
+    """Return an image, its name above it and its PSNR in the corner.
 
     Args:
         axes: of the panel.

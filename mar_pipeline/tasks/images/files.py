@@ -24,7 +24,7 @@ _PNG_DEPTH_BYTE = 24
 
 
 def list_images(folder: Path) -> list[Path]:
-    """The image files of a folder, naturally sorted: 2.png before 10.png. Hidden files do not count.
+    """Return the image files of a folder, naturally sorted: 2.png before 10.png. Hidden files do not count.
 
     Args:
         folder: is not searched deeper.
@@ -46,13 +46,13 @@ def list_images(folder: Path) -> list[Path]:
 
 
 def natural_key(text: str) -> list[tuple[int, str]]:
-    """What to sort names by, so that numbers in them count as numbers."""
+    """Return what to sort names by, so that numbers in them count as numbers."""
     parts = re.findall(r"\d+|\D+", text)
     return [(int(part), "") if part.isdecimal() else (-1, part.lower()) for part in parts] + [(-2, text)]
 
 
 def read_image(path: Path, grey: Literal["repeat", "refuse"] = "refuse") -> np.ndarray:
-    """The pixels of an image file, upright as its EXIF orientation says.
+    """Return the pixels of an image file, upright as its EXIF orientation says.
 
     Args:
         path: a PNG, JPEG or BMP file of 8 bit per channel; an alpha channel must be opaque.
@@ -83,7 +83,7 @@ def read_image(path: Path, grey: Literal["repeat", "refuse"] = "refuse") -> np.n
 
 
 def _refuse_other_files(path: Path) -> None:
-    """Formats that may hold floats, and colour PNG of 16 bit, which Pillow reads as if it had 8."""
+    """Format that may hold floats, and colour PNG of 16 bit, which Pillow reads as if it had 8."""
     with reading(str(path), "a PNG, JPEG or BMP image"), path.open("rb") as file:
         head = file.read(_PNG_DEPTH_BYTE + 1)
     if not head.startswith(_MAGIC):

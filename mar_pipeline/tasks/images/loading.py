@@ -16,7 +16,7 @@ def training_loaders(
     rank: int = 0,
     world: int = 1,
 ) -> Loaders:
-    """Batches for training and for validation.
+    """Return batches for training and for validation.
 
     Args:
         train: samples that depend on their `Key`: epoch, number within the epoch, index.
@@ -42,7 +42,7 @@ def training_loaders(
 
 
 def ordered_loader(samples: KeyedSamples, batch_size: int = 1) -> PairLoader:
-    """All samples once, in order, loaded in this process.
+    """Return all samples once, in order, loaded in this process.
 
     Args:
         samples: of which only the index of a key counts.

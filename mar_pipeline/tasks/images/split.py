@@ -4,7 +4,7 @@ from simulation.errors import InputError
 
 
 def training_count(source: str, count: int) -> int:
-    """How many images are trained on, the first ones in natural order; the others, a tenth, are tested on.
+    """Return how many images are trained on, the first ones in natural order; the others, a tenth, are tested on.
 
     Args:
         source: whose images they are, for the message.

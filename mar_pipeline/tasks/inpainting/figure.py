@@ -9,7 +9,7 @@ from mar_pipeline.tasks.images.figure import Panel, panel_grid, show
 
 
 def images_figure(panels: Sequence[Panel], title: str) -> Figure:
-    """Images of one size side by side, in bands of five at most.
+    """Return images of one size side by side, in bands of five at most.
 
     Args:
         panels: in order; 1 is white, shown clipped to 0..1.

@@ -46,11 +46,11 @@ class InpaintingLoss:
 
     @property
     def full_precision(self) -> bool:
-        """Whether it is lost in bfloat16: SURE divides the difference of two answers by a step of 0.01."""
+        """Return whether it is lost in bfloat16: SURE divides the difference of two answers by a step of 0.01."""
         return self.data.has_sure
 
     def __call__(self, answer: Tensor, batch: Batch) -> Tensor:
-        """Scalar.
+        """Return a scalar.
 
         Args:
             answer: f(y), Float["batch 3 H W"].
@@ -76,7 +76,7 @@ class InpaintingLoss:
         return consistency + data.equivariant_weight * again
 
     def of_nothing(self, answer: Any, batch: Batch) -> Tensor:
-        """The loss of a network that answers zeros to everything, which needs no network: the equivariant term is 0.
+        """Return the loss of a network that answers zeros, which needs no network: the equivariant term is 0.
 
         Args:
             answer: Float["batch 3 H W"], not looked at.
@@ -90,7 +90,7 @@ class InpaintingLoss:
 
 
 def measured(mask: Tensor) -> Tensor:
-    """M, the number of measured numbers of a batch; at least one.
+    """Return M, the number of measured numbers of a batch; at least one.
 
     Args:
         mask: Float["batch 1 H W"].
@@ -99,7 +99,7 @@ def measured(mask: Tensor) -> Tensor:
 
 
 def measurement_consistency(answer: Tensor, image: Tensor, mask: Tensor) -> Tensor:
-    """|A f(y) - y|^2 / M: what is measured comes back, noise and all.
+    """Return |A f(y) - y|^2 / M: what is measured comes back, noise and all.
 
     Args:
         answer: f(y), Float["batch 3 H W"].
@@ -118,7 +118,7 @@ def sure_poisson(
     step: float,
     signs: Tensor | None = None,
 ) -> Tensor:
-    """Stein's unbiased risk estimate for Poisson noise: without x, the expectation of |A f(y) - A x|^2 / M.
+    """Return Stein's unbiased risk estimate for Poisson noise: without x, the expectation of |A f(y) - A x|^2 / M.
 
         |A f(y) - y|^2 / M - gamma sum(y) / M + 2 gamma / (tau M) <b y, A f(y + tau A b) - A f(y)>
 
@@ -143,7 +143,7 @@ def sure_poisson(
 
 
 def equivariant_term(restore: Restore, moved: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """|f(A(x2)) - x2|^2, mean over all pixels: a moved image x2 = T f(y) is one that could have been measured, too.
+    """Return |f(A(x2)) - x2|^2, mean over all pixels: a moved image x2 = T f(y) could have been measured, too.
 
     It is what says something of pixels that are never measured.
 
@@ -158,7 +158,7 @@ def equivariant_term(restore: Restore, moved: Tensor, mask: Tensor, gamma: float
 
 
 def move(images: Tensor, transform: str, count: int) -> Tensor:
-    """Randomly moved copies of square images, each move the same for the whole batch; torch's own generator draws.
+    """Move copies of square images at random, each move the same for the whole batch; torch's generator draws.
 
     Args:
         images: Float["batch 3 H W"].

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 def random_mask(size: int, missing: float, rng: np.random.Generator) -> np.ndarray:
-    """Float32["1 size size"]: 0 where a pixel is dropped, each with the chance ``missing``, else 1; for all channels.
+    """Return Float32["1 size size"]: 0 where a pixel is dropped in all channels, with the chance ``missing``, else 1.
 
     Args:
         size: side of the image in pixels.
@@ -21,7 +21,7 @@ def random_mask(size: int, missing: float, rng: np.random.Generator) -> np.ndarr
 
 
 def measure(image: np.ndarray, mask: np.ndarray, gamma: float, rng: np.random.Generator) -> np.ndarray:
-    """Y = mask * gamma * Poisson(x / gamma): of mean mask * x and variance mask * gamma * x.
+    """Return Y = mask * gamma * Poisson(x / gamma): of mean mask * x and variance mask * gamma * x.
 
     Args:
         image: x, Float["3 H W"], 1 is white.
@@ -37,7 +37,7 @@ def measure(image: np.ndarray, mask: np.ndarray, gamma: float, rng: np.random.Ge
 
 
 def measure_again(image: Tensor, mask: Tensor, gamma: float) -> Tensor:
-    """`measure` of a network's answer, which may be negative and counts as black there; torch's own generator draws.
+    """Measure a network's answer, which may be negative and counts as black there; torch's generator draws.
 
     No gradient passes the draw, as in the public code.
 

@@ -73,7 +73,7 @@ class MeasuredImages(KeyedSamples):
         return _sample(_planes(self.measurements[index], self.truths[index]))
 
     def facts(self) -> dict[str, Any]:
-        """Their number."""
+        """Return their number."""
         return {"images": len(self)}
 
 
@@ -108,7 +108,7 @@ class TrainingImages(MeasuredImages):
 
 
 def training_images(data: InpaintingData) -> tuple[NamedImages, NamedImages]:
-    """Images to train on, and those held out for validation: the last ones.
+    """Return images to train on, and those held out for validation: the last ones.
 
     Raises:
         UsageError: none would be left to train on.
@@ -124,7 +124,7 @@ def training_images(data: InpaintingData) -> tuple[NamedImages, NamedImages]:
 
 
 def images_to_test(data: InpaintingSet) -> MeasuredImages:
-    """The images to test on, measured.
+    """Return the images to test on, measured.
 
     Raises:
         InputError: the source cannot be read.
@@ -133,7 +133,7 @@ def images_to_test(data: InpaintingSet) -> MeasuredImages:
 
 
 def validation_images(images: NamedImages, data: InpaintingData) -> MeasuredImages:
-    """Held-out images, measured.
+    """Return held-out images, measured.
 
     Args:
         images: the second ones of `training_images`.
@@ -143,7 +143,7 @@ def validation_images(images: NamedImages, data: InpaintingData) -> MeasuredImag
 
 
 def to_square(image: np.ndarray, crop: int, size: int) -> np.ndarray:
-    """The centre of an image, resized as Pillow does: bilinear, antialiased, back to 8 bit, as the public code has it.
+    """Return the centre of an image, resized as Pillow does (bilinear, antialiased, 8 bit), as the public code has it.
 
     Args:
         image: UInt8["H W 3"].
@@ -162,7 +162,7 @@ def to_square(image: np.ndarray, crop: int, size: int) -> np.ndarray:
 
 
 def _split(data: InpaintingSet) -> tuple[Sequence[str | Path], Sequence[str | Path]]:
-    """Images to train and to test on: embedded names, or files."""
+    """Return images to train and to test on: embedded names, or files."""
     if data.source == EMBEDDED:
         return TRAIN_IMAGES, TEST_IMAGES
     files = list_images(Path(data.source))

@@ -86,22 +86,22 @@ class InpaintingData(InpaintingSet):
 
     @property
     def fresh_noise(self) -> bool:
-        """Whether an image is measured anew whenever it is shown."""
+        """Return whether an image is measured anew whenever it is shown."""
         return self.noise == "fresh" or (self.noise == "auto" and self.loss == "supervised")
 
     @property
     def has_sure(self) -> bool:
-        """Whether the loss holds SURE."""
+        """Return whether the loss holds SURE."""
         return self.loss in ("sure", "robust_equivariant_imaging")
 
     @property
     def has_moves(self) -> bool:
-        """Whether the loss holds the equivariant term."""
+        """Return whether the loss holds the equivariant term."""
         return self.loss in ("equivariant_imaging", "robust_equivariant_imaging")
 
 
 def check_inpainting_set(data: InpaintingSet) -> None:
-    """Refuses what no image could be measured with.
+    """Refuse what no image could be measured with.
 
     Raises:
         UsageError: a number is impossible.
@@ -114,7 +114,7 @@ def check_inpainting_set(data: InpaintingSet) -> None:
 
 
 def check_inpainting_data(data: InpaintingData) -> None:
-    """Refuses what no training could follow.
+    """Refuse what no training could follow.
 
     Raises:
         UsageError: a number is impossible, or two settings exclude each other.
@@ -133,7 +133,7 @@ def check_inpainting_data(data: InpaintingData) -> None:
 
 
 def _refuse_unread(data: InpaintingData) -> None:
-    """Settings that were given, but that the loss does not read."""
+    """Refuse settings that were given, but that the loss does not read."""
     read = (*(_SURE_READS if data.has_sure else ()), *(_MOVES_READ if data.has_moves else ()))
     for field in fields(data):
         given = getattr(data, field.name)

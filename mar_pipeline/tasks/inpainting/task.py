@@ -1,7 +1,7 @@
 """Inpainting: noisy images with missing pixels in, restored images out, learnt with or without the truth."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -26,7 +26,7 @@ from mar_pipeline.tasks.inpainting.settings import (
     check_inpainting_data,
     check_inpainting_set,
 )
-from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task, TaskContext
 
 _TASK = "inpainting"
 _FIELDS: dict[str, Fields | None] = {
@@ -38,32 +38,19 @@ _SCORES = {"psnr": Score("PSNR (dB)", 2), "psnr_truth_max": Score("PSNR, peak of
 _INPUT = "input"
 
 
-def inpainting_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: InpaintingData,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
-    """Inpainting with the loss that the settings name.
+def inpainting_task(context: TaskContext) -> Task:
+    """Make the task of inpainting, with the loss that the settings name.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: images, measurement and loss.
-        seed: of batches, crops and fresh noise; weights follow torch's own generator.
-        device: of the network.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the images cannot be used.
     """
+    data: InpaintingData = context.data
     check_inpainting_data(data)
-    network = build_network(network_name, arguments, device=device, task=_TASK)
+    network = build_network(context.network, context.arguments, device=context.device, task=_TASK)
     inputs = network_inputs(network, ("image",))
     loss = InpaintingLoss(partial(_restore, network, inputs), data)
     return Task(
@@ -76,15 +63,16 @@ def inpainting_task(
         scores=tuple(_SCORES),
         score=inpainting_scores,
         picture=_picture,
-        loaders=_loaders(data, seed, rank, world),
+        loaders=_loaders(data, context.seed, context.rank, context.world),
         facts={"loss": data.loss, "gamma": f"{data.gamma:g}", "missing": f"{data.missing:g}"},
         empty_loss=loss.of_nothing,
         full_precision=loss.full_precision,
+        baseline=(_INPUT, _measurement),
     )
 
 
 def inpainting_test(data: InpaintingSet) -> HeldOutSet:
-    """Held-out images, measured once and for all, and how restored ones are scored.
+    """Return held-out images, measured once and for all, and how restored ones are scored.
 
     Raises:
         UsageError: impossible settings.
@@ -113,7 +101,7 @@ def inpainting_test(data: InpaintingSet) -> HeldOutSet:
 
 
 def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR of each sample with peak 1, and with the largest value of the truth as the peak: 10 log10(peak^2 / MSE).
+    """Return the PSNR of each sample with peak 1, and with the truth's maximum as the peak: 10 log10(peak^2 / MSE).
 
     MSE is the mean over pixels and channels, the prediction as it comes, not clipped. The second is `cal_psnr` of the
     public code of Robust Equivariant Imaging plus 10 log10(3) dB: that divides the sum over all channels by H W.
@@ -135,7 +123,7 @@ def inpainting_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]
 
 
 def inpainting_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
+    """Draw input, answers and truth side by side, as in figure 5 of Robust Equivariant Imaging.
 
     Args:
         batch: of one sample.
@@ -162,7 +150,7 @@ def _loaders(data: InpaintingData, seed: int, rank: int, world: int) -> Loaders:
 
 
 def _restore(network: nn.Module, inputs: Sequence[str], image: Tensor, mask: Tensor) -> Tensor:
-    """What the network makes of a measurement, outside the trainer's autocast."""
+    """Return what the network makes of a measurement, outside the trainer's autocast."""
     return network(*({"image": image, "mask": mask}[name] for name in inputs))
 
 
@@ -175,7 +163,7 @@ def _measurement(batch: Batch) -> Tensor:
 
 
 def _correction(output: Tensor, batch: Batch) -> Tensor:
-    """What the network adds: the measurement itself turns exactly."""
+    """Return what the network adds: the measurement itself turns exactly."""
     return checked_answer(output, batch["image"].shape).float() - batch["image"]
 
 

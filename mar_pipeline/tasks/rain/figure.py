@@ -14,7 +14,7 @@ _BRIGHTEST_SHARE = 99.5
 
 
 def rain_layers_figure(panels: Sequence[Panel], title: str) -> Figure:
-    """Images above and below each its rain layer, the first image minus it, all layers at one brightness.
+    """Return images above and below each its rain layer, the first image minus it, all layers at one brightness.
 
     More than five columns go on below. Where an answer is brighter than the input, its layer is black.
 
@@ -44,6 +44,6 @@ def rain_layers_figure(panels: Sequence[Panel], title: str) -> Figure:
 
 
 def _key(axes: Axes, gain: float) -> None:
-    """What the lower row shows, in the empty panel below the input."""
+    """Return what the lower row shows, in the empty panel below the input."""
     text = f"Rain layer:\ninput minus image,\n{gain:.1f} times as bright"
     axes.text(0.5, 0.5, text, transform=axes.transAxes, fontsize=9, ha="center", va="center")

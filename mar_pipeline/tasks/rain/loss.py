@@ -13,7 +13,7 @@ _LAST_RAIN_WEIGHT = 0.9
 
 
 def rain_loss(output: RainOutput | Tensor, batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of RCDNet, every stage supervised; of another network the mean square error of its image.
+    """Return the loss of RCDNet, every stage supervised; of another network the mean square error of its image.
 
         0.1 MSE(B_0) + sum over s = 1..S of 0.1 [MSE(B_s) + MSE(R_s)] + MSE(B) + 0.9 MSE(R_S)
 
@@ -43,7 +43,7 @@ def rain_loss(output: RainOutput | Tensor, batch: Mapping[str, Tensor]) -> Tenso
 
 
 def image_of(output: RainOutput | Tensor) -> Tensor:
-    """What is scored of an answer."""
+    """Return what is scored of an answer."""
     return output.image if isinstance(output, RainOutput) else output
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 from skimage.color import rgb2ycbcr
 
-from mar_pipeline.metrics import gaussian_ssim, psnr
+from mar_pipeline.tasks.metrics import gaussian_ssim, psnr
 from simulation.errors import InputError
 
 PEAK = 255.0
@@ -19,7 +19,7 @@ STATES = (
 
 
 def to_8bit(image: np.ndarray) -> np.ndarray:
-    """Grey levels as a file holds them: clipped and rounded.
+    """Return grey levels as a file holds them: clipped and rounded.
 
     Args:
         image: numbers of any range, 0..255 meant.
@@ -28,7 +28,7 @@ def to_8bit(image: np.ndarray) -> np.ndarray:
 
 
 def luminance(image: np.ndarray) -> np.ndarray:
-    """Y of Matlab's rgb2ycbcr: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255).
+    """Return Y of Matlab's rgb2ycbcr: round(16 + (65.481 R + 128.553 G + 24.966 B) / 255).
 
     Args:
         image: UInt8["H W 3"].
@@ -40,7 +40,7 @@ def luminance(image: np.ndarray) -> np.ndarray:
 
 
 def score(output: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """PSNR in dB, infinite for equal images, and SSIM.
+    """Return PSNR in dB, infinite for equal images, and SSIM.
 
     Args:
         output: Float["H W 3"], 0..255 meant, both sides at least 11.

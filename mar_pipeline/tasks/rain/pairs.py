@@ -55,7 +55,7 @@ class RainPair:
     clean: Path
 
     def load(self) -> tuple[np.ndarray, np.ndarray]:
-        """The rainy image and the clean one, UInt8["H W 3"] each.
+        """Return the rainy image and the clean one, UInt8["H W 3"] each.
 
         Raises:
             InputError: a file cannot be used, or their sizes differ.
@@ -76,7 +76,7 @@ class RainPair:
 
 
 def find_pairs(folder: Path, split: Split, layout: Layout = "auto") -> list[RainPair]:
-    """The pairs of a part of a data set, naturally sorted by the rainy files, or in the order of their list.
+    """Return the pairs of a part of a data set, naturally sorted by the rainy files, or in the order of their list.
 
     A set that has no split of its own is split here, see `RainSet`.
 
@@ -110,7 +110,7 @@ def find_pairs(folder: Path, split: Split, layout: Layout = "auto") -> list[Rain
 
 
 def _root(folder: Path, split: Split) -> Path:
-    """The set's own folder for the split; the set itself where it has none for either."""
+    """Return the set's own folder for the split; the set itself where it has none for either."""
     found = {
         part: next((folder / name for name in names if (folder / name).is_dir()), None)
         for part, names in _SPLIT_FOLDERS.items()
@@ -124,7 +124,7 @@ def _root(folder: Path, split: Split) -> Path:
 
 
 def _part(folder: Path, pairs: list[RainPair], split: Split) -> list[RainPair]:
-    """Nine tenths of the clean images with all their rainy versions, or the last tenth."""
+    """Return nine tenths of the clean images with all their rainy versions, or the last tenth."""
     scenes = sorted({pair.clean for pair in pairs}, key=lambda path: natural_key(str(path)))
     kept = training_count(str(folder), len(scenes))
     chosen = set(scenes[:kept] if split == "train" else scenes[kept:])
@@ -132,7 +132,7 @@ def _part(folder: Path, pairs: list[RainPair], split: Split) -> list[RainPair]:
 
 
 def _found_layout(root: Path) -> Layout:
-    """The first layout of which there are files: names decide before text files, which may be about anything."""
+    """Return the first layout of which there are files: names decide before text files, which may be about anything."""
     if _two_folders(root):
         return "two_folders"
     images = (path for path in root.glob("[!.]*") if path.suffix.lower() in SUFFIXES)
@@ -171,7 +171,7 @@ def _two_folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def _partners(root: Path, rainy_files: Iterable[Path], clean_files: Iterable[Path]) -> list[RainPair]:
-    """The rainy files with their clean partners, every one of which must have a rainy file."""
+    """Return the rainy files with their clean partners, every one of which must have a rainy file."""
     clean: dict[str, Path] = {}
     for path in clean_files:
         other = clean.setdefault(_key(path), path)
@@ -192,12 +192,12 @@ def _partners(root: Path, rainy_files: Iterable[Path], clean_files: Iterable[Pat
 
 
 def _key(path: Path) -> str:
-    """What the names of partners have in common: 001 of rain-001, norain-001x2, 001_in and 001_GT."""
+    """Return what the names of partners have in common: 001 of rain-001, norain-001x2, 001_in and 001_GT."""
     return re.sub(r"^0+(?=\d)", "", _AROUND_KEY.sub("", path.stem))
 
 
 def _lists(root: Path) -> dict[Split, Path]:
-    """The lists of the parts by name, or one list of both; text files that are none do not count."""
+    """Return the lists of the parts by name, or one list of both; text files that are none do not count."""
     files = sorted(root.glob("*.txt"))
     train, test = ([path for path in files if part in path.name.lower()] for part in ("train", "test"))
     if len(train) == len(test) == 1 and train != test:
@@ -213,14 +213,14 @@ def _lists(root: Path) -> dict[Split, Path]:
 
 
 def _starts_with_a_pair(root: Path, path: Path) -> bool:
-    """Whether the first line of a text file that is not empty names two files."""
+    """Return whether the first line of a text file that is not empty names two files."""
     with path.open(errors="replace") as file:
         words = next((line.split() for line in file if line.split()), [])
     return len(words) == 2 and all((root / word.lstrip("/")).is_file() for word in words)
 
 
 def _listed(root: Path, path: Path) -> list[RainPair]:
-    """Pairs of a text file, as SPA-Data has it: paths below the folder, with or without a leading slash."""
+    """Return pairs of a text file, as SPA-Data has it: paths below the folder, with or without a leading slash."""
     pairs = []
     for number, line in enumerate(path.read_text(errors="replace").splitlines(), start=1):
         words = line.split()

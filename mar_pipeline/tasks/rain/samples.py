@@ -34,14 +34,14 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """Of the image."""
+        """Return the name of the image."""
 
     @property
     def scene(self) -> Any:
-        """What nothing may be trained on that is held out: Rain1400 has a clean image under 14 rains."""
+        """Return what nothing may be trained on that is held out: Rain1400 has a clean image under 14 rains."""
 
     def crop(self, patch: int, place: np.random.Generator, rain: np.random.Generator) -> np.ndarray:
-        """A rainy image above its clean one, as they are or a crop of them, UInt8["6 H W"]."""
+        """Return a rainy image above its clean one, as they are or a crop of them, UInt8["6 H W"]."""
 
 
 @dataclass(frozen=True)
@@ -56,16 +56,16 @@ class PairSource:
 
     @property
     def name(self) -> str:
-        """Of the rainy file."""
+        """Return the name of the rainy file."""
         return self.pair.name
 
     @property
     def scene(self) -> Path:
-        """The clean file."""
+        """Return the clean file."""
         return self.pair.clean
 
     def crop(self, patch: int, place: np.random.Generator, rain: np.random.Generator) -> np.ndarray:
-        """See `Source`; its rain is what it is."""
+        """Return as `Source` says; its rain is what it is."""
         return _cropped(_planes(*self.pair.load()), patch, place)
 
 
@@ -83,11 +83,11 @@ class SyntheticSource:
 
     @property
     def scene(self) -> str:
-        """The image."""
+        """Return the image."""
         return self.name
 
     def crop(self, patch: int, place: np.random.Generator, rain: np.random.Generator) -> np.ndarray:
-        """See `Source`."""
+        """Return as `Source` says."""
         clean = _cropped(_image(self.name).transpose(2, 0, 1), patch, place).transpose(1, 2, 0)
         return _planes(with_rain(clean, RAINS[self.rain], rain), clean)
 
@@ -113,7 +113,7 @@ class WholeImages(KeyedSamples):
         return _sample(self._sources[index].crop(0, rain, rain))
 
     def facts(self) -> dict[str, Any]:
-        """Their number."""
+        """Return their number."""
         return {"images": len(self)}
 
 
@@ -142,12 +142,12 @@ class RainCrops(KeyedSamples):
         return _sample(random_crop(PairArrays(planes, _NO_SINOGRAMS), 0, place, rotations=self._data.rotations).images)
 
     def facts(self) -> dict[str, Any]:
-        """Number of the images."""
+        """Return the number of the images."""
         return {"images": len(self)}
 
 
 def training_samples(data: RainData, seed: int) -> tuple[RainCrops, WholeImages]:
-    """Crops to train on, and the whole images that are held out from them for validation.
+    """Return crops to train on, and the whole images that are held out from them for validation.
 
     Args:
         data: where the images come from.
@@ -174,7 +174,7 @@ def training_samples(data: RainData, seed: int) -> tuple[RainCrops, WholeImages]
 
 
 def samples_to_test(data: RainSet) -> WholeImages:
-    """The images to test on; synthetic rain does not depend on any seed.
+    """Return the images to test on; synthetic rain does not depend on any seed.
 
     Raises:
         InputError: the folder cannot be used.

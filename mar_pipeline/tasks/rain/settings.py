@@ -30,7 +30,7 @@ class RainSet:
 
     @property
     def is_synthetic(self) -> bool:
-        """Whether the rain is made here."""
+        """Return whether the rain is made here."""
         return self.source in RAINS
 
 
@@ -59,7 +59,7 @@ class RainData(RainSet):
 
 
 def check_rain_data(data: RainData) -> None:
-    """Refuses numbers that no data could satisfy.
+    """Refuse numbers that no data could satisfy.
 
     Raises:
         UsageError: names the key.
@@ -74,7 +74,7 @@ def check_rain_data(data: RainData) -> None:
 
 
 def check_rain_set(data: RainSet) -> None:
-    """Refuses a layout where there is no folder.
+    """Refuse a layout where there is no folder.
 
     Raises:
         UsageError: so it is.

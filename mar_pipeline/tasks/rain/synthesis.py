@@ -39,7 +39,7 @@ _WEAKEST_STREAK = 0.5
 
 
 def rain_layer(shape: tuple[int, int], rain: Rain, rng: np.random.Generator) -> np.ndarray:
-    """The light of rain over an image: sparse seeds of brightness U[0.5, 1], each drawn out to a streak.
+    """Return the light of rain over an image: sparse seeds of brightness U[0.5, 1], each drawn out to a streak.
 
     Streaks reach in from beyond the border.
 
@@ -64,7 +64,7 @@ def rain_layer(shape: tuple[int, int], rain: Rain, rng: np.random.Generator) -> 
 
 
 def streak(length: float, angle_deg: float, width: float) -> np.ndarray:
-    """A line with a Gaussian cross-section, 1 in its middle, that fades over the outer quarters of its length.
+    """Return a line with a Gaussian cross-section, 1 in its middle, that fades over the outer quarters of its length.
 
     The fading is a raised cosine. With ends cut off, rain of the same density and amplitude is 2 dB stronger.
 
@@ -86,7 +86,7 @@ def streak(length: float, angle_deg: float, width: float) -> np.ndarray:
 
 
 def with_rain(clean: np.ndarray, rain: Rain, rng: np.random.Generator) -> np.ndarray:
-    """A rainy image O = clip(B + R), R the same in all colours, in 8 bit as a file would hold it.
+    """Return a rainy image O = clip(B + R), R the same in all colours, in 8 bit as a file would hold it.
 
     Args:
         clean: the background B, UInt8["H W 3"].

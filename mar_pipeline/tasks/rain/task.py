@@ -1,6 +1,6 @@
 """Rain removal: rainy images in, clean ones out, RGB in grey levels 0..255."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from mar_pipeline.tasks.rain import luminance
 from mar_pipeline.tasks.rain.loss import image_of, rain_loss
 from mar_pipeline.tasks.rain.samples import samples_to_test, training_samples
 from mar_pipeline.tasks.rain.settings import RainData, RainSet, check_rain_data, check_rain_set
-from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task
+from mar_pipeline.tasks.task import Batch, HeldOutSet, Score, Shown, Task, TaskContext
 
 _TASK = "rain"
 _FIELDS: dict[str, Fields | None] = {"image": (("trivial", 3),), "target": (("trivial", 3),)}
@@ -25,32 +25,19 @@ _SCORES = {"psnr": Score("PSNR of Y (dB)", 2), "ssim": Score("SSIM of Y", 4)}
 _INPUT = "input"
 
 
-def rain_task(
-    network_name: str,
-    arguments: Mapping[str, Any],
-    data: RainData,
-    seed: int,
-    device: str = "cpu",
-    rank: int = 0,
-    world: int = 1,
-) -> Task:
-    """Rain removal with RCDNet and its own loss, or with another network and the mean square error.
+def rain_task(context: TaskContext) -> Task:
+    """Make the task of rain removal: RCDNet and its own loss, or another network and the mean square error.
 
     Args:
-        network_name: see `build_network`.
-        arguments: of its class.
-        data: where the images come from.
-        seed: of batches, crops and synthetic rain; weights follow torch's own generator.
-        device: of the network.
-        rank: of this process.
-        world: number of processes, which share the data out.
+        context: network and data.
 
     Raises:
         UsageError: no such network, or impossible settings.
         InputError: the data cannot be used.
     """
+    data: RainData = context.data
     check_rain_data(data)
-    network = build_network(network_name, arguments, device=device, task=_TASK)
+    network = build_network(context.network, context.arguments, device=context.device, task=_TASK)
     return Task(
         network=network,
         inputs=network_inputs(network, ("image",)),
@@ -61,13 +48,14 @@ def rain_task(
         scores=tuple(_SCORES),
         score=rain_scores,
         picture=_picture,
-        loaders=_loaders(data, seed, rank, world),
+        loaders=_loaders(data, context.seed, context.rank, context.world),
         facts={"source": data.source if data.is_synthetic else Path(data.source).resolve().name},
+        baseline=(_INPUT, _rainy),
     )
 
 
 def rain_test(data: RainSet) -> HeldOutSet:
-    """Held-out rainy images and how answers to them are scored.
+    """Return held-out rainy images and how answers to them are scored.
 
     Args:
         data: synthetic rain over the embedded test images, or the test pairs of a folder.
@@ -95,7 +83,7 @@ def rain_test(data: RainSet) -> HeldOutSet:
 
 
 def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
-    """PSNR in dB and SSIM of the luminance of each sample, see `luminance.score`.
+    """Return PSNR in dB and SSIM of the luminance of each sample, see `luminance.score`.
 
     Args:
         prediction: Float["batch 3 H W"], 0..255 meant.
@@ -111,7 +99,7 @@ def rain_scores(prediction: Tensor, batch: Batch) -> dict[str, list[float]]:
 
 
 def rain_figure(batch: Batch, answers: Sequence[Shown], name: str) -> Any:
-    """Input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
+    """Draw input, answers and truth, and below the rain that each took out, as in figure 4 of the EQ-Reg paper.
 
     Args:
         batch: of one sample.
@@ -140,7 +128,7 @@ def _prediction(output: RainOutput | Tensor) -> Tensor:
 
 
 def _correction(output: RainOutput | Tensor, batch: Batch) -> Tensor:
-    """What the network changes: the rainy image itself turns exactly."""
+    """Return what the network changes: the rainy image itself turns exactly."""
     return checked_answer(image_of(output), batch["image"].shape).float() - batch["image"]
 
 
@@ -149,7 +137,7 @@ def _rainy(batch: Batch) -> Tensor:
 
 
 def _pixels(image: Tensor) -> np.ndarray:
-    """UInt8 or Float["3 H W"] as Float["H W 3"]."""
+    """Return UInt8 or Float["3 H W"] as Float["H W 3"]."""
     return image.detach().float().cpu().permute(1, 2, 0).numpy()
 
 

@@ -10,7 +10,7 @@ from training_set import write_settings, write_training_set
 
 from mar_pipeline.commands.compare import CompareSettings, compare
 from mar_pipeline.commands.train import train
-from mar_pipeline.comparison import trainings
+from mar_pipeline.evaluation import trainings
 from mar_pipeline.options import read_settings
 from mar_pipeline.training.settings import read_train_settings
 from simulation.errors import MarError, UsageError

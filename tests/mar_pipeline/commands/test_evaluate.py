@@ -13,11 +13,11 @@ import pytest
 from matplotlib.text import Text
 from small_pairs import SIDE, TINY, masks, tiny_protocol, write_pairs
 
-from mar_pipeline.commands import evaluate as evaluation
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
+from mar_pipeline.evaluation import methods as evaluation
 from mar_pipeline.evaluation.score_tables import size_group, to_markdown, to_text
-from mar_pipeline.figures import case_figure
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
+from mar_pipeline.tasks.pair_figure import case_figure
 from simulation.correction import nmar, nmar_prior
 from simulation.dataset.community import write_case
 from simulation.dataset.reader import read_pair
@@ -44,7 +44,13 @@ def data(written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 @pytest.fixture
 def settings(data: Path, tmp_path: Path) -> EvaluateSettings:
     return EvaluateSettings(
-        data=str(data), out=str(tmp_path / "out"), methods=("input", "li"), preset="tiny", device="cpu", figures=0
+        overwrite=True,
+        data=str(data),
+        out=str(tmp_path / "out"),
+        methods=("input", "li"),
+        preset="tiny",
+        device="cpu",
+        figures=0,
     )
 
 
@@ -68,10 +74,10 @@ def test_every_pair_and_method_has_its_row(settings: EvaluateSettings) -> None:
 
 
 def test_rows_hold_the_scores_of_their_own_image_and_mask(settings: EvaluateSettings, data: Path) -> None:
-    row = next(row for row in evaluate(settings).rows if (row.mask, row.method) == (2, "li"))
+    row = next(row for row in evaluate(settings).rows if (row.sample["mask"], row.method) == (2, "li"))
     pair = read_pair(data / "test_640geo" / "000001_01_01" / "001" / "2.h5")
     expected = score(pair.LI_CT, pair.image, masks()[:, :, 2])
-    assert {name: getattr(row, name) for name in expected} == expected
+    assert {name: row.scores[name] for name in expected} == expected
 
 
 @pytest.mark.parametrize("weighting", ["standard", "benchmark"])
@@ -79,11 +85,13 @@ def test_nmar_is_computed_with_the_scanner_of_the_preset(
     settings: EvaluateSettings, data: Path, monkeypatch: pytest.MonkeyPatch, weighting: str
 ) -> None:
     monkeypatch.setitem(PROTOCOLS, "tiny", dataclasses.replace(PROTOCOLS["tiny"], weighting=weighting))
-    row = next(row for row in evaluate(dataclasses.replace(settings, methods=("nmar",))).rows if row.mask == 2)
+    row = next(
+        row for row in evaluate(dataclasses.replace(settings, methods=("nmar",))).rows if row.sample["mask"] == 2
+    )
     pair, mask = read_pair(data / "test_640geo" / "000001_01_01" / "001" / "2.h5"), masks()[:, :, 2] > 0
     prior_mu = nmar_prior(pair.LI_CT, mask)
     _, image_mu = nmar(pair.ma_sinogram, pair.metal_trace, prior_mu, Projector(TINY, "cpu"), weighting)
-    assert row.rmse_hu == pytest.approx(score(image_mu, pair.image, mask)["rmse_hu"])
+    assert row.scores["rmse_hu"] == pytest.approx(score(image_mu, pair.image, mask)["rmse_hu"])
 
 
 def test_the_preset_is_the_recorded_one_unless_another_is_named(
@@ -112,7 +120,7 @@ def test_a_pair_of_another_size_than_the_scanner_fails_alone(settings: EvaluateS
 
 def test_averages_are_over_pairs_and_groups_without_pairs_have_no_row(settings: EvaluateSettings) -> None:
     report = evaluate(settings)
-    mean_hu = np.mean([row.rmse_hu for row in report.rows if row.method == "li"])
+    mean_hu = np.mean([row.scores["rmse_hu"] for row in report.rows if row.method == "li"])
     assert read_report(settings)["averages"]["float"]["li"]["rmse_hu"] == pytest.approx(mean_hu)
     table = (Path(settings.out) / "table.md").read_text()
     lines = [line for line in table.splitlines() if line.startswith("|")]
@@ -127,8 +135,8 @@ def test_tables_say_from_which_grid_metal_sizes_are_scaled(settings: EvaluateSet
     row = evaluate(settings).rows[0]
     other = "counts of images of 64 x 64 are scaled to it"
     assert other in " ".join(to_text([row]).split())
-    assert other in to_markdown([row, dataclasses.replace(row, grid="416 x 416")])
-    assert "scaled to it" not in to_markdown([dataclasses.replace(row, grid="416 x 416")])
+    assert other in to_markdown([row, dataclasses.replace(row, sample={**row.sample, "grid": "416 x 416"})])
+    assert "scaled to it" not in to_markdown([dataclasses.replace(row, sample={**row.sample, "grid": "416 x 416"})])
 
 
 def test_a_perfect_image_is_infinite_in_csv_and_still_valid_json(
@@ -189,7 +197,7 @@ def test_a_pair_on_which_one_method_fails_counts_for_none(
     monkeypatch.setitem(evaluation.METHODS, "li", lambda pair, mask, _: nan if mask.sum() == 4 else pair.LI_CT)
     report = evaluate(settings)
     assert [skipped.pair for skipped in report.failed] == ["test/000001_01_01/001/1"]
-    assert {row.mask for row in report.rows if row.method == "input"} == {0, 2}
+    assert {row.sample["mask"] for row in report.rows if row.method == "input"} == {0, 2}
 
 
 @pytest.mark.parametrize(
@@ -370,7 +378,10 @@ def test_public_pairs_are_scored_only_with_their_own_masks(shared_data: Path, tm
             figures=1,
         )
     )
-    scored = {(row.case, row.slice, row.mask, row.method): round(row.psnr, 1) for row in report.rows}
+    scored = {
+        (row.sample["case"], row.sample["slice"], row.sample["mask"], row.method): round(row.scores["psnr"], 1)
+        for row in report.rows
+    }
     assert scored == {
         ("000321_03_01", "011", 0, "input"): 29.9,
         ("000321_03_01", "011", 0, "li"): 35.3,
@@ -385,7 +396,7 @@ def test_public_pairs_are_scored_only_with_their_own_masks(shared_data: Path, tm
 
 def test_every_slice_has_a_picture_unless_a_number_is_given(settings):
     report = evaluate(dataclasses.replace(settings, figures=None))
-    slices = {(row.split, row.case, row.slice) for row in report.rows}
+    slices = {(row.sample["split"], row.sample["case"], row.sample["slice"]) for row in report.rows}
     pictures = [name for name in report.outputs if name.endswith(".png")]
     assert {tuple(name.removesuffix(".png").rsplit("_", 1)[0].split("_", 1)) for name in pictures} == {
         (split, f"{case}_{slice_}") for split, case, slice_ in slices

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from mar_pipeline.commands.submit import Command, as_text, submit
-from mar_pipeline.parser import CommandParser
+from mar_pipeline.options.parser import CommandParser
 from simulation.errors import UsageError
 
 DIGITS = ("--task=classification", "--network.name=cnn", "--run=a")
@@ -41,6 +41,24 @@ def test_a_command_that_fails_fails_the_job(submitted):
     (job,) = ended(submitted("evaluate", "--no-such-option"))
     assert "non-zero exit status 2" in str(job.exception())
     assert "mar: error: unknown option --no-such-option" in job.stderr()
+
+
+def test_a_dry_run_shows_the_script_and_submits_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    parser = CommandParser(prog="mar submit", allow_abbrev=False)
+    words = ["--gpus=2", "--memory-gb=3", "--partition=fast", "--dry-run", "--", "train", *DIGITS]
+    told = as_text(submit(parser, words))
+    for line in ("--gpus-per-node=2", "--mem=3GB", "--partition=fast", "--requeue", "--nproc-per-node=2"):
+        assert line in told
+    assert told.startswith("#!/bin/bash")
+    assert told.endswith("# nothing was submitted")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_dry_run_on_this_machine_shows_the_command_line(submitted, tmp_path):
+    (told,) = submitted("--dry-run", "--", "train", *DIGITS)
+    assert told == f"{sys.executable} -m mar_pipeline train {' '.join(DIGITS)}\n"
+    assert not (tmp_path / "jobs").exists()
 
 
 class Sleeping(Command):

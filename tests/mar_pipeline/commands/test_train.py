@@ -17,11 +17,12 @@ from training_set import SETTINGS, write_settings, write_training_set
 from mar_pipeline.commands.train import train
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
-from mar_pipeline.metrics import score
 from mar_pipeline.networks.build import ResidualNetwork, build_network, plain
 from mar_pipeline.sample import to_mu
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.metrics import score
+from mar_pipeline.tasks.task import TaskContext
 from mar_pipeline.training.precision import AutocastInferer, autocast_dtype
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.run_folder import RunFolder
@@ -333,9 +334,9 @@ def test_a_validation_stops_as_well(run, monkeypatch):
         return dataclasses.replace(task, score=preempted)
 
     monkeypatch.setitem(TRAININGS, "mar", Training(DataSettings, terminated))
-    with pytest.raises(StoppedError, match="stopped by SIGTERM without a checkpoint yet"):
+    with pytest.raises(StoppedError, match="stopped by SIGTERM before the end of the first epoch, with nothing saved"):
         run()
-    assert len(scored) == 1
+    assert len(scored) == 2  # the network and LI on one batch
 
 
 def test_a_signal_while_the_program_starts_is_noted(data, tmp_path, mar, monkeypatch):
@@ -346,7 +347,7 @@ def test_a_signal_while_the_program_starts_is_noted(data, tmp_path, mar, monkeyp
     monkeypatch.setattr("mar_pipeline.training.settings.read_train_settings", slow)
     code, _, error = mar("train", "--settings", write_settings(tmp_path / "a.yaml", data), "--run", tmp_path / "run")
     assert code == 75
-    assert "stopped by SIGTERM without a checkpoint yet; the same command goes on" in error
+    assert "stopped by SIGTERM before the end of the first epoch, with nothing saved; the same command" in error
     assert (tmp_path / "run" / "STOPPED").exists()
 
 
@@ -648,7 +649,7 @@ def test_autocast_is_chosen_by_device():
 def test_batches_of_eq_reg_hold_samples_and_their_rotations(data, tmp_path):
     file = write_settings(tmp_path / "s.yaml", data)
     settings = read_train_settings([f"--settings={file}", f"--run={tmp_path / 'run'}"])
-    task = mar_task(settings.network.name, settings.network.arguments, settings.data, 0)
+    task = mar_task(TaskContext(settings.network.name, settings.network.arguments, settings.data, 0))
     task.network.train()
     with make_regularizer(task.network, settings.equivariance) as regularizer:
         batch = next(iter(task.loaders.train))

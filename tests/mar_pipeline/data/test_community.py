@@ -13,8 +13,9 @@ from training_set import MASKS, SLICES, write_training_set
 
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, CommunityPairs, DataSettings, community, make_loaders
 from mar_pipeline.data.measured import pair_arrays
-from mar_pipeline.metrics import score
+from mar_pipeline.data.selection import Selection
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout, to_mu, to_sample
+from mar_pipeline.tasks.metrics import score
 from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.physics.projector import Projector
@@ -49,7 +50,7 @@ def edit(path, name, change):
 
 
 def test_a_sample_is_the_stored_pair_in_network_units(folder):
-    pairs = CommunityPairs(folder)
+    pairs = CommunityPairs(Selection(folder))
     assert len(pairs) == SLICES * MASKS and pairs.slices == SLICES
     index = pairs.names.index("train/000001_01_01/001/2")
     sample, stored = pairs[index], read_pair(case(folder, 1) / "2.h5")
@@ -61,21 +62,21 @@ def test_a_sample_is_the_stored_pair_in_network_units(folder):
 
 
 def test_slices_and_masks_are_chosen(folder):
-    pairs = CommunityPairs(folder, slices=["000000_01_01/001", "000002_01_01/001"], masks=range(1, 3))
+    pairs = CommunityPairs(Selection(folder, slices=["000000_01_01/001", "000002_01_01/001"], masks=range(1, 3)))
     assert pairs.names == [f"train/{n:06d}_01_01/001/{m}" for n in (0, 2) for m in (1, 2)]
     with pytest.raises(MarError, match=r"none of its 9 train pairs .* it has masks 0 \.\. 2"):
-        CommunityPairs(folder, masks=[7])
+        CommunityPairs(Selection(folder, masks=[7]))
 
 
 def test_a_limit_spans_slices_and_masks(folder):
-    files = CommunityPairs(folder, limit=3).files
+    files = CommunityPairs(Selection(folder, limit=3)).files
     assert len({file.case for file in files}) == len({file.mask for file in files}) == 3
 
 
 def test_another_mask_than_the_pairs_is_left_out(folder):
     stack = np.load(folder / "trainmask.npy")
     np.save(folder / "trainmask.npy", np.stack([stack[..., 0], stack[..., 2]], axis=-1))
-    pairs = CommunityPairs(folder)
+    pairs = CommunityPairs(Selection(folder))
     assert {file.mask for file in pairs.files} == {0}
     reasons = [skipped.reason for skipped in pairs.left_out]
     assert sum("the mask is another one" in reason for reason in reasons) == SLICES  # seen once, left out everywhere
@@ -87,36 +88,36 @@ def test_no_pair_left(folder):
     with pytest.raises(
         NothingToProcessError, match=r"no train pair is left, 9 of them have no mask; train/000000_01_01/001/0: the"
     ):
-        CommunityPairs(folder)
+        CommunityPairs(Selection(folder))
     (folder / "trainmask.npy").unlink()
     with pytest.raises(MarError, match=r"no mask stack: trainmask.npy is not .*; name one with --data.masks"):
-        CommunityPairs(folder)
+        CommunityPairs(Selection(folder))
 
 
 def test_another_mask_that_was_not_looked_at_is_refused_when_read(folder, monkeypatch):
     monkeypatch.setattr(community, "_CHECKED_AT_START", 0)
     np.save(folder / "trainmask.npy", np.load(folder / "trainmask.npy")[..., [1, 0, 2]])
-    pairs = CommunityPairs(folder)
+    pairs = CommunityPairs(Selection(folder))
     assert len(pairs) == SLICES * MASKS
     with pytest.raises(InputError, match=r"^train/000000_01_01/001/0: the mask is another one: .*; name the stack"):
         pairs[0]
-    assert CommunityPairs(folder, trust_masks=True)[0][METAL_MASK].sum() == disc(3).sum()
+    assert CommunityPairs(Selection(folder, trust_masks=True))[0][METAL_MASK].sum() == disc(3).sum()
     assert pairs[2][METAL_MASK].sum() > 0
 
 
 def test_a_stack_from_elsewhere(folder, tmp_path):
     (folder / "trainmask.npy").rename(tmp_path / "mine.npy")
-    assert len(CommunityPairs(folder, mask_stack=str(tmp_path / "mine.npy"))) == SLICES * MASKS
+    assert len(CommunityPairs(Selection(folder, mask_stack=str(tmp_path / "mine.npy")))) == SLICES * MASKS
 
 
 def test_masks_of_512_pixels_are_resized_as_the_benchmark_does(folder):
     stack = np.load(folder / "trainmask.npy")
     np.save(folder / "trainmask.npy", np.kron(stack, np.ones((8, 8, 1), np.uint8)))
-    np.testing.assert_array_equal(CommunityPairs(folder)[1][METAL_MASK][0].numpy(), stack[..., 1])
+    np.testing.assert_array_equal(CommunityPairs(Selection(folder))[1][METAL_MASK][0].numpy(), stack[..., 1])
 
 
 def test_pairs_that_fit_are_read_once(folder):
-    kept, not_kept = CommunityPairs(folder), CommunityPairs(folder, cache_mb=0)
+    kept, not_kept = CommunityPairs(Selection(folder)), CommunityPairs(Selection(folder, cache_mb=0))
     before = [kept[0][IMAGE], not_kept[0][IMAGE]]
     shutil.rmtree(case(folder))
     assert (kept[0][IMAGE] == before[0]).all() and (before[0] == before[1]).all()
@@ -125,7 +126,7 @@ def test_pairs_that_fit_are_read_once(folder):
 
 
 def test_a_pickled_set_reads_the_same(folder):
-    pairs = CommunityPairs(folder)
+    pairs = CommunityPairs(Selection(folder))
     assert (pickle.loads(pickle.dumps(pairs))[4][IMAGE] == pairs[4][IMAGE]).all()
 
 
@@ -160,26 +161,26 @@ def truncate(folder):
 def test_damage_is_one_clear_line(folder, damage, message):
     damage(folder)
     with pytest.raises(InputError, match=message) as caught:
-        CommunityPairs(folder)
+        CommunityPairs(Selection(folder))
     assert "\n" not in str(caught.value)
 
 
 def test_the_preset_that_the_manifest_names(folder):
     (folder / "train_manifest.json").write_text(json.dumps({"identity": {"preset": "clinical"}}))
     with pytest.raises(UsageError, match=r"got syndeeplesion, but .*train_manifest.json says that clinical made"):
-        CommunityPairs(folder)
+        CommunityPairs(Selection(folder))
 
 
 def test_an_empty_mask_is_left_out(folder):
     stack = np.load(folder / "trainmask.npy")
     stack[..., 1] = 0
     np.save(folder / "trainmask.npy", stack)
-    assert {file.mask for file in CommunityPairs(folder).files} == {0, 2}
+    assert {file.mask for file in CommunityPairs(Selection(folder)).files} == {0, 2}
 
 
 def test_listed_slices_that_are_not_there_are_told(folder):
     shutil.rmtree(case(folder, 2))
-    pairs = CommunityPairs(folder)
+    pairs = CommunityPairs(Selection(folder))
     assert pairs.slices == 2 and "listed, but" in pairs.left_out[0].reason
 
 
@@ -189,7 +190,7 @@ EVERYTHING = Layout.of((*IMAGES, *SINOGRAMS))
 @pytest.mark.parametrize("cache_mb", [0, 1024])
 def test_a_sample_has_what_its_layout_names(folder, cache_mb):
     """Of the stored pair, whose trace is in whole numbers, twice: as read and as kept."""
-    pairs = CommunityPairs(folder, layout=EVERYTHING, cache_mb=cache_mb)
+    pairs = CommunityPairs(Selection(folder, layout=EVERYTHING, cache_mb=cache_mb))
     index, stored = pairs.names.index("train/000001_01_01/001/2"), read_pair(case(folder, 1) / "2.h5")
     arrays = pair_arrays(
         EVERYTHING, stored, stored.image, disc(4, column=0, row=12), Projector(SMALL, "cpu", 1), "benchmark"
@@ -218,13 +219,13 @@ def test_a_sample_has_what_its_layout_names(folder, cache_mb):
     ],
 )
 def test_sinograms_that_are_missing_or_unfit_are_one_clear_line(folder, damage, message):
-    pairs = CommunityPairs(folder, layout=EVERYTHING)
+    pairs = CommunityPairs(Selection(folder, layout=EVERYTHING))
     damage(case(folder) / "1.h5")
     with pytest.raises(InputError, match=message) as caught:
         pairs[1]
     assert "\n" not in str(caught.value)
     if "shape" not in message:
-        assert CommunityPairs(folder)[1][IMAGE].any()  # networks of images do not care
+        assert CommunityPairs(Selection(folder))[1][IMAGE].any()  # networks of images do not care
 
 
 def remove(path, name):

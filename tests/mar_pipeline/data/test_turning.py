@@ -11,6 +11,7 @@ from small_scans import EVERYTHING, scan_batch
 
 from mar_pipeline.data import CommunityPairs
 from mar_pipeline.data.measured import pair_arrays
+from mar_pipeline.data.selection import Selection
 from mar_pipeline.data.turning import field_of, rotate_sample
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Sample, to_sample
 from simulation.correction import linear_interpolation, metal_trace
@@ -105,7 +106,9 @@ def test_every_array_of_a_sample_is_an_image_or_a_sinogram() -> None:
 
 def test_a_real_pair_turned_four_times_is_itself(shared_data: Path) -> None:
     folder = shared_data / "syndeeplesion"
-    pairs = CommunityPairs(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=EVERYTHING)
+    pairs = CommunityPairs(
+        Selection(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=EVERYTHING)
+    )
     sample = turned = pairs[0]
     for count in range(1, 5):
         turned = rotate_sample(turned, 1)
@@ -115,7 +118,9 @@ def test_a_real_pair_turned_four_times_is_itself(shared_data: Path) -> None:
 def test_the_sinograms_of_a_real_pair_turn_with_its_image(shared_data: Path) -> None:
     """What is stored of the turned slice follows from its turned image: the trace, LI, and the true projection."""
     folder = shared_data / "syndeeplesion"
-    pairs = CommunityPairs(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=EVERYTHING)
+    pairs = CommunityPairs(
+        Selection(folder / "train", mask_stack=str(folder / "testmask.npy"), limit=1, layout=EVERYTHING)
+    )
     turned = {name: own[0].numpy() for name, own in rotate_sample(pairs[0], 1).items()}
     projector = Projector(PROTOCOLS[NAME].geometry, "cpu")
     expected = projector.forward(turned["target"] / 255) * 255 / 4

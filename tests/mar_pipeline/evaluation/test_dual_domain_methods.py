@@ -14,12 +14,13 @@ from training_set import write_training_set
 
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
 from mar_pipeline.data import CommunityPairs
+from mar_pipeline.data.selection import Selection
 from mar_pipeline.data.turning import rotate_sample
 from mar_pipeline.evaluation.methods import Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.sample import IMAGES, SINOGRAMS, Layout
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.weights.files import save_weights
 from simulation.dataset.reader import read_pair
 from simulation.errors import InputError, UsageError
@@ -49,7 +50,7 @@ def write_run(folder: Path, name: str) -> str:
 def by_hand(name: str, data: Path) -> tuple[dict[str, torch.Tensor], torch.Tensor, torch.Tensor]:
     """A stored pair as a sample, what the network makes of it, and of its quarter turn, in network units."""
     network = dual_network(name, seed=7).eval()
-    pairs = CommunityPairs(data, layout=Layout.of((*IMAGES, *SINOGRAMS)))
+    pairs = CommunityPairs(Selection(data, layout=Layout.of((*IMAGES, *SINOGRAMS))))
     sample = {key: own[None] for key, own in pairs[pairs.names.index(f"train/{CASE}/{MASK}")].items()}
     with torch.no_grad():
         images = [network(*inputs_of(network, own)).image for own in (sample, rotate_sample(sample, 1))]
@@ -74,8 +75,8 @@ def test_the_table_holds_the_score_of_the_networks_own_image(name: str, data: Pa
 
 @pytest.mark.parametrize("name", DUAL)
 def test_the_method_answers_what_the_network_does(name: str, data: Path, tmp_path: Path) -> None:
-    (candidate,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
-    method, pair = candidate.correct, read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
+    (own,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
+    method, pair = own.answer, read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
     assert isinstance(method, NetworkMethod)
     sample, image, of_turned = by_hand(name, data)
     metal_mask = sample["metal_mask"][0, 0].numpy() > 0
@@ -96,13 +97,13 @@ def test_the_method_answers_what_the_network_does(name: str, data: Path, tmp_pat
 @pytest.mark.parametrize("name", DUAL)
 def test_pairs_of_another_scanner_are_one_line(name: str, data: Path, tmp_path: Path) -> None:
     """Though all sizes are the same."""
-    (candidate,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
+    (own,) = load_networks([write_run(tmp_path, name)], "cpu", "float32")
     pair = read_pair(data / "train_640geo" / CASE / f"{MASK}.h5")
     nearer = dataclasses.replace(SMALL, source_mm=SMALL.source_mm - 1)
     scanner = Scanner(NAME, Projector(nearer, "cpu", 1), "benchmark")
     message = r"^network: projects with FanBeam\(.*source_mm=400\.0.*but the data are of FanBeam\(.*source_mm=399\.0"
     with pytest.raises(InputError, match=message) as caught:
-        candidate.correct(pair, np.eye(64) > 0, scanner)
+        own.answer(pair, np.eye(64) > 0, scanner)
     assert "\n" not in str(caught.value)
 
 

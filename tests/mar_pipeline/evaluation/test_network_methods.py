@@ -16,9 +16,9 @@ from small_pairs import HU, SIDE, masks, tiny_protocol, write_pairs
 from torch import Tensor, nn
 
 from mar_pipeline.commands.evaluate import EvaluateSettings, evaluate
-from mar_pipeline.evaluation import network_methods
+from mar_pipeline.evaluation import run_columns
 from mar_pipeline.evaluation.method_facts import Measurements, collect_facts, facts_to_text
-from mar_pipeline.evaluation.methods import Candidate, Scanner
+from mar_pipeline.evaluation.methods import Method, Scanner
 from mar_pipeline.evaluation.network_methods import NetworkMethod, load_networks
 from mar_pipeline.evaluation.score_tables import averages, with_spread
 from mar_pipeline.networks import NetworkOutput
@@ -56,7 +56,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
     """Puts a fake run where `load_trained` finds it; its path."""
     runs: dict[Path, Trained] = {}
 
-    def load(path: str | Path, device: str) -> Trained:
+    def load(path: str | Path, device: str, task: str) -> Trained:
         return runs[Path(path)]
 
     def run(path: str, function: Images, **facts: object) -> str:
@@ -70,7 +70,7 @@ def add(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Add:
         runs[folder] = Trained(**{**fixed, **defaults, **facts}, source=weights)
         return str(folder)
 
-    monkeypatch.setattr(network_methods, "load_trained", load)
+    monkeypatch.setattr(run_columns, "load_trained", load)
     return run
 
 
@@ -85,7 +85,9 @@ def written_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def settings(written_pairs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> EvaluateSettings:
     monkeypatch.setitem(PROTOCOLS, "tiny", tiny_protocol())
     data = shutil.copytree(written_pairs, tmp_path / "data")
-    return EvaluateSettings(data=str(data), out=str(tmp_path / "out"), preset="tiny", device="cpu", figures=0)
+    return EvaluateSettings(
+        data=str(data), out=str(tmp_path / "out"), preset="tiny", device="cpu", figures=0, overwrite=True
+    )
 
 
 def scored(settings: EvaluateSettings, *methods: str, **changes: object) -> object:
@@ -102,15 +104,15 @@ def first_pair(settings: EvaluateSettings) -> tuple[Pair, np.ndarray, Scanner]:
 
 
 def method_of(path: str, precision: str = "float32") -> NetworkMethod:
-    (candidate,) = load_networks([path], "cpu", precision)
-    assert isinstance(candidate.correct, NetworkMethod)
-    return candidate.correct
+    (method,) = load_networks([path], "cpu", precision)
+    assert isinstance(method.answer, NetworkMethod)
+    return method.answer
 
 
 def test_a_network_that_returns_the_li_image_scores_as_li(settings: EvaluateSettings, add: Add) -> None:
     rows = scored(settings, "li", add("same", lambda image, li, mask: li)).rows
     for name in ("psnr", "ssim", "rmse_hu"):
-        by_method = {m: [getattr(row, name) for row in rows if row.method == m] for m in ("li", "same")}
+        by_method = {m: [row.scores[name] for row in rows if row.method == m] for m in ("li", "same")}
         assert by_method["same"] == pytest.approx(by_method["li"], rel=1e-4)
         assert len(by_method["same"]) == 4
 
@@ -119,9 +121,9 @@ def test_a_network_that_returns_the_truth_is_perfect(settings: EvaluateSettings,
     """The uncorrected images are 30 HU above the truth; what is left is float32 rounding."""
     undo = add("undo", lambda image, li, mask: image - 30 * HU * UNITS_PER_MU)
     for row in scored(settings, undo).rows:
-        assert row.psnr > 110
-        assert row.ssim == pytest.approx(1)
-        assert row.rmse_hu == pytest.approx(0, abs=1e-2)
+        assert row.scores["psnr"] > 110
+        assert row.scores["ssim"] == pytest.approx(1)
+        assert row.scores["rmse_hu"] == pytest.approx(0, abs=1e-2)
 
 
 def test_the_network_sees_the_metal_mask_where_metal_is(settings: EvaluateSettings, add: Add) -> None:
@@ -140,7 +142,9 @@ def test_seeds_share_a_column_with_their_mean_and_deviation(settings: EvaluateSe
     assert average["arm"]["rmse_hu"] == pytest.approx(statistics.mean(of_runs), abs=1e-3)
     assert average["arm"]["rmse_hu_std"] == pytest.approx(np.std(of_runs, ddof=1), abs=1e-3)
     assert "rmse_hu_std" not in average["alone"]
-    psnr = np.array([[r.psnr for r in report.rows if r.run == f"arm_seed{seed}"] for seed in seeds]).mean(axis=1)
+    psnr = np.array([[r.scores["psnr"] for r in report.rows if r.run == f"arm_seed{seed}"] for seed in seeds]).mean(
+        axis=1
+    )
     assert average["arm"]["psnr_std"] == pytest.approx(psnr.std(ddof=1))
     lines = (Path(settings.out) / "table.md").read_text().splitlines()
     head = next(line for line in lines if line.startswith("| metal size"))
@@ -208,8 +212,8 @@ def test_runs_have_names_of_their_own_and_only_seeds_share_columns(
     add: Add, runs: dict[str, dict], names: list[str], columns: list[str]
 ) -> None:
     candidates = load_networks([add(path, offset(0), **facts) for path, facts in runs.items()], "cpu", "float32")
-    assert [candidate.run for candidate in candidates] == names
-    assert [candidate.method for candidate in candidates] == columns
+    assert [method.run for method in candidates] == names
+    assert [method.column for method in candidates] == columns
 
 
 def test_the_equivariance_error_is_zero_for_pixelwise_networks_only(settings: EvaluateSettings, add: Add) -> None:
@@ -285,11 +289,11 @@ def test_seconds_are_the_median_without_the_first_pair() -> None:
     measured = Measurements("cpu")
     for seconds in (9.0, 1.0, 3.0, 2.0):
         measured.keep({"nmar": seconds}, {})
-    (facts,) = collect_facts([Candidate("nmar", lambda *_: np.zeros(1))], measured)
+    (facts,) = collect_facts([Method("nmar", lambda *_: np.zeros(1))], measured)
     assert facts.seconds == (2.0,)
     measured = Measurements("cpu")
     measured.keep({"nmar": 9.0}, {})
-    (facts,) = collect_facts([Candidate("nmar", lambda *_: np.zeros(1))], measured)
+    (facts,) = collect_facts([Method("nmar", lambda *_: np.zeros(1))], measured)
     assert facts.seconds == (9.0,)
     assert "9" in facts_to_text([facts], measured, "float32")
 
@@ -368,16 +372,16 @@ def test_precision_is_that_of_the_settings(settings: EvaluateSettings, add: Add)
 def test_pictures_show_the_first_seed_and_say_so(
     settings: EvaluateSettings, add: Add, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from mar_pipeline import figures
+    from mar_pipeline.tasks import pair_figure
 
     shown = []
-    case_figure = figures.case_figure
+    case_figure = pair_figure.case_figure
 
     def spy(**keywords: object) -> object:
         shown.append(keywords)
         return case_figure(**keywords)
 
-    monkeypatch.setattr(figures, "case_figure", spy)
+    monkeypatch.setattr(pair_figure, "case_figure", spy)
     words = [add(f"unet_{seed}", offset(seed), seed=seed, group="g") for seed in (5, 6)]
     scored(settings, "li", *words, add("alone", offset(1)), figures=1)
     (keywords,) = shown
@@ -409,6 +413,8 @@ def test_networks_on_the_gpu_score_the_same_and_are_timed_there(settings: Evalua
     word = add("half", lambda image, li, mask: (image + li) / 2)
     on_cpu = scored(settings, word)
     report = scored(settings, word, device="cuda")
-    assert [row.psnr for row in report.rows] == pytest.approx([row.psnr for row in on_cpu.rows], abs=1e-3)
+    assert [row.scores["psnr"] for row in report.rows] == pytest.approx(
+        [row.scores["psnr"] for row in on_cpu.rows], abs=1e-3
+    )
     assert "GPU s" in report.table
     assert read_report(settings)["device"] == "cuda"

@@ -16,13 +16,13 @@ from small_scans import DUAL, dual_network, settled
 from torch import Tensor
 from training_set import write_training_set
 
-from mar_pipeline import figures
 from mar_pipeline.commands.evaluate import EvaluateReport, EvaluateSettings, evaluate
 from mar_pipeline.data.measured import pair_arrays
 from mar_pipeline.evaluation import network_methods
-from mar_pipeline.metrics import score
 from mar_pipeline.networks.build import network_inputs
 from mar_pipeline.sample import Layout, sinogram_to_network, to_network
+from mar_pipeline.tasks import pair_figure
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.weights.files import save_weights
 from simulation.correction import linear_interpolation, metal_trace, nmar, nmar_prior
 from simulation.dataset.reader import Pair, read_pair
@@ -91,8 +91,10 @@ def pair_and_mask(data: Path) -> tuple[Pair, np.ndarray]:
 
 def scores(report: EvaluateReport, method: str) -> dict[str, float]:
     """The scores on that pair."""
-    row = next(row for row in report.rows if (row.method, row.case, row.mask) == (method, CASE, MASK))
-    return {name: getattr(row, name) for name in ("psnr", "ssim", "rmse_hu")}
+    row = next(
+        row for row in report.rows if (row.method, row.sample["case"], row.sample["mask"]) == (method, CASE, MASK)
+    )
+    return dict(row.scores)
 
 
 @pytest.mark.parametrize("name", DUAL)
@@ -161,13 +163,13 @@ def test_a_network_of_images_sees_only_another_li(
 def test_pictures_show_what_was_scored(
     run: Callable[..., EvaluateReport], data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    drawn, draw = [], figures.case_figure
-    monkeypatch.setattr(figures, "case_figure", lambda **given: drawn.append(given) or draw(**given))
+    drawn, draw = [], pair_figure.case_figure
+    monkeypatch.setattr(pair_figure, "case_figure", lambda **given: drawn.append(given) or draw(**given))
     report = run("projected", "li", figures=1)
     (picture,) = drawn
     psnr = score(picture["images_mu"]["LI"], picture["truth_mu"], picture["metal_mask"])["psnr"]
     assert picture["captions"]["LI"] == f"{psnr:.2f} dB"
-    assert f"{psnr:.2f}" in {f"{row.psnr:.2f}" for row in report.rows}
+    assert f"{psnr:.2f}" in {f"{row.scores['psnr']:.2f}" for row in report.rows}
 
 
 def test_tables_and_report_say_so(run: Callable[..., EvaluateReport], tmp_path: Path) -> None:

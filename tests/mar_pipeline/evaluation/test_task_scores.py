@@ -11,8 +11,10 @@ from torch import Tensor, nn
 
 from mar_pipeline.data.batches import Key, KeyedSamples
 from mar_pipeline.evaluation.method_facts import Measurements
-from mar_pipeline.evaluation.task_scores import Contender, measure, network_answer
-from mar_pipeline.evaluation.task_tables import ERROR, ROTATED, results_of, to_csv, to_markdown
+from mar_pipeline.evaluation.methods import Method
+from mar_pipeline.evaluation.score_tables import to_csv
+from mar_pipeline.evaluation.task_scores import measure, network_answer
+from mar_pipeline.evaluation.task_tables import ERROR, ROTATED, results_of, to_markdown
 from mar_pipeline.tasks.images.loading import ordered_loader
 from mar_pipeline.tasks.task import HeldOutSet, Score
 from mar_pipeline.weights.trained import Trained
@@ -68,9 +70,10 @@ class Function(nn.Module):
         return self.function(image)
 
 
-def contender(test: HeldOutSet, function: Callable[[Tensor], Tensor], seed: int = 0, name: str = "net") -> Contender:
+def contender(test: HeldOutSet, function: Callable[[Tensor], Tensor], seed: int = 0, name: str = "net") -> Method:
     trained = Trained("f", name, Function(function), {}, seed, "g", 7, "", None, Path(name), {}, "rain")
-    return Contender("nets", f"{name} {seed}", network_answer(trained, test, "cpu", "float32"), trained)
+    answer = network_answer(trained, test, "cpu", "float32")
+    return Method("nets", answer, f"{name} {seed}", seed, facts={"parameters": 7})
 
 
 def smeared(image: Tensor) -> Tensor:
@@ -111,8 +114,8 @@ def test_so_many_samples_are_turned_at_least_whole_batches(wanted: int | None, t
 def test_scores_are_means_over_samples_then_over_seeds() -> None:
     test = held_out()
     nets = [contender(test, lambda x: 0 * x + 1.0, 0), contender(test, lambda x: 0 * x + 4.0, 1)]
-    scores = measure(test, [Contender("input", "input", test.baselines["input"]), *nets], Measurements("cpu"), 0)
-    baseline, trained = results_of([Contender("input", "input", test.baselines["input"]), *nets], scores, test)
+    scores = measure(test, [Method("input", test.baselines["input"]), *nets], Measurements("cpu"), 0)
+    baseline, trained = results_of([Method("input", test.baselines["input"]), *nets], scores, test)
     assert trained.values["mean"] == (1.0, 4.0)
     assert trained.seeds == (0, 1)
     assert trained.as_json()["mean"] == 2.5
@@ -121,7 +124,7 @@ def test_scores_are_means_over_samples_then_over_seeds() -> None:
     assert baseline.values["mean"][0] == pytest.approx(float(expected), abs=1e-6)
     assert "2.5000 ± 2.1213" in to_markdown([baseline, trained], test)
     assert ERROR not in trained.values
-    assert len(to_csv(scores.rows, test).splitlines()) == 1 + 3 * 5
+    assert len(to_csv(scores.rows, {}).splitlines()) == 1 + 3 * 5
 
 
 def brightest_quadrant(image: Tensor) -> Tensor:

@@ -5,8 +5,8 @@ import torch
 from small_networks import SMALL, inputs, small_batch, small_network
 from torch import nn
 
-from mar_pipeline.losses import LOSSES
 from mar_pipeline.networks import NETWORKS
+from mar_pipeline.networks.build import loss_of
 from simulation.errors import UsageError
 
 PUBLISHED_PARAMETERS = {
@@ -64,7 +64,7 @@ def test_gradient_reaches_every_parameter(name: str) -> None:
     # In evaluation mode: batch statistics make the gradient of a bias before them zero.
     network = small_network(name).double().eval()
     batch = {key: value.double() for key, value in small_batch(3).items()}
-    LOSSES[name](network(*inputs(batch)), batch).backward()
+    loss_of(NETWORKS[name])(network(*inputs(batch)), batch).backward()
     without = [
         key for key, parameter in network.named_parameters() if parameter.grad is None or not parameter.grad.any()
     ]
@@ -77,7 +77,7 @@ def test_training_lowers_the_own_loss(name: str) -> None:
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-3)
     losses = []
     for _ in range(15):
-        loss = LOSSES[name](network(*inputs(batch)), batch)
+        loss = loss_of(NETWORKS[name])(network(*inputs(batch)), batch)
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()

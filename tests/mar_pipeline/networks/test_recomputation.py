@@ -7,7 +7,8 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from mar_pipeline.data.turning import field_of
-from mar_pipeline.losses import LOSSES
+from mar_pipeline.networks import NETWORKS
+from mar_pipeline.networks.build import loss_of
 from mar_pipeline.networks.recomputation import recomputed
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
@@ -22,7 +23,7 @@ def step(name: str, recompute: bool, autocast: bool = False, evaluation: bool = 
     network.train(not evaluation)
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
         output = network(*inputs_of(network, batch))
-    loss = LOSSES[name](output, batch)
+    loss = loss_of(NETWORKS[name])(output, batch)
     loss.backward()
     gradients = {key: own.grad for key, own in network.named_parameters() if own.grad is not None}
     return loss.detach(), gradients, dict(network.named_buffers())
@@ -87,7 +88,7 @@ def test_regularised_steps_are_the_same_too() -> None:
             prepared = regularizer.prepare(*batch.values(), fields=[field_of(name) for name in batch])
             turned = dict(zip(batch, prepared, strict=True))
             output = network(*inputs_of(network, turned))
-            loss = LOSSES["indudonet_plus"](output, turned) + 100 * regularizer.loss(output.image)
+            loss = loss_of(NETWORKS["indudonet_plus"])(output, turned) + 100 * regularizer.loss(output.image)
             loss.backward()
             assert len(regularizer.values) > 10
         results.append((loss.detach(), [own.grad for own in network.parameters()], list(network.buffers())))

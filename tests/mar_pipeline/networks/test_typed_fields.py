@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from mar_pipeline.data.turning import field_of
 from mar_pipeline.equivariance import EquivarianceRegularizer, act, project_to_equivariant, weight_penalty
 from mar_pipeline.equivariance.fields import check_fields
-from mar_pipeline.losses import image_loss
 from mar_pipeline.networks.blocks import analyse
 from mar_pipeline.networks.build import MAR, build_network, networks_for
+from mar_pipeline.networks.losses import image_loss
 from mar_pipeline.networks.typed_fields import typed_layers
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining

@@ -16,11 +16,12 @@ from training_set import write_settings, write_training_set
 from mar_pipeline.commands.train import TrainReport, train
 from mar_pipeline.data import IMAGE, LI, METAL_MASK, TARGET, DataSettings, make_loaders
 from mar_pipeline.equivariance import EquivarianceRegularizer, weight_penalty
-from mar_pipeline.metrics import score
 from mar_pipeline.networks import NetworkOutput
 from mar_pipeline.sample import to_mu
 from mar_pipeline.tasks.catalogue import TRAININGS, Training
 from mar_pipeline.tasks.mar import mar_task
+from mar_pipeline.tasks.metrics import score
+from mar_pipeline.tasks.task import TaskContext
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining, read_train_settings
 from mar_pipeline.weights.files import load_weights
@@ -225,7 +226,7 @@ def test_rotations_are_others_in_every_epoch_and_for_every_seed(run: Run, seen: 
 def test_output_term_sees_what_the_network_adds_to_li(data: Path, tmp_path: Path) -> None:
     file = write_settings(tmp_path / "s.yaml", data)
     settings = read_train_settings([f"--settings={file}", f"--run={tmp_path / 'run'}"])
-    task = mar_task(settings.network.name, settings.network.arguments, settings.data, 0)
+    task = mar_task(TaskContext(settings.network.name, settings.network.arguments, settings.data, 0))
     batch = next(iter(task.loaders.train))
     correction = torch.rand_like(batch[LI])
     output = NetworkOutput(batch[LI] + correction, (), ())

@@ -6,7 +6,7 @@ import pytest
 from mar_pipeline.data.pairs import find_pairs, load_masks, load_pair
 from mar_pipeline.evaluation.methods import METHODS, Scanner
 from mar_pipeline.evaluation.network_methods import load_networks
-from mar_pipeline.metrics import score
+from mar_pipeline.tasks.metrics import score
 from mar_pipeline.weights import shipped
 from mar_pipeline.weights.shipped import SHIPPED, shipped_or_path
 from mar_pipeline.weights.trained import load_trained
@@ -42,7 +42,7 @@ def test_unet_small_beats_nmar_by_2_db_on_a_held_out_slice(shared_data):
     folder = shared_data / "syndeeplesion"
     stacks = load_masks(folder / "train", str(folder / "testmask.npy"))
     scanner = Scanner.of("syndeeplesion", "cpu")
-    network = load_networks(["unet_small"], "cpu", "float32")[0].correct
+    network = load_networks(["unet_small"], "cpu", "float32")[0].answer
     gains = []
     for file in find_pairs(folder / "train", "train")[0]:
         if file.case == "000321_03_01" and file.mask in (0, 1):

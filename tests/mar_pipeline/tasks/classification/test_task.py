@@ -15,7 +15,7 @@ from mar_pipeline.tasks.classification.settings import (
     check_classification_data,
 )
 from mar_pipeline.tasks.classification.task import accuracy, classification_task, classification_test
-from mar_pipeline.tasks.task import Task
+from mar_pipeline.tasks.task import Task, TaskContext
 from simulation.errors import UsageError
 
 SMALL = ClassificationData(train_images=40, val_images=5, batch_size=10)
@@ -23,7 +23,7 @@ SMALL = ClassificationData(train_images=40, val_images=5, batch_size=10)
 
 def small_task(data: ClassificationData = SMALL, name: str = "mar_pipeline.networks.classifiers.RotationCNN") -> Task:
     torch.manual_seed(0)
-    return classification_task(name, {"groups": 2}, data, seed=0)
+    return classification_task(TaskContext(name, {"groups": 2}, data, seed=0))
 
 
 def batches(task: Task, epoch: int) -> list[dict[str, torch.Tensor]]:
@@ -103,7 +103,7 @@ def test_wrong_answers_are_refused_by_loss_and_score(wrong: object) -> None:
 
 
 def test_another_number_of_classes_is_refused() -> None:
-    task = classification_task("cnn", {"groups": 1, "classes": 5}, SMALL, seed=0)
+    task = classification_task(TaskContext("cnn", {"groups": 1, "classes": 5}, SMALL, seed=0))
     batch = next(iter(task.loaders.train))
     with pytest.raises(UsageError, match=r"answers \[10, 5\], expected \[batch, 10\]"):
         task.loss(task.network(batch["image"]), batch)

@@ -14,7 +14,7 @@ from mar_pipeline.tasks.images.figure import Panel
 from mar_pipeline.tasks.inpainting.figure import images_figure
 from mar_pipeline.tasks.inpainting.settings import InpaintingData, InpaintingSet, check_inpainting_data
 from mar_pipeline.tasks.inpainting.task import inpainting_figure, inpainting_scores, inpainting_task, inpainting_test
-from mar_pipeline.tasks.task import Shown
+from mar_pipeline.tasks.task import Shown, TaskContext
 from simulation.errors import UsageError
 
 SMALL = InpaintingData(image_size=32, batch_size=2)
@@ -47,7 +47,7 @@ def test_the_second_score_is_the_public_codes_and_the_channels():
 def test_an_epoch_lowers_the_loss(loss, with_mask):
     torch.manual_seed(0)
     data = dataclasses.replace(SMALL, loss=loss, transforms=1 if loss == "robust_equivariant_imaging" else 3)
-    task = inpainting_task("inpainting_unet", TINY | {"with_mask": with_mask}, data, 0)
+    task = inpainting_task(TaskContext("inpainting_unet", TINY | {"with_mask": with_mask}, data, 0))
     optimizer, losses = torch.optim.Adam(task.network.parameters(), 1e-2), []
     for epoch in range(8):
         task.loaders.train.set_epoch(epoch)
@@ -70,7 +70,7 @@ def test_an_epoch_lowers_the_loss(loss, with_mask):
 def test_the_equivariant_loss_and_the_regulariser_work_together():
     """The loss calls the network again after the regulariser has taken the layers' outputs."""
     data = dataclasses.replace(SMALL, loss="robust_equivariant_imaging", transforms=2)
-    task = inpainting_task("inpainting_unet", TINY, data, 0)
+    task = inpainting_task(TaskContext("inpainting_unet", TINY, data, 0))
     typed = typed_layers(task.network)
     regularizer = EquivarianceRegularizer(
         task.network, output_weight=1.0, fields=typed.outputs, exclude=typed.exclude, batch_fraction=1.0
@@ -89,7 +89,7 @@ def test_the_equivariant_loss_and_the_regulariser_work_together():
 
 
 def test_the_output_term_compares_what_is_added():
-    task = inpainting_task("inpainting_unet", TINY, SMALL, 0)
+    task = inpainting_task(TaskContext("inpainting_unet", TINY, SMALL, 0))
     batch = next(iter(task.loaders.train))
     torch.testing.assert_close(task.turning_output(batch["image"] + 0.1, batch), torch.full((2, 3, 32, 32), 0.1))
 
@@ -133,7 +133,7 @@ def test_the_evaluation_is_measured_the_same_each_time():
 )
 def test_impossible_settings_are_named(key, value):
     with pytest.raises(UsageError, match=rf"^--data\.{key}: got {value:g}"):
-        inpainting_task("inpainting_unet", TINY, dataclasses.replace(SMALL, **{key: value}), 0)
+        inpainting_task(TaskContext("inpainting_unet", TINY, dataclasses.replace(SMALL, **{key: value}), 0))
 
 
 EQUIVARIANT = ("equivariant_imaging", "robust_equivariant_imaging")
@@ -167,7 +167,7 @@ def test_an_equivariant_loss_has_a_weight():
     "wrong", [lambda image: image[:, :1], lambda image: image[..., :1, :1], lambda image: (image,)]
 )
 def test_wrong_answers_are_refused_by_loss_and_score(wrong, loss):
-    task = inpainting_task("inpainting_unet", TINY, dataclasses.replace(SMALL, loss=loss), 0)
+    task = inpainting_task(TaskContext("inpainting_unet", TINY, dataclasses.replace(SMALL, loss=loss), 0))
     batch = next(iter(task.loaders.train))
     answer = wrong(batch["image"])
     for use in (task.loss, task.turning_output, task.score):
@@ -179,7 +179,7 @@ def test_wrong_answers_are_refused_by_loss_and_score(wrong, loss):
 
 
 def test_facts_tell_the_physics_and_the_loss():
-    facts = inpainting_task("inpainting_unet", TINY, SMALL, 0).facts
+    facts = inpainting_task(TaskContext("inpainting_unet", TINY, SMALL, 0)).facts
     assert facts == {"loss": "supervised", "gamma": "0.05", "missing": "0.3"}
 
 

@@ -13,7 +13,7 @@ from mar_pipeline.tasks.rain.loss import rain_loss
 from mar_pipeline.tasks.rain.luminance import score
 from mar_pipeline.tasks.rain.settings import RainData, RainSet
 from mar_pipeline.tasks.rain.task import rain_figure, rain_scores, rain_task, rain_test
-from mar_pipeline.tasks.task import Shown
+from mar_pipeline.tasks.task import Shown, TaskContext
 from mar_pipeline.training.regularization import make_regularizer
 from mar_pipeline.training.settings import EquivarianceTraining
 from simulation.errors import UsageError
@@ -40,7 +40,7 @@ def test_loss_by_hand():
 @pytest.mark.parametrize("regularised", [False, True])
 def test_a_few_epochs_take_rain_out(regularised):
     torch.manual_seed(0)
-    task = rain_task("rcdnet", TINY, DATA, 0)
+    task = rain_task(TaskContext("rcdnet", TINY, DATA, 0))
     wanted = EquivarianceTraining(enabled=regularised, weight=10.0, output_weight=1.0)
     regularizer = make_regularizer(task.network, wanted)
     assert (regularizer is not None) == regularised
@@ -78,7 +78,7 @@ def test_scores_are_those_of_each_image():
 
 
 def test_the_output_term_compares_what_is_changed():
-    task = rain_task("rcdnet", TINY, DATA, 0)
+    task = rain_task(TaskContext("rcdnet", TINY, DATA, 0))
     image = torch.rand(1, 3, 8, 8)
     output = RainOutput(image - 3, (), ())
     assert torch.allclose(task.turning_output(output, {"image": image}), torch.full((1, 3, 8, 8), -3.0))
@@ -86,7 +86,9 @@ def test_the_output_term_compares_what_is_changed():
 
 
 def test_any_network_of_three_channels_can_be_trained():
-    task = rain_task("torch.nn.Conv2d", {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1}, DATA, 0)
+    task = rain_task(
+        TaskContext("torch.nn.Conv2d", {"in_channels": 3, "out_channels": 3, "kernel_size": 3, "padding": 1}, DATA, 0)
+    )
     batch = next(iter(task.loaders.train))
     output = task.network(*(batch[name] for name in task.inputs))
     assert task.prediction(output).shape == batch["target"].shape
@@ -95,7 +97,7 @@ def test_any_network_of_three_channels_can_be_trained():
 
 @pytest.mark.parametrize("wrong", [lambda image: image[:, :1], lambda image: image[..., 1:, :], lambda image: (image,)])
 def test_wrong_answers_are_refused_by_loss_and_score(wrong):
-    task = rain_task("rcdnet", TINY, DATA, 0)
+    task = rain_task(TaskContext("rcdnet", TINY, DATA, 0))
     batch = next(iter(task.loaders.train))
     answer = wrong(batch["image"])
     for use in (task.loss, task.turning_output, task.score):
@@ -112,8 +114,8 @@ def test_facts_name_no_place(tmp_path):
         for number in range(2):
             Image.new("RGB", (30, 30)).save(tmp_path / "Rain9/train" / folder / f"{number}.png")
     data = dataclasses.replace(DATA, source=str(tmp_path / "Rain9"), val_images=1)
-    assert rain_task("rcdnet", TINY, data, 0).facts == {"source": "Rain9"}
-    assert rain_task("rcdnet", TINY, DATA, 0).facts == {"source": "light"}
+    assert rain_task(TaskContext("rcdnet", TINY, data, 0)).facts == {"source": "Rain9"}
+    assert rain_task(TaskContext("rcdnet", TINY, DATA, 0)).facts == {"source": "light"}
 
 
 def test_an_evaluation_scores_the_input_too():
@@ -131,7 +133,7 @@ def test_an_evaluation_scores_the_input_too():
 )
 def test_impossible_settings_are_named(key, value):
     with pytest.raises(UsageError, match=rf"^--data\.{key}: got {value}"):
-        rain_task("rcdnet", TINY, dataclasses.replace(DATA, **{key: value}), 0)
+        rain_task(TaskContext("rcdnet", TINY, dataclasses.replace(DATA, **{key: value}), 0))
 
 
 def test_a_layout_needs_a_folder():

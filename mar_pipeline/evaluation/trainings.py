@@ -33,14 +33,14 @@ class Run:
 
     @property
     def new_samples_a_step(self) -> int:
-        """Samples of a batch; with EQ-Reg those of them that are kept, each shown once more, rotated."""
+        """Return samples of a batch; with EQ-Reg those of them that are kept, each shown once more, rotated."""
         settings = self.settings
         share = settings.equivariance.batch_fraction if _pairs_samples(settings) else 1.0
         return round(share * settings.data.batch_size)
 
 
 def plan(base: str, arms: Arms, seeds: Sequence[int], jobs: int, out: Path) -> list[Run]:
-    """Every training, checked as `mar train` would before the first one starts.
+    """Return every training, checked as `mar train` would before the first one starts.
 
     Args:
         base: settings file that all arms start from.
@@ -87,7 +87,7 @@ def _word(value: Any) -> str:
 
 
 def train_all(runs: Sequence[Run], jobs: int, logs: Path) -> Iterator[tuple[Run, str]]:
-    """The runs as they end, each with the reason of its failure or an empty text.
+    """Return the runs as they end, each with the reason of its failure or an empty text.
 
     Args:
         runs: of `plan`.
@@ -105,7 +105,7 @@ def train_all(runs: Sequence[Run], jobs: int, logs: Path) -> Iterator[tuple[Run,
 
 
 def _train(run: Run, log: Path) -> str:
-    """Runs `mar train` in a process of its own, so that memory and threads are its own too."""
+    """Run `mar train` in a process of its own, so that memory and threads are its own too."""
     command = [sys.executable, "-m", "mar_pipeline", "train", *run.arguments]
     with log.open("a") as file:
         code = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL).returncode
@@ -114,7 +114,7 @@ def _train(run: Run, log: Path) -> str:
 
 
 def cost_table(runs: Sequence[Run]) -> str:
-    """What the trainings of each arm cost, in Markdown: means over the seeds, and the best validation score.
+    """Return what the trainings of each arm cost, in Markdown: means over the seeds, and the best validation score.
 
     Args:
         runs: that are finished.
@@ -137,7 +137,7 @@ def cost_table(runs: Sequence[Run]) -> str:
 
 
 def _pairs_samples(settings: TrainSettings) -> bool:
-    """Whether batches hold samples beside their rotated copies."""
+    """Return whether batches hold samples beside their rotated copies."""
     wanted = settings.equivariance
     return wanted.enabled and bool(wanted.weight or wanted.output_weight)
 

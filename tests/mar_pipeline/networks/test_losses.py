@@ -5,9 +5,8 @@ import torch
 import torch.nn.functional as functional
 from torch import Tensor
 
-from mar_pipeline.losses import LOSSES
-from mar_pipeline.networks import NetworkOutput
-from mar_pipeline.networks.build import MAR, networks_for
+from mar_pipeline.networks import NETWORKS, NetworkOutput
+from mar_pipeline.networks.build import MAR, loss_of, networks_for
 
 STAGES = 3
 ARTIFACTS = {"dicdnet": STAGES, "oscnet": STAGES, "oscnet_plus": STAGES, "acdnet": 2 + STAGES}
@@ -54,7 +53,7 @@ def test_dictionary_loss_is_the_published_one_at_16_patches_of_64(name: str) -> 
     output, batch = random_case(name, batch=16)
     x0, *stages = output.images
     expected = published_sums([*stages, output.image], list(output.artifacts), x0, batch)
-    torch.testing.assert_close(LOSSES[name](output, batch), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss_of(NETWORKS[name])(output, batch), expected, rtol=1e-12, atol=0)
 
 
 def test_acdnet_loss_is_the_published_one_at_32_patches_of_64() -> None:
@@ -67,7 +66,7 @@ def test_acdnet_loss_is_the_published_one_at_32_patches_of_64() -> None:
         expected += weight * (i * (image - gt)).square().mean()
         expected += 5e-4 * weight * (i * (image - gt)).abs().sum()
         expected += 5e-4 * weight * (i * (layer - (batch["image"] - gt))).abs().sum()
-    torch.testing.assert_close(LOSSES["acdnet"](output, batch), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss_of(NETWORKS["acdnet"])(output, batch), expected, rtol=1e-12, atol=0)
 
 
 @pytest.mark.parametrize("name", ["unet", "cnnmar"])
@@ -75,7 +74,7 @@ def test_image_loss_is_the_mean_square_outside_metal(name: str) -> None:
     output, batch = random_case(name)
     outside = batch["metal_mask"] == 0
     expected = (output.image - batch["target"])[outside].square().sum() / outside.numel()
-    torch.testing.assert_close(LOSSES[name](output, batch), expected)
+    torch.testing.assert_close(loss_of(NETWORKS[name])(output, batch), expected)
 
 
 @pytest.mark.parametrize("name", ["indudonet", "indudonet_plus"])
@@ -88,7 +87,7 @@ def test_dual_domain_loss_is_the_published_one(name: str) -> None:
     s = [functional.mse_loss(sinogram, batch["target_sinogram"]) for sinogram in output.sinograms]
     assert (len(x), len(s)) == (STAGES, STAGES)
     expected = 0.1 * (s[-1] + 0.1 * sum(s[:-1])) + x[-1] + 0.1 * sum(x[:-1])
-    loss = LOSSES[name](output, batch)
+    loss = loss_of(NETWORKS[name])(output, batch)
     torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
     for got, own in zip(torch.autograd.grad(loss, leaves), torch.autograd.grad(expected, leaves), strict=True):
         torch.testing.assert_close(got, own)
@@ -102,22 +101,22 @@ def test_dudonet_loss_is_the_published_one() -> None:
     expected = (
         expected + functional.l1_loss(i * output.images[0], i * gt) + functional.l1_loss(i * output.image, i * gt)
     )
-    torch.testing.assert_close(LOSSES["dudonet"](output, batch), expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(loss_of(NETWORKS["dudonet"])(output, batch), expected, rtol=1e-12, atol=0)
 
 
 def tiled(tensor: Tensor) -> Tensor:
     return tensor.repeat(3, 1, 2, 2)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", networks_for(MAR))
 def test_losses_depend_neither_on_batch_nor_on_patch_size(name: str) -> None:
     output, batch = random_case(name, batch=2, size=24)
     larger = NetworkOutput(tiled(output.image), *(tuple(map(tiled, own)) for own in output[1:]))
-    loss = LOSSES[name](larger, {key: tiled(value) for key, value in batch.items()})
-    torch.testing.assert_close(loss, LOSSES[name](output, batch), rtol=1e-12, atol=0)
+    loss = loss_of(NETWORKS[name])(larger, {key: tiled(value) for key, value in batch.items()})
+    torch.testing.assert_close(loss, loss_of(NETWORKS[name])(output, batch), rtol=1e-12, atol=0)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", networks_for(MAR))
 def test_metal_does_not_count(name: str) -> None:
     output, batch = random_case(name)
     noise = 100 * batch["metal_mask"]
@@ -127,10 +126,10 @@ def test_metal_does_not_count(name: str) -> None:
         tuple(layer + noise for layer in output.artifacts),
         output.sinograms,
     )
-    assert LOSSES[name](changed, batch) == LOSSES[name](output, batch)
+    assert loss_of(NETWORKS[name])(changed, batch) == loss_of(NETWORKS[name])(output, batch)
 
 
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", networks_for(MAR))
 def test_perfect_output_costs_nothing(name: str) -> None:
     output, batch = random_case(name)
     truth, artifact = batch["target"], batch["image"] - batch["target"]
@@ -140,8 +139,8 @@ def test_perfect_output_costs_nothing(name: str) -> None:
         tuple(artifact for _ in output.artifacts),
         tuple(batch["target_sinogram"] for _ in output.sinograms),
     )
-    assert LOSSES[name](perfect, batch) == 0
+    assert loss_of(NETWORKS[name])(perfect, batch) == 0
 
 
 def test_every_network_has_a_loss() -> None:
-    assert LOSSES.keys() == networks_for(MAR).keys()
+    assert all(hasattr(network_class, "loss") for network_class in networks_for(MAR).values())

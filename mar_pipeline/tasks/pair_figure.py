@@ -41,7 +41,7 @@ def case_figure(
     window_hu: tuple[float, float] = SOFT_TISSUE_WINDOW_HU,
     difference_hu: float = 200.0,
 ) -> Figure:
-    """Methods and truth at one HU window with the metal in red; below each method its difference to the truth.
+    """Draw methods and truth at one HU window with the metal in red; below each method its difference to the truth.
 
     More than four methods go on below, in bands of five panels at most.
 
@@ -88,7 +88,7 @@ def case_figure(
 
 
 def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of the smallest square that holds body and metal with a margin; all of an image without body."""
+    """Return rows and columns of the smallest square that holds body and metal; all of an image without body."""
     try:
         body = metal_mask | find_body(truth_mu)
     except InputError:
@@ -106,12 +106,12 @@ def _square_around_body(truth_mu: np.ndarray, metal_mask: np.ndarray) -> tuple[s
 
 
 def _columns(count: int) -> int:
-    """How many panels go side by side: all, or as many that the rows are of one length or nearly so."""
+    """Return how many panels go side by side: all, or as many that the rows are of one length or nearly so."""
     return math.ceil(count / math.ceil(count / _MOST_COLUMNS))
 
 
 def _grid(count: int, image_pixels: int) -> tuple[Figure, list[tuple[Axes, Axes]]]:
-    """Pairs of square panels, one above the other, in bands; each pixel of the image a whole number of pixels wide.
+    """Make pairs of square panels, one above the other, in bands; pixels are a whole number of pixels wide.
 
     Lengths are in inches, so that nothing moves or overlaps with the number of methods.
     """
@@ -174,7 +174,7 @@ def _caption(axes: Axes, text: str) -> None:
 def _key(
     axes: Axes, grey: AxesImage, window_hu: tuple[float, float], colour: AxesImage, limits_hu: tuple[float, float]
 ) -> None:
-    """Colour bars and the metal's colours, in the empty panel below the truth."""
+    """Return colour bars and the metal's colours, in the empty panel below the truth."""
     axes.axis("off")
     bars = ((0.76, "Image (HU)", grey, window_hu, 3), (0.42, "Difference to truth (HU)", colour, limits_hu, 5))
     for bottom, label, shown, limits, count in bars:

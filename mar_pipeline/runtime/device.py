@@ -6,7 +6,7 @@ from simulation.errors import UsageError
 
 
 def torch_device(name: str) -> torch.device:
-    """The device of a setting.
+    """Return the device of a setting.
 
     Args:
         name: ``auto`` (CUDA where there is a GPU), ``cpu`` or ``cuda``.

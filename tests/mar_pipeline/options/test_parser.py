@@ -7,7 +7,7 @@ import pytest
 
 from mar_pipeline.cli import main
 from mar_pipeline.dicom.command import _add_options
-from mar_pipeline.parser import CommandParser
+from mar_pipeline.options.parser import CommandParser
 from simulation.errors import UsageError
 
 

@@ -20,7 +20,7 @@ class _Note:
 
 @contextmanager
 def noted_signals() -> Iterator[Callable[[], str]]:
-    """Note the signals that ask to stop, instead of dying; provide a function that returns the first one's name.
+    """Note the signals that ask to stop, instead of dying, and return the first one's name once it came.
 
     Within another such block it answers what that one notes.
     """

@@ -11,7 +11,7 @@ from matplotlib.image import imsave
 from PIL import Image
 from skimage.metrics import structural_similarity
 
-from mar_pipeline.metrics import PROTOCOLS, gaussian_ssim, matlab_ssim, score
+from mar_pipeline.tasks.metrics import PROTOCOLS, gaussian_ssim, matlab_ssim, score
 from simulation.errors import InputError, UsageError
 
 SHAPE = (64, 72)

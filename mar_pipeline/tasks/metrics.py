@@ -34,7 +34,7 @@ def to_float(image_mu: np.ndarray) -> np.ndarray:
 
 
 def to_uint8(image_mu: np.ndarray) -> np.ndarray:
-    """round(255 clip(mu, 0, 0.5) / 0.5): range 0..255, one grey level is 0.00196 /cm or 10.2 HU.
+    """Return round(255 clip(mu, 0, 0.5) / 0.5): range 0..255, one grey level is 0.00196 /cm or 10.2 HU.
 
     Args:
         image_mu: (H, W), 1/cm.
@@ -43,7 +43,7 @@ def to_uint8(image_mu: np.ndarray) -> np.ndarray:
 
 
 def to_imsave(image_mu: np.ndarray) -> np.ndarray:
-    """The 8-bit grey levels of matplotlib's `imsave` for the clipped image, over 255: range 0..1, quantised.
+    """Return the 8-bit grey levels of matplotlib's `imsave` for the clipped image, over 255: range 0..1, quantised.
 
     x = clip(mu, 0, 0.5), scaled by its own minimum and maximum over the whole image, metal included, then
     min(floor(256 x), 255) / 255. An image of one value becomes zero, as in matplotlib.
@@ -62,7 +62,7 @@ def to_imsave(image_mu: np.ndarray) -> np.ndarray:
 
 
 def psnr(output: np.ndarray, truth: np.ndarray, peak: float) -> float:
-    """10 log10(peak^2 / MSE) over all pixels; identical images (MSE 0) give infinity.
+    """Return 10 log10(peak^2 / MSE) over all pixels; identical images (MSE 0) give infinity.
 
     Args:
         output: (H, W), range 0..peak.
@@ -74,7 +74,7 @@ def psnr(output: np.ndarray, truth: np.ndarray, peak: float) -> float:
 
 
 def gaussian_ssim(output: np.ndarray, truth: np.ndarray, peak: float) -> float:
-    """SSIM with an 11 x 11 Gaussian window of sigma 1.5, averaged where the window fits (5 pixels cropped).
+    """Return SSIM with an 11 x 11 Gaussian window of sigma 1.5, averaged where the window fits (5 pixels cropped).
 
     K1 = 0.01, K2 = 0.03, biased variances. It equals the OpenCV port used by the dictionary networks' training code.
 
@@ -92,7 +92,7 @@ def gaussian_ssim(output: np.ndarray, truth: np.ndarray, peak: float) -> float:
 
 
 def matlab_ssim(output: np.ndarray, truth: np.ndarray, peak: float) -> float:
-    """`gaussian_ssim` after the automatic downsampling of the authors' own ssim.m (version 1.0, 2009).
+    """Return `gaussian_ssim` after the automatic downsampling of the authors' own ssim.m (version 1.0, 2009).
 
     f = max(1, round(min(H, W) / 256)), halves rounded up: average over f x f (symmetric border), keep every f-th pixel.
 
@@ -160,7 +160,7 @@ PROTOCOLS: dict[str, Protocol] = {
 
 
 def score(output_mu: Any, truth_mu: Any, metal_mask: Any, protocol: str = "float") -> dict[str, Any]:
-    """PSNR (dB), SSIM and RMSE (HU) of an image against the truth outside the metal.
+    """Return PSNR (dB), SSIM and RMSE (HU) of an image against the truth outside the metal.
 
     - ``float``: clip(mu, 0, 0.5) / 0.5, times (1 - mask). PSNR = 10 log10(1 / MSE) over all pixels; `matlab_ssim`.
     - ``uint8``: round(255 clip(mu, 0, 0.5) / 0.5), times (1 - mask). PSNR with peak 255; `gaussian_ssim`.
@@ -231,7 +231,7 @@ def _check_shapes(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> No
 
 
 def _check_values(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The mask as bool, after checking all three images."""
+    """Return the mask as bool, after checking all three images."""
     for name, values in (("output", output), ("truth", truth), ("metal mask", mask)):
         if values.dtype.kind not in "buif":
             raise InputError(f"score: the {name} has dtype {values.dtype}; expected real numbers")

@@ -5,8 +5,8 @@ import math
 import pytest
 from scipy import stats
 
-from mar_pipeline.comparison.trainings import plan
-from mar_pipeline.comparison.verdicts import Column, verdicts
+from mar_pipeline.evaluation.trainings import plan
+from mar_pipeline.evaluation.verdicts import Column, verdicts
 
 BASE = "task: classification\nnetwork: {name: cnn}\ndata: {batch_size: 16}\nequivariance: {enabled: ENABLED}\n"
 ARMS = {

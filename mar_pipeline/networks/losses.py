@@ -1,27 +1,27 @@
-"""Training losses of the networks, by the networks' names: means, the same at any batch and patch size.
+"""Training losses of the networks, each owned by a class: means, the same at any batch and patch size.
 
 All images are in network units; only what is outside metal counts (I = 1 there, 0 on metal).
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from mar_pipeline.data import IMAGE, METAL_MASK, TARGET
-from mar_pipeline.sample import TARGET_SINOGRAM
+from mar_pipeline.networks.blocks import NetworkOutput
+from mar_pipeline.sample import IMAGE, METAL_MASK, TARGET, TARGET_SINOGRAM
 
-if TYPE_CHECKING:
-    from mar_pipeline.networks import NetworkOutput
+Loss = Callable[[Any, Mapping[str, Tensor]], Tensor]
+"""(output of the network, batch) -> scalar."""
 
 _PUBLISHED_L1 = 5e-4
 _PUBLISHED_PATCH_PIXELS = 64 * 64
 _STAGE_WEIGHT = _SINOGRAM_WEIGHT = 0.1
 
 
-def image_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
-    """Mean square error outside metal: mean of (I (X - Xgt))^2 over all pixels.
+def image_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the mean square error outside metal: mean of (I (X - Xgt))^2 over all pixels.
 
     Args:
         output: of the network, images [batch, 1, height, width].
@@ -33,8 +33,8 @@ def image_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
     return ((1 - batch[METAL_MASK]) * (output.image - batch[TARGET])).square().mean()
 
 
-def dictionary_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of DICDNet and OSCNet(+), every stage supervised.
+def dictionary_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of DICDNet and OSCNet(+), every stage supervised.
 
     With x_s = I (X_s - Xgt), a_s = I (A_s - (Y - Xgt)) and means over all pixels,
 
@@ -61,8 +61,8 @@ def dictionary_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Ten
     )
 
 
-def acdnet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of ACDNet: `dictionary_loss`, in which the two first stages weigh 0.1 and 1.
+def acdnet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of ACDNet: `dictionary_loss`, in which the two first stages weigh 0.1 and 1.
 
     Published (Wang et al., IJCAI 2022) are sums of absolute values weighted 5e-4 at a batch of 32 patches of 64 x 64:
     131,072 means, w = 65.536.
@@ -84,8 +84,8 @@ def acdnet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
     )
 
 
-def dual_domain_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of InDuDoNet and InDuDoNet+, every stage supervised in both domains.
+def dual_domain_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of InDuDoNet and InDuDoNet+, every stage supervised in both domains.
 
         mean(x_N^2) + 0.1 sum over n < N of mean(x_n^2) + 0.1 [mean(s_N^2) + 0.1 sum over n < N of mean(s_n^2)]
 
@@ -104,8 +104,8 @@ def dual_domain_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Te
     return _last_first(image_errors) + _SINOGRAM_WEIGHT * _last_first(sinogram_errors)
 
 
-def dudonet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor:
-    """Loss of DuDoNet: mean|S - Sgt| + mean|I (Xhat - Xgt)| + mean|I (X - Xgt)|.
+def dudonet_loss(output: NetworkOutput, batch: Mapping[str, Tensor]) -> Tensor:
+    """Return the loss of DuDoNet: mean|S - Sgt| + mean|I (Xhat - Xgt)| + mean|I (X - Xgt)|.
 
     W.-A. Lin et al., CVPR 2019.
 
@@ -123,22 +123,22 @@ def dudonet_loss(output: "NetworkOutput", batch: Mapping[str, Tensor]) -> Tensor
 
 
 def _last_first(errors: Sequence[Tensor]) -> Tensor:
-    """The last stage counts whole, the others a tenth."""
+    """Sum the errors: the last stage counts whole, the others a tenth."""
     return errors[-1] + _STAGE_WEIGHT * sum(errors[:-1], torch.zeros_like(errors[-1]))
 
 
 def _mean_weight(published_batch: int) -> float:
-    """The weight of a mean over the batch that does what 5e-4 does to the sum over the published one."""
+    """Return the weight of a mean over the batch that does what 5e-4 does to the sum over the published one."""
     return _PUBLISHED_L1 * published_batch * _PUBLISHED_PATCH_PIXELS
 
 
 def _with_last_artifact(weights: list[float]) -> list[float]:
-    """The last artifact layer counts once more, as the final one."""
+    """Add 1 to the last weight: the last artifact layer counts once more, as the final one."""
     return [*weights[:-1], weights[-1] + 1]
 
 
 def _staged_loss(
-    output: "NetworkOutput",
+    output: NetworkOutput,
     batch: Mapping[str, Tensor],
     image_weights: Sequence[float],
     artifact_weights: Sequence[float],
@@ -154,19 +154,3 @@ def _staged_loss(
     for artifact, weight in zip(output.artifacts, artifact_weights, strict=True):
         absolute = absolute + weight * (outside * (artifact - true_artifact)).abs()
     return square.mean() + l1_weight * absolute.mean()
-
-
-TRUTHS = {"indudonet": (TARGET_SINOGRAM,), "indudonet_plus": (TARGET_SINOGRAM,), "dudonet": (TARGET_SINOGRAM,)}
-"""What losses compare with besides the true image."""
-
-LOSSES: dict[str, Callable[["NetworkOutput", Mapping[str, Tensor]], Tensor]] = {
-    "unet": image_loss,
-    "dicdnet": dictionary_loss,
-    "oscnet": dictionary_loss,
-    "oscnet_plus": dictionary_loss,
-    "acdnet": acdnet_loss,
-    "indudonet": dual_domain_loss,
-    "indudonet_plus": dual_domain_loss,
-    "dudonet": dudonet_loss,
-    "cnnmar": image_loss,
-}

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from mar_pipeline.device import torch_device
+from mar_pipeline.runtime.device import torch_device
 from simulation.errors import InputError, UsageError
 
 _INTERRUPTED = 130
@@ -39,23 +39,23 @@ class Processes:
 
     @property
     def leads(self) -> bool:
-        """Whether this is the one that writes and speaks."""
+        """Return whether this is the one that writes and speaks."""
         return self.rank == 0
 
 
 def joins() -> bool:
-    """Whether this process has joined those that `torchrun` started, if only itself."""
+    """Return whether this process has joined those that `torchrun` started, if only itself."""
     return dist.is_available() and dist.is_initialized()
 
 
 def processes() -> Processes:
-    """Those that this one has joined; itself alone if none."""
+    """Return those that this one has joined; itself alone if none."""
     return Processes(dist.get_rank(), dist.get_world_size()) if joins() else Processes()
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that `torchrun` started; do nothing where it did not.
+    """Join the processes that `torchrun` started; does nothing where it did not.
 
     Tensors on the CPU travel by gloo, those on CUDA by nccl. An error in one process ends all of them: the first that
     fails raises what it was, the others exit without a word and with its exit code.
@@ -105,7 +105,7 @@ def _exit_at_once(code: int) -> None:
 
 
 def _told_by_another(store: dist.Store, rank: int, exit_code: int) -> int:
-    """Decide which of the processes that fail says why: the leading one, unless another failed before it.
+    """Settle which failing process tells the user why: the leading one, unless another failed before it.
 
     Returns:
         The exit code of the one that does, 0 for this one.
@@ -136,7 +136,7 @@ def _local_rank() -> int:
 
 
 def process_device(name: str) -> torch.device:
-    """The device of this process: on CUDA each has a GPU of its own.
+    """Return the device of this process: on CUDA each has a GPU of its own.
 
     Args:
         name: ``auto``, ``cpu`` or ``cuda``.
@@ -192,7 +192,7 @@ def refuse_differences(facts: Mapping[str, Any]) -> None:
 
 
 def least_over_processes(number: int) -> int:
-    """The smallest of a number of each process."""
+    """Return the smallest of a number of each process."""
     if not joins():
         return number
     least = torch.tensor(number)
@@ -201,7 +201,7 @@ def least_over_processes(number: int) -> int:
 
 
 def mean_over_processes(values: Sequence[float]) -> list[float]:
-    """The mean of each number over the processes, the same bits in all of them.
+    """Return the mean of each number over the processes, the same bits in all of them.
 
     Args:
         values: as many in every process.

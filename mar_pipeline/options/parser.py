@@ -31,7 +31,7 @@ class CommandParser(argparse.ArgumentParser):
             self.register("action", name, action)
 
     def error(self, message: str) -> NoReturn:
-        """Complains.
+        """Complain.
 
         Raises:
             UsageError: always.
@@ -39,12 +39,12 @@ class CommandParser(argparse.ArgumentParser):
         raise UsageError(f"{message} ({self.prog} --help tells more)")
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parses as argparse does, each time anew."""
+        """Parse as argparse does, each time anew."""
         self._given = {}
         return super().parse_known_args(args, namespace)
 
     def note(self, dest: str, option: str) -> None:
-        """Notes an option that is given.
+        """Note an option that is given.
 
         Args:
             dest: what it sets.

@@ -7,8 +7,8 @@ from statistics import fmean
 
 from scipy import stats
 
-from mar_pipeline.comparison.trainings import Run
 from mar_pipeline.evaluation.score_tables import markdown_table
+from mar_pipeline.evaluation.trainings import Run
 from mar_pipeline.training.settings import as_plain, flat
 
 CONFIDENCE = 0.95
@@ -37,7 +37,7 @@ class Column:
 
 
 def verdicts(runs: Sequence[Run], columns: Sequence[Column]) -> str:
-    """A table of the differences that EQ-Reg makes; empty where no arm has it.
+    """Return a table of the differences that EQ-Reg makes; empty where no arm has it.
 
     A regularised arm is compared with arms that are the same but for EQ-Reg and show the network as many new samples a
     step, or as many images: EQ-Reg shows a share of a batch twice, as it is and rotated. Each line is the mean over the
