@@ -1,5 +1,6 @@
 from .commands.evaluate import evaluate
 from .commands.train import train
+from .data.dataset import PairDataset
 from .dicom.run import correct_dicom
 from .equivariance.fields import act
 from .equivariance.regularizer import EquivarianceRegularizer
@@ -11,6 +12,7 @@ from .weights.trained import load_trained
 __all__ = [
     "NETWORKS",
     "EquivarianceRegularizer",
+    "PairDataset",
     "act",
     "correct_dicom",
     "equivariance_report",

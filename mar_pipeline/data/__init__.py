@@ -6,6 +6,7 @@ units (see `mar_pipeline.sample`).
 """
 
 from mar_pipeline.data.community import CommunityPairs
+from mar_pipeline.data.dataset import PairDataset
 from mar_pipeline.data.loaders import Loaders, make_loaders
 from mar_pipeline.data.settings import DataSettings, check_data_settings
 from mar_pipeline.data.shards import ShardPairs
@@ -21,6 +22,7 @@ __all__ = [
     "CommunityPairs",
     "DataSettings",
     "Loaders",
+    "PairDataset",
     "Sample",
     "ShardPairs",
     "SimulatedPairs",
