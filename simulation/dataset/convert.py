@@ -72,7 +72,7 @@ class _ShardsFromCommunity:
         self.slices = sum(len(self._source.within(number * size, size)) for number in self.numbers)
 
     def is_done(self, number: int) -> bool:
-        """Return also whether the source has not grown since the shard was made of it."""
+        """Return whether a shard is there, and the source has not grown since it was built."""
         size = self.folder.identity.slices_per_shard
         known = self.folder.record(number).get("planned", 0)
         return self.folder.is_done(number) and known >= len(self._source.within(number * size, size))
