@@ -12,7 +12,8 @@ PUBLIC = {
         "read_pair verify"
     ),
     "mar_pipeline": (
-        "score NETWORKS EquivarianceRegularizer equivariance_report act load_trained train evaluate correct_dicom"
+        "score NETWORKS EquivarianceRegularizer equivariance_report act load_trained train evaluate correct_dicom "
+        "PairDataset"
     ),
 }
 

@@ -37,9 +37,21 @@ def evaluate(settings: EvaluateSettings | TaskEvaluateSettings) -> EvaluateRepor
         settings: what to score.
 
     Raises:
-        UsageError: unknown methods, impossible settings, or a folder that holds an earlier result.
-        InputError: the data or a run cannot be used, the folder cannot be written, or nothing could be scored.
+        UsageError: unknown methods, or impossible settings.
+        InputError: the data or a run cannot be used, or every pair failed.
+        NothingToProcessError: no pair has a known mask.
+        ResourceError: the folder holds an earlier result, or cannot be written.
         OSError: a file cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from simulation.dataset.generate import generate
+        >>> from simulation.dataset.settings import SimulateSettings
+        >>> folder = tempfile.mkdtemp()
+        >>> _ = generate(SimulateSettings(f"{folder}/data", slices=1, masks_per_slice=1))
+        >>> report = evaluate(EvaluateSettings(f"{folder}/data", f"{folder}/out", methods=("input", "li"), figures=0))
+        >>> [row.method for row in report.rows]
+        ['input', 'li']
     """
     if isinstance(settings, EvaluateSettings):
         from mar_pipeline.evaluation.pairs import evaluate_pairs

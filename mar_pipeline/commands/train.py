@@ -80,8 +80,18 @@ def train(settings: TrainSettings) -> TrainReport:
     Raises:
         UsageError: impossible settings, or a folder that other settings started.
         InputError: the data cannot be used, the loss is not finite or diverges, memory does not suffice.
-        OSError: the folder cannot be written.
+        ResourceError: the folder cannot be written, or holds something else.
+        LimitError: it was stopped too often in the same epoch.
         StoppedError: SIGTERM or SIGUSR1 came; the same call repeats the epoch that was running and goes on.
+
+    Example:
+        >>> import tempfile
+        >>> from mar_pipeline.training.settings import read_train_settings
+        >>> options = ["--task=classification", "--network.name=cnn", "--network.arguments={groups: 2}", "--epochs=1"]
+        >>> options += ["--data.train_images=36", "--data.val_images=36", "--data.batch_size=4", "--device=cpu"]
+        >>> report = train(read_train_settings([*options, f"--run={tempfile.mkdtemp()}/run"]))
+        >>> report.epochs, report.best_epoch
+        (1, 1)
     """
     check_settings(settings)
     started, own = time.monotonic(), processes()
