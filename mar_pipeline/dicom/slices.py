@@ -115,10 +115,10 @@ class Work:
             InputError: the user's metal mask cannot be used.
         """
         found = read_structures(series, beside, settings.limits)
-        told = replace(series, warnings=(*series.warnings, *found.warnings))
+        warned = replace(series, warnings=(*series.warnings, *found.warnings))
         mask = settings.metal_mask
         given = None if mask is None else read_given_mask(mask, series, settings.limits)
-        return cls(told, settings, staging, (*settings.rois, *found.regions), given)
+        return cls(warned, settings, staging, (*settings.rois, *found.regions), given)
 
     def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
