@@ -27,13 +27,18 @@ exclude_patterns = [
     "tutorials/*.zip",
     "sg_execution_times.rst",
 ]
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
+suppress_warnings = ["config.cache"]  # the gallery's settings hold nothing that could be pickled
+
+default_role = "py:obj"  # `name` in a docstring links to what these pages document, and is code otherwise
+nitpick_ignore_regex = [(r"py:(obj|class|exc)", ".*")]  # docstrings also name what is not public, and others' types
 
 html_theme = "furo"
 html_title = f"mar-pipeline {release}"
 html_static_path = ["_static"]
 html_show_sphinx = False
+html_copy_source = False
 
 autodoc_typehints = "none"  # the docstrings say shapes and units, which types do not
 autodoc_member_order = "bysource"
@@ -52,4 +57,3 @@ sphinx_gallery_conf = {
     "abort_on_example_error": True,
     "remove_config_comments": True,
 }
-suppress_warnings = ["config.cache"]  # the gallery's settings hold nothing that could be pickled
