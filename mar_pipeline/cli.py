@@ -87,7 +87,7 @@ def _configure_logging(arguments: list[str]) -> list[str]:
     return [argument for argument in arguments if argument not in verbose | quiet]
 
 
-def _tell(result: str, failed: list[str]) -> int:
+def _finish(result: str, failed: list[str]) -> int:
     """Write a command's result and the items it could not do, and return the exit code."""
     sys.stdout.write(f"{result}\n")
     for item in failed:
@@ -99,14 +99,14 @@ def _simulate(arguments: list[str]) -> int:
     from simulation.dataset.generate import SimulateSettings, generate
 
     report = generate(read_settings("simulate", SimulateSettings, arguments))
-    return _tell(report["summary"], report["failed"])
+    return _finish(report["summary"], report["failed"])
 
 
 def _evaluate(arguments: list[str]) -> int:
     from mar_pipeline.commands.evaluate import evaluate, read_evaluate_settings
 
     report = evaluate(read_evaluate_settings(arguments))
-    return _tell(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
+    return _finish(report.table, [f"{item.pair}: {item.reason}" for item in report.failed])
 
 
 def _train(arguments: list[str]) -> int:
@@ -120,21 +120,21 @@ def _train(arguments: list[str]) -> int:
         with joined() as processes:
             settings = read_train_settings(arguments)
             report = plan(settings) if settings.dry_run else train(settings)
-    return _tell(report.summary, []) if processes.leads else OK
+    return _finish(report.summary, []) if processes.leads else OK
 
 
 def _compare(arguments: list[str]) -> int:
     from mar_pipeline.commands.compare import CompareSettings, compare
 
     report = compare(read_settings("compare", CompareSettings, arguments))
-    return _tell(report.table, list(report.failed))
+    return _finish(report.table, list(report.failed))
 
 
 def _equivariance(arguments: list[str]) -> int:
     from mar_pipeline.commands.equivariance import equivariance, read_equivariance_settings
 
     report = equivariance(read_equivariance_settings(arguments))
-    return _tell(report.table, list(report.failed))
+    return _finish(report.table, list(report.failed))
 
 
 def _export(arguments: list[str]) -> int:
@@ -151,7 +151,7 @@ def _export(arguments: list[str]) -> int:
 
     from mar_pipeline.commands.export import ExportSettings, export
 
-    return _tell(export(ExportSettings(**vars(options))).summary, [])
+    return _finish(export(ExportSettings(**vars(options))).summary, [])
 
 
 def _verify(arguments: list[str]) -> int:
@@ -188,7 +188,7 @@ def _submit(arguments: list[str]) -> int:
     parser = CommandParser(
         prog="mar submit", description="Runs a command as a job of a cluster, by submitit.", allow_abbrev=False
     )
-    return _tell(as_text(submit(parser, arguments)), [])
+    return _finish(as_text(submit(parser, arguments)), [])
 
 
 def _info(arguments: list[str]) -> int:

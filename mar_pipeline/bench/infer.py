@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from mar_pipeline.bench import infer_dual
 from mar_pipeline.bench.measure import crops, fastest_cpu_seconds, network_sample, say
-from mar_pipeline.bench.networks import body_of, plain, rmse_hu, settled
+from mar_pipeline.bench.networks import body_of, plain, rmse_hu, with_batch_norms
 from mar_pipeline.data import IMAGE, LI, METAL_MASK
 from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.networks import acdnet, dicdnet, oscnet
@@ -42,7 +42,7 @@ def _networks_of_images() -> None:
             if network_inputs(network_class) != IMAGE_INPUTS:  # `infer_dual` has those of whole slices
                 continue
             torch.manual_seed(0)
-            network = settled(network_class(), crops(sample, 16, 64))
+            network = with_batch_norms(network_class(), crops(sample, 16, 64))
             _report(name, network, inputs, body)
     finally:
         torch.set_num_threads(threads)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from mar_pipeline.bench.measure import network_sample, say, wall_and_cpu_seconds
-from mar_pipeline.bench.networks import body_of, plain, rmse_hu, settled
+from mar_pipeline.bench.networks import body_of, plain, rmse_hu, with_batch_norms
 from mar_pipeline.inference.fast import fast_network
 from mar_pipeline.networks import NETWORKS
 from mar_pipeline.networks.build import inputs_of
@@ -38,7 +38,7 @@ def main() -> None:
 
 def _report(name: str, sample: dict[str, Tensor], body: Tensor) -> None:
     torch.manual_seed(0)
-    network = settled(NETWORKS[name](), sample)
+    network = with_batch_norms(NETWORKS[name](), sample)
     inputs, fast = inputs_of(network, sample), fast_network(network)
     image = fast(*inputs)  # the first call warms up
     results: list[Tensor] = []

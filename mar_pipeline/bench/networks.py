@@ -10,7 +10,7 @@ from simulation.units import mu_to_hu
 _BODY_HU = -500.0
 
 
-def settled(network: nn.Module, batch: Sample) -> nn.Module:
+def with_batch_norms(network: nn.Module, batch: Sample) -> nn.Module:
     """Return the network in evaluation mode, its batch norms filled with what a batch gives."""
     for module in network.modules():
         if isinstance(module, nn.BatchNorm2d):

@@ -31,12 +31,11 @@ from mar_pipeline.runtime.device import torch_device
 from mar_pipeline.sample import UNITS_PER_MU, Layout, to_sample
 from mar_pipeline.tasks.metrics import MU_RANGE_PER_CM
 from mar_pipeline.weights.trained import Trained, load_trained
-from simulation.dataset.manifest import read_manifest
+from simulation.dataset.manifest import read_manifest, scan_in
 from simulation.errors import InputError, MarError, NothingToProcessError, UsageError
 from simulation.files import whole_file
 from simulation.implants.library import ImplantLibrary
 from simulation.physics.projector import Projector
-from simulation.physics.protocols import protocol
 from simulation.progress import with_progress
 from simulation.sources.phantom import list_phantom
 from simulation.sources.slices import evenly_spaced
@@ -236,7 +235,7 @@ def _sample(
     chosen = evenly_spaced(known, settings.pairs)
     manifest = read_manifest(data, chosen[0].split)
     preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset
-    scan = protocol(preset)
+    scan = scan_in(data, chosen[0].split, preset)
     projector = Projector(scan.geometry, "cpu")
     samples = []
     for file in chosen:

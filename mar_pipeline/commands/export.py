@@ -95,10 +95,10 @@ def _refuse_other_content(trained: Trained, out: Path, overwrite: bool) -> None:
         raise ResourceError(f"{out}: is a training run, whose report would be lost; name another folder")
     if overwrite or not out.is_dir() or not any(out.iterdir()):
         return
-    strangers = sorted(path.name for path in out.iterdir() if path.name not in (WEIGHTS, ONNX, CARD, SUMS, REPORT))
+    others = sorted(path.name for path in out.iterdir() if path.name not in (WEIGHTS, ONNX, CARD, SUMS, REPORT))
     weights = out / WEIGHTS
-    if strangers or not weights.is_file() or sha256_of(weights) != sha256_of(trained.source):
-        what = f"holds {strangers[0]}" if strangers else "holds another export"
+    if others or not weights.is_file() or sha256_of(weights) != sha256_of(trained.source):
+        what = f"holds {others[0]}" if others else "holds another export"
         raise ResourceError(f"{out}: {what}; name another folder, or take --overwrite")
 
 

@@ -240,9 +240,9 @@ def _outlive_stop_signals(worker: int) -> None:
 
 def _obey_parent_alone(parent: int) -> None:
     """End this process when its parent, which signals it at exit, says so, or is no more."""
-    told = None
-    while os.getppid() == parent and (told is None or told.si_pid != parent):
-        told = signal.sigtimedwait(STOP_SIGNALS, _LOOKS_FOR_PARENT_S)
+    received = None
+    while os.getppid() == parent and (received is None or received.si_pid != parent):
+        received = signal.sigtimedwait(STOP_SIGNALS, _LOOKS_FOR_PARENT_S)
     os._exit(0)
 
 

@@ -20,12 +20,11 @@ from mar_pipeline.data.pairs import (
 from mar_pipeline.data.selection import Selection, spread_pairs
 from mar_pipeline.data.stored import StoredPairs
 from mar_pipeline.sample import PairArrays
-from simulation.dataset.manifest import manifest_file, read_manifest
+from simulation.dataset.manifest import manifest_file, read_manifest, scan_in
 from simulation.dataset.reader import read_h5
 from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.implants.masks import resize_mask
 from simulation.physics.projector import Projector
-from simulation.physics.protocols import protocol
 from simulation.simulator import Sample as Scan
 from simulation.units import check_mu
 
@@ -55,7 +54,7 @@ class CommunityPairs(StoredPairs):
         self.folder, self.preset, self.layout = Path(selection.folder), selection.preset, selection.layout
         self._trusted, split, layout = selection.trust_masks, selection.split, selection.layout
         _check_preset(self.folder, split, self.preset)
-        scan = protocol(self.preset)
+        scan = scan_in(self.folder, split, self.preset)
         geometry, self._weighting = scan.geometry, scan.weighting
         self.shape = geometry.image_shape
         self._projector = Projector(geometry, "cpu", threads=1)

@@ -52,8 +52,8 @@ def make_loaders(
             f"--data.patch: got {settings.patch}, but a network that sees sinograms needs whole images; give 0"
         )
     train, validation = train_and_validation_pairs(settings, seed, layout)
-    _tell(train, "training")
-    _tell(validation, "validation")
+    _log_pairs(train, "training")
+    _log_pairs(validation, "validation")
     if len(validation) < world:
         raise UsageError(
             f"validation: got {len(validation)} pairs for {world} processes; start fewer, or hold out one for each "
@@ -75,7 +75,7 @@ def counted(count: int, word: str) -> str:
     return f"{count} {word}{'s' * (count != 1)}"
 
 
-def _tell(pairs: Pairs, purpose: str) -> None:
+def _log_pairs(pairs: Pairs, purpose: str) -> None:
     logger.info("data: %s: %s of %s", purpose, counted(len(pairs), "pair"), counted(pairs.slices, "slice"))
     for first, count in by_reason(pairs.left_out):
         logger.warning("data: %s: %d left out; the first, %s: %s", purpose, count, first.pair, first.reason)

@@ -12,7 +12,7 @@ from simulation.physics.protocols import protocol
 class DataSettings:
     """Where the pairs for training and validation come from, and how they are cropped and batched.
 
-    Validation holds out what it is told to: slices, masks, or both; what is held out is never trained on.
+    Validation holds out what is chosen: slices, masks, or both; what is held out is never trained on.
 
     Args:
         kind: community (a data set on disk, as mar simulate or SynDeepLesion has it), shards (one that is made to train

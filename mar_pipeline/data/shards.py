@@ -19,12 +19,11 @@ from mar_pipeline.sample import (
     PairArrays,
     to_network,
 )
-from simulation.dataset.manifest import read_manifest
+from simulation.dataset.manifest import read_manifest, scan_in
 from simulation.dataset.reader import scan_of
 from simulation.dataset.shard_file import Shard, shard_file, shards_folder
 from simulation.errors import InputError, UsageError
 from simulation.physics.projector import Projector
-from simulation.physics.protocols import protocol
 from simulation.units import check_mu
 
 _MOST_OPEN = 256
@@ -71,9 +70,9 @@ def find_shard_pairs(folder: Path, split: str, preset: str) -> ShardIndex:
         if not path.is_file()
     ]
     index = ShardIndex([], missing, {})
+    expected = scan_in(folder, split, preset).geometry.image_shape
     for path in paths:
         shard = Shard(path)
-        expected = protocol(preset).geometry.image_shape
         if len(shard) and shard.shape("image") != expected:
             raise InputError(
                 f"{path}: images of {shard.shape('image')} pixels, but those of the preset {preset} have {expected}; "
@@ -112,7 +111,7 @@ class ShardPairs(StoredPairs):
             raise InputError(f"{folder}: none of its {len(index.pairs)} {split} pairs has a slice and a mask chosen")
         self.files = spread_pairs(chosen, selection.limit)
         self._at = [index.at[own] for own in self.files]
-        scan = protocol(self.preset)
+        scan = scan_in(folder, split, self.preset)
         self.shape, self._weighting = scan.geometry.image_shape, scan.weighting
         self._projector = Projector(scan.geometry, "cpu", threads=1)
         self._needed = {"ma_CT", "LI_CT"} | needed(layout)

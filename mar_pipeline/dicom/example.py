@@ -3,7 +3,7 @@
 python -m mar_pipeline.dicom.example FOLDER
 """
 
-import sys
+import argparse
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -106,5 +106,17 @@ def _ct_image(hu: np.ndarray, pixel_mm: float, number: int, seed: int) -> FileDa
     return dataset
 
 
+def main() -> None:
+    """Write the series into the folder that the command line names."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mar_pipeline.dicom.example", description="Write a small CT series with metal of a phantom."
+    )
+    parser.add_argument("folder", metavar="FOLDER", type=Path, help="new or empty folder")
+    folder = parser.parse_args().folder
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        parser.error(f"{folder}: is not an empty folder; name a new one")
+    write_example(folder)
+
+
 if __name__ == "__main__":
-    write_example(Path(sys.argv[1]))
+    main()

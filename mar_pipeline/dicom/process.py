@@ -1,4 +1,4 @@
-"""One series from its files to a complete derived series in a folder: look, correct, write, check."""
+"""One series from its files to a complete derived series in a folder: survey, correct, write, check."""
 
 import hashlib
 import json
@@ -16,7 +16,7 @@ from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
 from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.reading.series import Series
-from mar_pipeline.dicom.slices import Look, SliceReport, Work, image_name, look, write_slice
+from mar_pipeline.dicom.slices import SliceReport, SurveyedSlice, Work, image_name, survey, write_slice
 from mar_pipeline.dicom.trials import Trial, finish_slice, steadied, try_slice
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256, series_number, series_uid
 from mar_pipeline.dicom.writing.segmentation import metal_segmentation
@@ -68,7 +68,7 @@ def process(
     Args:
         work: the series, the settings and a folder for what waits.
         method: corrects.
-        folder: where IM00001.dcm, ... go; None looks only.
+        folder: where IM00001.dcm, ... go; None only looks for metal.
         created: what the headers say.
         taken_numbers: SeriesNumbers that are in use.
 
@@ -78,17 +78,19 @@ def process(
     started = time.perf_counter()
     numbers = range(len(work.series.slices))
     workers = work.settings.workers
-    looks = list(run_parallel(partial(look, work), numbers, workers, "look for metal"))
+    surveyed = list(run_parallel(partial(survey, work), numbers, workers, "look for metal"))
     positions_mm = [file.position_mm for file in work.series.slices]
-    metal = _metal(work, looks, positions_mm)
+    metal = _metal(work, surveyed, positions_mm)
     areas = [float(mask.unpack().sum() * np.prod(work.series.spacing_mm)) for mask in metal.masks]
     with_metal = [number for number in numbers if areas[number] > 0]
-    reports = {n: _copied(work, n, areas[n], looks[n]) for n in numbers}
-    warnings = [*work.series.warnings, *_remarks(looks, with_metal)]
-    warnings += [f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, looks))]
+    reports = {n: _copied(work, n, areas[n], surveyed[n]) for n in numbers}
+    warnings = [*work.series.warnings, *_remarks(surveyed, with_metal)]
+    warnings += [
+        f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, surveyed))
+    ]
     derivation = None
     if with_metal and folder is not None:
-        truncated = [one.truncated for one in looks]
+        truncated = [one.truncated for one in surveyed]
         correction, remarks = method.make(
             work.series.shape, work.series.spacing_mm, any(truncated[number] for number in with_metal)
         )
@@ -100,7 +102,7 @@ def process(
         finish = partial(finish_slice, work, metal, areas, steadied(trials, positions_mm))
         for report in run_parallel(finish, trials, correcting, "decide"):
             reports[report.number] = report
-        derivation = _derivation(work, method, looks, created, taken_numbers)
+        derivation = _derivation(work, method, surveyed, created, taken_numbers)
         malformed = run_parallel(partial(write_slice, work, derivation, folder), numbers, correcting, "write")
         warnings += _remarks_after(reports.values(), sorted({name for names in malformed for name in names}))
     seconds = time.perf_counter() - started
@@ -125,19 +127,19 @@ def series_name(series: Series) -> str:
     return f"series_{series.number:03}"
 
 
-def _metal(work: Work, looks: Sequence[Look], positions_mm: Sequence[float]) -> Metal:
+def _metal(work: Work, surveyed: Sequence[SurveyedSlice], positions_mm: Sequence[float]) -> Metal:
     """Return what is metal: what the user gives, or what the evidence says.
 
     Raises:
         InputError: the user's mask meets no slice.
     """
-    given = [one.given for one in looks if one.given is not None]
+    given = [one.given for one in surveyed if one.given is not None]
     if given:
         if not any(mask.unpack().any() for mask in given):
             raise InputError(f"--metal-mask: holds no voxel of series {work.series.number}; give a mask of this scan")
         return Metal(tuple(given), tuple(given), ())
     settings = work.settings
-    found = [one.metal for one in looks]
+    found = [one.metal for one in surveyed]
     return decide(found, positions_mm, settings.metal_threshold, settings.min_metal_mm2, settings.all_candidates)
 
 
@@ -157,37 +159,37 @@ def _check_harm(work: Work, trials: Sequence[Trial]) -> None:
         )
 
 
-def _copied(work: Work, number: int, area_mm2: float, seen: Look) -> SliceReport:
+def _copied(work: Work, number: int, area_mm2: float, seen: SurveyedSlice) -> SliceReport:
     """Return what becomes of a slice unless it is corrected: the ROIs in it stay as they were."""
     place_mm = work.series.slices[number].position_mm
     return SliceReport(number, place_mm, area_mm2, "copied", figures=None if area_mm2 > 0 else seen.figures)
 
 
-def _figures(seen: Look) -> SliceFigures | None:
+def _figures(seen: SurveyedSlice) -> SliceFigures | None:
     return seen.figures
 
 
 def _derivation(
-    work: Work, method: Method, looks: Sequence[Look], created: datetime, taken_numbers: Collection[int]
+    work: Work, method: Method, surveyed: Sequence[SurveyedSlice], created: datetime, taken_numbers: Collection[int]
 ) -> Derivation:
     digest = hashlib.sha256()
-    for number, one in enumerate(looks):
+    for number, one in enumerate(surveyed):
         path = work.corrected_path(number)
         digest.update((pixels_sha256(np.load(path)) if path.exists() else one.pixels_sha256).encode())
     configuration = sha256_of_text(json.dumps({**work.settings.configuration, "method": method.label}, sort_keys=True))
     made = (method.label, __version__, configuration, method.weights_sha256)
     uid = series_uid(work.series.series_uid, [file.sop_uid for file in work.series.slices], *made, digest.hexdigest())
-    number = series_number(looks[0].series_number, taken_numbers)
+    number = series_number(surveyed[0].series_number, taken_numbers)
     threshold_hu = None if work.settings.metal_mask else work.settings.metal_threshold
     options = work.settings.given_options
     return Derivation(*made, uid, number, created, work.settings.keep_private, threshold_hu, options)
 
 
-def _remarks(looks: Sequence[Look], with_metal: Sequence[int]) -> list[str]:
+def _remarks(surveyed: Sequence[SurveyedSlice], with_metal: Sequence[int]) -> list[str]:
     remarks = []
-    if any(looks[number].clipped for number in with_metal):
+    if any(surveyed[number].clipped for number in with_metal):
         remarks.append("the scanner clipped the metal's HU, which are therefore not quantitative")
-    if cut := sum(looks[number].truncated for number in with_metal):
+    if cut := sum(surveyed[number].truncated for number in with_metal):
         remarks.append(
             f"the body is cut off at the field of view in {cut} of {len(with_metal)} slices with metal; it is extended "
             "smoothly for the projections, and the correction near the border is less sure"

@@ -170,10 +170,10 @@ def _process_all(
         except OSError:
             raise  # no space left, most likely: it will be so for all
         except Exception as error:  # whatever it is, other series go on
-            told = error if isinstance(error, MarError) else _unexpected(error)
+            known = error if isinstance(error, MarError) else _unexpected(error)
             if len(chosen) > 1:  # of a single series the program's last line says it
-                logger.warning("series %d is not processed: %s", series.number, told)
-            failures.append((series, told))
+                logger.warning("series %d is not processed: %s", series.number, known)
+            failures.append((series, known))
             continue
         results.append(result)
         if result.derivation is not None:

@@ -20,7 +20,7 @@ class DicomSettings:
 
     Args:
         source: folder of DICOM files, or a zip file of them.
-        out: folder to write; None only looks.
+        out: folder to write; None looks for metal and writes nothing.
         method: li, nmar, or a trained network: a run folder, a weights file or a shipped name.
         series: numbers of the listing, or SeriesInstanceUIDs; empty is every eligible CT series.
         metal_threshold: HU from which on a voxel may be metal.

@@ -1,4 +1,4 @@
-"""One slice of a series: looked at, corrected, written, checked."""
+"""One slice of a series: surveyed, corrected, written, checked."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -29,8 +29,8 @@ from simulation.implants.masks import PackedMask
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the first look at a slice keeps.
+class SurveyedSlice:
+    """What is found in a slice before anything is corrected.
 
     Args:
         metal: what may be metal.
@@ -115,10 +115,10 @@ class Work:
             InputError: the user's metal mask cannot be used.
         """
         found = read_structures(series, beside, settings.limits)
-        told = replace(series, warnings=(*series.warnings, *found.warnings))
+        warned = replace(series, warnings=(*series.warnings, *found.warnings))
         mask = settings.metal_mask
         given = None if mask is None else read_given_mask(mask, series, settings.limits)
-        return cls(told, settings, staging, (*settings.rois, *found.regions), given)
+        return cls(warned, settings, staging, (*settings.rois, *found.regions), given)
 
     def read(self, number: int) -> tuple[Dataset, SlicePixels]:
         """Header and pixels of a slice."""
@@ -138,13 +138,13 @@ class Work:
         return np.load(path) if path.exists() else pixels.stored
 
 
-def look(work: Work, number: int) -> Look:
-    """Read a slice and keep what `Look` says."""
+def survey(work: Work, number: int) -> SurveyedSlice:
+    """Read a slice and return what `SurveyedSlice` keeps."""
     header, pixels = work.read(number)
     hu, spacing_mm = pixels.hu, work.series.spacing_mm
     inside = inside_of(work.series, header, pixels)
     images = measured(work, number, header, pixels, pixels.stored, inside)
-    return Look(
+    return SurveyedSlice(
         find_candidates(hu, inside, spacing_mm, work.settings.metal_threshold, pixels.brightest_hu),
         is_truncated(hu, inside, spacing_mm),
         float(hu.max()) in (pixels.brightest_hu, CLIP_HU),

@@ -109,12 +109,12 @@ def automatic_fields(channels: int, group_order: int = 4, is_output: bool = Fals
             f"{channels} channels are not a multiple of the group order {group_order}: {rest} are left over; "
             f"name the fields, use a multiple, or strict=False to take the last {rest} as trivial"
         )
-    _tell_of_rest(channels, group_order)
+    _log_rest(channels, group_order)
     return (("regular", groups), ("trivial", rest))
 
 
 @cache
-def _tell_of_rest(channels: int, group_order: int) -> None:
+def _log_rest(channels: int, group_order: int) -> None:
     """Once for each width: the weight penalty asks for the fields in every step."""
     groups, rest = divmod(channels, group_order)
     logger.info("%d channels: %d groups of %d, and the last %d trivial", channels, groups, group_order, rest)

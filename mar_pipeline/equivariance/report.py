@@ -64,8 +64,8 @@ def equivariance_report(
         labels: Int["batch"], right classes, for a classifier.
         data_range: of the output images, for EQ-R in dB; None takes their own range.
         exclude: names and patterns that are left out.
-        output: ``(answer, *inputs)`` -> the output, such as ``lambda answer, image: answer[1]``; None takes the answer if
-            it is a tensor, else its first item.
+        output: ``(answer, *inputs)`` -> the output, such as ``lambda answer, image: answer[1]``; None takes the answer
+            if it is a tensor, else its first item.
         output_fields: fields of output images; None takes every channel as trivial.
         input_fields: fields of each input, such as views for a sinogram; None takes all as images.
         batch_size: samples per call of the network; None takes all at once.

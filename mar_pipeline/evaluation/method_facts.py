@@ -1,4 +1,4 @@
-"""What a method costs and how equivariant it is: measured while pairs are scored, told in a table below the scores."""
+"""What a method costs and how equivariant it is: measured while pairs are scored, for a table below the scores."""
 
 import statistics
 import sys

@@ -9,7 +9,7 @@ import numpy as np
 from simulation.correction import nmar, nmar_prior
 from simulation.dataset.reader import Pair
 from simulation.physics.projector import Device, Projector, Weighting
-from simulation.physics.protocols import protocol
+from simulation.physics.protocols import ScanProtocol, protocol
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class Scanner:
 
     Args:
         preset: key of `simulation.physics.protocols.PROTOCOLS`.
-        projector: of the preset's geometry.
-        weighting: of the preset's filtered back projection.
+        projector: of the set's geometry.
+        weighting: of its filtered back projection.
     """
 
     preset: str
@@ -27,13 +27,13 @@ class Scanner:
     weighting: Weighting
 
     @classmethod
-    def of(cls, preset: str, device: Device = "auto") -> "Scanner":
-        """Return the scanner of a preset.
+    def of(cls, preset: str, device: Device = "auto", scan: ScanProtocol | None = None) -> "Scanner":
+        """Return the scanner of a set; without its scan, that of the preset.
 
         Raises:
             UsageError: unknown preset or device.
         """
-        scan = protocol(preset)
+        scan = protocol(preset) if scan is None else scan
         return cls(preset, Projector(scan.geometry, device), scan.weighting)
 
 

@@ -28,7 +28,7 @@ from mar_pipeline.evaluation.score_tables import ScoreRow, averages, size_group,
 from mar_pipeline.evaluation.settings import EvaluateSettings, check_settings
 from mar_pipeline.evaluation.training_pairs import without_training_pairs
 from mar_pipeline.tasks.metrics import score
-from simulation.dataset.manifest import manifest_file, read_manifest
+from simulation.dataset.manifest import manifest_file, read_manifest, scan_in
 from simulation.dataset.reader import Pair
 from simulation.errors import InputError, NothingToProcessError, UsageError
 from simulation.files import whole_file
@@ -123,7 +123,9 @@ def _scanners(data: Path, splits: set[str], settings: EvaluateSettings) -> dict[
         presets[split] = settings.preset or recorded or DEFAULT_PRESET
         if recorded and recorded != presets[split]:
             logger.warning("evaluate: preset %s, but %s says %s", presets[split], manifest_file(data, split), recorded)
-    return {split: Scanner.of(preset, settings.device) for split, preset in presets.items()}
+    return {
+        split: Scanner.of(preset, settings.device, scan_in(data, split, preset)) for split, preset in presets.items()
+    }
 
 
 def _methods(settings: EvaluateSettings, scanners: Mapping[str, Scanner], device: str) -> list[Method]:

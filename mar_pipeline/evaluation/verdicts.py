@@ -25,7 +25,7 @@ class Column:
 
     Args:
         label: name and unit.
-        digits: decimals that are told.
+        digits: decimals to show.
         lower_is_better: whether smaller values are better.
         values: by arm and seed.
     """
@@ -62,8 +62,8 @@ def verdicts(runs: Sequence[Run], columns: Sequence[Column]) -> str:
                 if pairs:
                     name = f"{regularised.arm} \N{MINUS SIGN} {other}"
                     lines.append([name, column.label, *_difference(pairs, column)])
-    told = [markdown_table(lines)] if len(lines) > 1 else []
-    return "\n\n".join([*told, *(f"No arm shows what {arm} is without EQ-Reg." for arm in alone)])
+    table = [markdown_table(lines)] if len(lines) > 1 else []
+    return "\n\n".join([*table, *(f"No arm shows what {arm} is without EQ-Reg." for arm in alone)])
 
 
 def _is_partner(plain: Run, regularised: Run) -> bool:

@@ -78,10 +78,10 @@ def joined() -> Iterator[Processes]:
         yield Processes(rank, world)
     except BaseException as error:
         code = _exit_code(error)
-        told = _told_by_another(store, rank, code)
-        atexit.register(_exit_at_once, told or code)
-        if told:
-            raise SystemExit(told) from None
+        other = _exit_code_of_another(store, rank, code)
+        atexit.register(_exit_at_once, other or code)
+        if other:
+            raise SystemExit(other) from None
         if _is_lost_connection(error):
             raise InputError("another process of this training ended; its own messages may say why") from error
         raise
@@ -104,7 +104,7 @@ def _exit_at_once(code: int) -> None:
     os._exit(code)
 
 
-def _told_by_another(store: dist.Store, rank: int, exit_code: int) -> int:
+def _exit_code_of_another(store: dist.Store, rank: int, exit_code: int) -> int:
     """Settle which failing process tells the user why: the leading one, unless another failed before it.
 
     Returns:

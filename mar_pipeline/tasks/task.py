@@ -57,7 +57,7 @@ class Task:
         empty_loss: (output, batch) -> the loss of an answer that is all zeros, of which the first epoch's loss may be a
             few times at most; None calls ``loss`` with zeros.
         full_precision: whether the loss cannot bear bfloat16.
-        baseline: what a validation is told beside the network: its label, and batch -> prediction; None for nothing.
+        baseline: what a validation shows beside the network: its label, and batch -> prediction; None for nothing.
     """
 
     network: nn.Module
@@ -82,7 +82,7 @@ class Score:
 
     Args:
         label: name and unit, such as "PSNR (dB)".
-        digits: decimals that are told.
+        digits: decimals to show.
     """
 
     label: str

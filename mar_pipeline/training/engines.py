@@ -56,7 +56,7 @@ class Engines:
         state: network, optimiser and history.
         regularizer: EQ-Reg of the network, detached; None trains without.
         dtype: of the autocast in training; validation is in float32.
-        progress: told of each step and epoch.
+        progress: is given each step and epoch.
         writer: TensorBoard's; None in processes that do not lead.
         asked_to_stop: looked at after each step and each validation batch; a name of what asked, empty to go on.
     """

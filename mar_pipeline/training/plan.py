@@ -1,4 +1,4 @@
-"""What a training would do, and for how long: told from a short trial, without a folder."""
+"""What a training would do, and for how long: estimated from a short trial, without a folder."""
 
 import time
 from collections.abc import Callable

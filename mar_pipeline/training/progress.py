@@ -15,7 +15,7 @@ _LOG_EVERY_S = 60.0
 
 
 class TrainingProgress:
-    """Context manager that is told of every step and epoch.
+    """Context manager that is given every step and epoch.
 
     Args:
         epochs: of the whole run.
@@ -35,7 +35,7 @@ class TrainingProgress:
             disable=not (self.terminal and leads),
         )
         self.steps = first_epoch * length
-        self.began, self.told, self.steps_here = time.monotonic(), time.monotonic(), 0
+        self.began, self.logged, self.steps_here = time.monotonic(), time.monotonic(), 0
         self.words = ""
 
     def __enter__(self) -> "TrainingProgress":
@@ -59,8 +59,8 @@ class TrainingProgress:
         self.steps_here += 1
         self.bar.update()
         self.bar.set_postfix_str(f"loss {loss:.4g}{self.words}", refresh=False)
-        if not self.terminal and time.monotonic() - self.told > _LOG_EVERY_S:
-            self.told = time.monotonic()
+        if not self.terminal and time.monotonic() - self.logged > _LOG_EVERY_S:
+            self.logged = time.monotonic()
             logger.info("train: step %d of %d, loss %.4g%s", self.steps, self.bar_total, loss, self._left())
 
     def epoch(self, row: dict[str, Any], score: str, beside: str = "") -> None:
@@ -71,10 +71,10 @@ class TrainingProgress:
             score: name of the validation's score to tell.
             beside: what stands behind it, such as the score of LI.
         """
-        told = f", {score_text(score, row[score])}{beside}" if score in row else ""
-        self.words = told or self.words
+        said = f", {score_text(score, row[score])}{beside}" if score in row else ""
+        self.words = said or self.words
         if not self.terminal:
-            self.told = time.monotonic()
+            self.logged = time.monotonic()
             loss = row["loss"]
             logger.info(
                 "train: epoch %d of %d, loss %.4g%s%s%s",
@@ -82,7 +82,7 @@ class TrainingProgress:
                 self.epochs,
                 loss,
                 _penalties(row),
-                told,
+                said,
                 self._left(),
             )
 

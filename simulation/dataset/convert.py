@@ -167,7 +167,7 @@ class _CommunityFromShards:
         return dict(record["left_out"] if "left_out" in record else record["skipped"])
 
     def earlier_results(self, number: int) -> list[SliceResult]:
-        return []  # what could not be done of its slices was told when the shards were made
+        return []  # what could not be done of its slices was reported when the shards were built
 
     def collate(self, results: Sequence[SliceResult]) -> Counts:
         masks = self.folder.identity.masks_per_slice

@@ -118,6 +118,18 @@ def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
     return replace(scan, geometry=FanBeam(**geometry | {"image_shape": tuple(geometry["image_shape"])}))
 
 
+def scan_in(root: Path, split: str, preset: str) -> ScanProtocol:
+    """Return the scan that made a split of a preset: its manifest's, or the preset's where there is none.
+
+    Raises:
+        UsageError: unknown preset.
+        InputError: the manifest cannot be read.
+    """
+    manifest = read_manifest(root, split)
+    known = manifest is not None and manifest["identity"].get("preset") == preset
+    return scan_of_set(manifest) if manifest is not None and known else protocol(preset)
+
+
 def earlier_counts(root: Path, split: str) -> tuple[int, ...]:
     """Return how many slices a set was asked for before, one number after the other; empty where that is not known."""
     manifest = read_manifest(root, split)

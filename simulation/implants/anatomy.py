@@ -96,7 +96,7 @@ class Anatomy:
 
     @property
     def width(self) -> int:
-        """Columns of the body."""
+        """Return the columns of the body."""
         return self.box[3] - self.box[2] + 1
 
     @property
@@ -137,7 +137,7 @@ class Anatomy:
 
     @cached_property
     def bone(self) -> np.ndarray:
-        """Bones with the marrow that they enclose, without the spinal canal: bool (n, n)."""
+        """Return the bones with the marrow that they enclose, without the spinal canal: bool (n, n)."""
         closed = ndimage.binary_closing(self._bone_shell, _disc(max(1, round(2.5 * self.pixels_per_mm))))
         return self._bone_shell | (ndimage.binary_fill_holes(closed) & self._porous)
 
@@ -259,7 +259,7 @@ class Anatomy:
 
     @cached_property
     def teeth(self) -> tuple[Point, ...]:
-        """Middles (row, column) of teeth: very dense spots in the anterior half of a head, 7 mm apart or more."""
+        """Return the middles (row, column) of teeth: dense spots in the anterior half of a head, 7 mm apart or more."""
         dense = self.body & (self.image_mu > hu_to_mu(_DENSE_HU))
         if not self.is_head or dense.sum() < 25 * self.pixels_per_mm**2:
             return ()

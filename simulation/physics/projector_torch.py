@@ -82,7 +82,7 @@ def backproject_transpose(images: Tensor, geometry: FanBeam, power: int) -> Tens
 
 
 def _some_at_once(views: int) -> list[slice]:
-    """Views by the dozen: one at a time, starting the operations would cost a GPU more than doing them."""
+    """Return views by the dozen: one at a time, starting the operations would cost a GPU more than doing them."""
     return [slice(first, min(first + _AT_ONCE, views)) for first in range(0, views, _AT_ONCE)]
 
 

@@ -287,7 +287,7 @@ def test_a_bug_keeps_its_traceback(command):
 
 
 def test_failed_items_are_listed_with_exit_code_8(command, capsys):
-    command(lambda arguments: cli._tell("a table", ["1.png: truncated"] if arguments else []))
+    command(lambda arguments: cli._finish("a table", ["1.png: truncated"] if arguments else []))
     assert cli.main(["try"]) == 0
     assert cli.main(["try", "x"]) == 8
     assert capsys.readouterr() == ("a table\na table\n", "failed: 1.png: truncated\n")

@@ -47,7 +47,7 @@ class Series:
         refusal: why the series must not be processed, None if it may.
         limit_hit: whether the refusal is a limit, which an option can raise.
         assumed_hu: whether images do not say their unit, and are taken to be in HU.
-        patient: hash of the patient's name and ID, which is never told; blank where the headers name none.
+        patient: hash of the patient's name and ID, which is never shown; blank where the headers name none.
     """
 
     number: int

@@ -1,4 +1,4 @@
-"""What the source calls its series and regions, told only where the user asks: free text may name a patient."""
+"""What the source calls its series and regions, shown only where the user asks: free text may name a patient."""
 
 from typing import Any
 

@@ -46,7 +46,7 @@ def slice_facts(figures: SliceFigures, gap_mm: float | None, labels: Mapping[str
     Args:
         figures: of the slice.
         gap_mm: distance of slices; None of a single slice, which has no volume.
-        labels: what the source calls regions, by name; empty if it is not to be told.
+        labels: what the source calls regions, by name; empty if they may not be shown.
     """
     facts: dict[str, Any] = {"regions": _regions(figures.regions, labels)}
     if figures.metal_mm2:

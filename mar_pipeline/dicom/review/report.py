@@ -84,7 +84,7 @@ def _page_series(result: SeriesResult, found: Discovery, most: int, method: Meth
 
 
 def _title(result: SeriesResult) -> str:
-    """Return the number of the series, and how the source calls it if that is to be told."""
+    """Return the number of the series, and how the source calls it if that may be shown."""
     labels = series_labels(result) or {}
     return ", ".join([f"Series {result.work.series.number}", *filter(None, labels.values())])
 
@@ -100,15 +100,15 @@ def _verdict(result: SeriesResult, method: Method) -> str:
 
 def _facts_of_figures(figures: SeriesFigures) -> dict[str, str]:
     """Return volumes and beams of the whole series."""
-    told = {}
+    facts = {}
     if metal := figures.metal_cm3:
-        told["Metal"] = f"{metal.mask:.2f} cm3"
-        told["Metal above the threshold"] = f"{metal.before:.2f} cm3 before, {metal.after:.2f} cm3 after"
-    told |= {f"Volume changed by > {hu} HU": f"{volume:.1f} cm3" for hu, volume in figures.changed_cm3}
+        facts["Metal"] = f"{metal.mask:.2f} cm3"
+        facts["Metal above the threshold"] = f"{metal.before:.2f} cm3 before, {metal.after:.2f} cm3 after"
+    facts |= {f"Volume changed by > {hu} HU": f"{volume:.1f} cm3" for hu, volume in figures.changed_cm3}
     for what, path_mm in (("proton", figures.proton_path_mm), ("photon", figures.photon_path_mm)):
         if path_mm is not None:
-            told[f"Largest change along a {what} path"] = f"{path_mm:.1f} mm of water"
-    return told
+            facts[f"Largest change along a {what} path"] = f"{path_mm:.1f} mm of water"
+    return facts
 
 
 def _page_slice(result: SeriesResult, report: SliceReport) -> PageSlice:
@@ -139,16 +139,16 @@ def _decision(report: SliceReport) -> str:
 
 def _measured(figures: SliceFigures, gap_mm: float | None) -> dict[str, str]:
     """Metal, volumes and beams of a slice."""
-    told = {}
+    facts = {}
     if metal := figures.metal_mm2:
-        told["Metal above the threshold"] = f"{metal.before:.0f} mm2 before, {metal.after:.0f} mm2 after"
+        facts["Metal above the threshold"] = f"{metal.before:.0f} mm2 before, {metal.after:.0f} mm2 after"
     for hu, area_mm2 in figures.changed_mm2:
         if gap_mm is not None:
-            told[f"Volume changed by > {hu} HU"] = f"{area_mm2 * gap_mm / 1000:.1f} cm3"
+            facts[f"Volume changed by > {hu} HU"] = f"{area_mm2 * gap_mm / 1000:.1f} cm3"
     for what, path_mm in (("proton", figures.proton_path_mm), ("photon", figures.photon_path_mm)):
         if path_mm is not None:
-            told[f"Largest change along a {what} path"] = f"{path_mm:.1f} mm of water"
-    return told
+            facts[f"Largest change along a {what} path"] = f"{path_mm:.1f} mm of water"
+    return facts
 
 
 def _regions(figures: SliceFigures | SeriesFigures, labels: Mapping[str, str]) -> list[tuple[str, str, str]]:
