@@ -3,9 +3,12 @@
 import os
 import sys
 
+from docutils import nodes
+from sphinx.application import Sphinx
+
 import mar_pipeline
 
-os.environ.update(MPLBACKEND="Agg", COLUMNS="100")
+os.environ.update(MPLBACKEND="Agg", COLUMNS="84")
 os.environ["PATH"] = os.pathsep.join([os.path.dirname(sys.executable), os.environ["PATH"]])  # `mar` of this environment
 
 project = "mar-pipeline"
@@ -51,9 +54,23 @@ sphinx_gallery_conf = {
     "filename_pattern": r"\.py$",
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
+    "notebook_extensions": set(),
     "show_signature": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,
     "abort_on_example_error": True,
     "remove_config_comments": True,
 }
+
+
+def setup(app: Sphinx) -> None:
+    """Clean what the program prints as it is read."""
+    app.connect("doctree-read", remove_backspaces)
+
+
+def remove_backspaces(_: Sphinx, page: nodes.document) -> None:
+    """Remove what a terminal would not show: jsonargparse's help takes a space back by a backspace."""
+    for block in page.findall(nodes.literal_block):
+        if "\b" in block.astext():
+            clean = block.astext().replace(" \b", "")
+            block.replace_self(nodes.literal_block(clean, clean, language=block.get("language", "text")))

@@ -10,6 +10,7 @@ and what it does not.
 # %%
 # The network is an ordinary one. `equivariance_report` measures how far each layer is from equivariant: 0 is perfect,
 # 1.41 is unrelated.
+import matplotlib.pyplot as plt
 import torch
 from torch import nn
 
@@ -24,16 +25,22 @@ print(equivariance_report(network, images[:1]).to_markdown())
 # Three lines are added to a training loop: make the regulariser, let it prepare the batch (the first half of it, beside
 # rotated copies), and add its loss.
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+history = []
 with EquivarianceRegularizer(network, weight=0.1) as regularizer:
-    for step in range(200):
+    for _ in range(200):
         noisy, clean = regularizer.prepare(images + 0.1 * torch.randn_like(images), images)
         output = network(noisy)
         loss = nn.functional.mse_loss(output, clean) + regularizer.loss(output)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        if step % 50 == 0:
-            print(f"step {step}: loss {loss.item():.4f}, penalties {regularizer.values}")
+        history.append(regularizer.values)
+
+figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
+for name in history[0]:
+    axis.semilogy([values[name] for values in history], label=f"layer {name}")
+axis.set(xlabel="step", ylabel="penalty (0 equivariant, 2 unrelated)")
+axis.legend()
 
 # %%
 # Afterwards the layers follow a rotation.

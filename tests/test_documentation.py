@@ -16,8 +16,8 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if "tutorials" not in page.parts)])
 BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SCRIPTS = {"scripts/simulate.sbatch": "simulate", "scripts/train.sbatch": "train"}
-OF_OTHERS = {"--signals-to-handle", "--time", "--section.key"}
-"""Options of other programs, and a placeholder."""
+OF_OTHERS = {"--signals-to-handle", "--time", "--now", "--section.key", "--network.arguments.stages"}
+"""Options of other programs, a placeholder, and an argument of a network."""
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -77,7 +77,7 @@ class ImplantLibrary:
 
     @property
     def shared_stack(self) -> None:
-        """None: every slice has masks of its own."""
+        """None, as every slice has masks of its own."""
 
     def anatomy(self, image_mu: Any) -> Anatomy:
         """Return what a slice shows, to be found once for many implants; takes as many seconds as some of them.

@@ -71,12 +71,12 @@ class FanBeam:
 
     @property
     def angles_rad(self) -> np.ndarray:
-        """Angle of every view, (v + 1/2) 2 pi / views: float64, shape (views,)."""
+        """Angle of every view, (v + 1/2) 2 pi / views, float64 of shape (views,)."""
         return (np.arange(self.views) + 0.5) * (2 * math.pi / self.views)
 
     @property
     def bins_mm(self) -> np.ndarray:
-        """Position of every bin along the detector: float64, shape (bins,)."""
+        """Position of every bin along the detector, float64 of shape (bins,)."""
         return (np.arange(self.bins) - (self.bins - 1) / 2) * self.pitch_mm
 
     @property
@@ -92,7 +92,7 @@ class FanBeam:
 
     @property
     def inside_field_of_view(self) -> np.ndarray:
-        """Pixels that every view sees: bool, the shape of the image."""
+        """Pixels that every view sees, bool in the shape of the image."""
         rows, columns = self.image_shape
         x_mm = (np.arange(rows) - (rows - 1) / 2)[:, None] * self.pixel_mm
         y_mm = (np.arange(columns) - (columns - 1) / 2) * self.pixel_mm
