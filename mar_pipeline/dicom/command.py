@@ -21,6 +21,7 @@ from mar_pipeline.dicom.review.summary import verdict
 from mar_pipeline.dicom.run import DicomRun, run
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
+from mar_pipeline.dicom.writing.staging import check_target
 from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
 from simulation.files import write_json
 from simulation.parallel import stop_noticed
@@ -215,6 +216,8 @@ def _write_json(target: str | None, summary: object) -> None:
 
 def _check_targets(options: argparse.Namespace) -> None:
     """Refuse places where nothing can, or must, be written, before anything is done."""
+    if options.out is not None and not options.list:  # a dry run says what the real one would
+        check_target(options.out)
     source = options.source.absolute()
     for name, target in (("OUT", options.out), ("--json", options.json and options.json != "-" and options.json)):
         if target and (Path(target).absolute() == source or source in Path(target).absolute().parents):
@@ -233,7 +236,7 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
         if not metal:
             what = f"{count} slices, no metal: nothing to correct"
         elif settings.out is None:
-            what = f"{metal} of {count} slices would be corrected"
+            what = f"{metal} of {count} slices have metal; the real run corrects each and judges whether that helped"
         else:
             by = f"corrected by {outcome.summary['configuration']['method']}"
             what = f"{counts['corrected'] + counts['weakened']} of {count} slices {by}"

@@ -10,7 +10,6 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
-from scipy import ndimage
 
 from mar_pipeline.dicom.measures.regions import Plane, Region
 from mar_pipeline.dicom.measures.structures import read_structures
@@ -29,6 +28,56 @@ _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 _SAME_PLACE_MM = 0.05
 _DAMAGED = (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, np.linalg.LinAlgError)
 _EXPECTED = "expected a NIfTI volume, a DICOM SEG or RTSTRUCT of the series, or a folder with images of the same slices"
+
+
+DIM_HU = 1000.0
+"""No metal is darker than this; bone seldom is brighter."""
+
+
+@dataclass(frozen=True)
+class GivenValues:
+    """Values of a slice under the user's mask.
+
+    Args:
+        voxels: of the mask.
+        dim: those below `DIM_HU`.
+        peak_hu: the highest; minus infinity where the mask is empty.
+    """
+
+    voxels: int
+    dim: int
+    peak_hu: float
+
+    @classmethod
+    def of(cls, hu: np.ndarray) -> "GivenValues":
+        """Return what is known of values in HU, of any number."""
+        return cls(hu.size, int((hu < DIM_HU).sum()), float(hu.max(initial=-np.inf)))
+
+
+def check_place(values: Sequence[GivenValues], series: int) -> str:
+    """Return a warning where the mask covers mostly tissue; empty where it does not.
+
+    Args:
+        values: of all slices.
+        series: its number.
+
+    Raises:
+        InputError: the mask holds no voxel of the series, or nothing as bright as metal.
+    """
+    voxels, dim = sum(one.voxels for one in values), sum(one.dim for one in values)
+    if not voxels:
+        raise InputError(f"{NAME}: holds no voxel of series {series}; give a mask of this scan")
+    if dim == voxels:
+        peak = max(one.peak_hu for one in values)
+        raise InputError(
+            f"{NAME}: covers nothing brighter than {peak:.0f} HU in series {series}; metal is brighter than "
+            f"{DIM_HU:.0f}: is the mask in its place?"
+        )
+    return (
+        f"{NAME}: {100 * dim / voxels:.0f} % of it is darker than metal; is it in its place?"
+        if 2 * dim > voxels
+        else ""
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +106,10 @@ class Volume:
             + along_row[:, None, None] * column * column_mm
         )
         voxels = np.einsum("ij,jrc->irc", self.to_voxels[:3, :3], places_mm) + self.to_voxels[:3, 3, None, None]
-        found = ndimage.map_coordinates(self.values.view(np.uint8), voxels, order=0, cval=0) > 0
+        nearest = np.rint(voxels).astype(int)  # half a voxel beyond the outermost centres still belongs to the volume
+        inside = ((nearest >= 0) & (nearest < np.array(self.values.shape)[:, None, None])).all(0)
+        found = np.zeros(plane.shape, bool)
+        found[inside] = self.values[tuple(nearest[:, inside])]
         return found if found.any() else None
 
 

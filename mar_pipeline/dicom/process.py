@@ -14,6 +14,7 @@ import numpy as np
 from mar_pipeline import __version__
 from mar_pipeline.dicom.correction.metal import Metal, decide
 from mar_pipeline.dicom.correction.methods import Method
+from mar_pipeline.dicom.given_mask import check_place
 from mar_pipeline.dicom.measures.figures import SeriesFigures, SliceFigures, series_figures, unmet
 from mar_pipeline.dicom.reading.series import Series
 from mar_pipeline.dicom.slices import SliceReport, SurveyedSlice, Work, image_name, survey, write_slice
@@ -57,7 +58,12 @@ class SeriesResult:
         """Return numbers of the whole series; None if nothing was corrected."""
         if self.derivation is None:
             return None
-        return series_figures((report.figures for report in self.slices), self.work.series.gap_mm)
+        return series_figures([report.figures for report in self.slices], self.work.series.thicknesses_mm)
+
+    def thickness_mm(self, number: int) -> float | None:
+        """Return the thickness that a slice stands for; None of a single slice."""
+        thick = self.work.series.thicknesses_mm
+        return None if thick is None else thick[number]
 
 
 def process(
@@ -80,11 +86,14 @@ def process(
     workers = work.settings.workers
     surveyed = list(run_parallel(partial(survey, work), numbers, workers, "look for metal"))
     positions_mm = [file.position_mm for file in work.series.slices]
+    given = [one.given_hu for one in surveyed if one.given_hu is not None]
+    doubt = check_place(given, work.series.number) if given else ""
     metal = _metal(work, surveyed, positions_mm)
     areas = [float(mask.unpack().sum() * np.prod(work.series.spacing_mm)) for mask in metal.masks]
     with_metal = [number for number in numbers if areas[number] > 0]
     reports = {n: _copied(work, n, areas[n], surveyed[n]) for n in numbers}
     warnings = [*work.series.warnings, *_remarks(surveyed, with_metal)]
+    warnings += [doubt] if doubt else []
     warnings += [
         f"the region {name} holds no voxel of the series" for name in unmet(work.rois, map(_figures, surveyed))
     ]
@@ -128,16 +137,10 @@ def series_name(series: Series) -> str:
 
 
 def _metal(work: Work, surveyed: Sequence[SurveyedSlice], positions_mm: Sequence[float]) -> Metal:
-    """Return what is metal: what the user gives, or what the evidence says.
-
-    Raises:
-        InputError: the user's mask meets no slice.
-    """
-    given = [one.given for one in surveyed if one.given is not None]
+    """Return what is metal: what the user gives, or what the evidence says."""
+    given = tuple(one.given for one in surveyed if one.given is not None)
     if given:
-        if not any(mask.unpack().any() for mask in given):
-            raise InputError(f"--metal-mask: holds no voxel of series {work.series.number}; give a mask of this scan")
-        return Metal(tuple(given), tuple(given), ())
+        return Metal(given, given, ())
     settings = work.settings
     found = [one.metal for one in surveyed]
     return decide(found, positions_mm, settings.metal_threshold, settings.min_metal_mm2, settings.all_candidates)

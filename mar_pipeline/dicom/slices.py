@@ -9,7 +9,7 @@ from pydicom.dataset import Dataset
 
 from mar_pipeline.dicom.correction.parts import Candidates, find_candidates
 from mar_pipeline.dicom.correction.virtual_scan import field_of_view, is_truncated
-from mar_pipeline.dicom.given_mask import given_in, read_given_mask
+from mar_pipeline.dicom.given_mask import GivenValues, given_in, read_given_mask
 from mar_pipeline.dicom.measures.figures import MeasuredSlice, SliceFigures, unchanged_figures
 from mar_pipeline.dicom.measures.regions import Plane, Region, half_gap_mm
 from mar_pipeline.dicom.measures.structures import read_structures
@@ -40,6 +40,7 @@ class SurveyedSlice:
         series_number: of its header, None if it has none.
         figures: of the ROIs that it meets, in the original.
         given: the user's metal; None where that is decided by evidence.
+        given_hu: values under it.
     """
 
     metal: Candidates
@@ -49,6 +50,7 @@ class SurveyedSlice:
     series_number: int | None
     figures: SliceFigures | None = None
     given: PackedMask | None = None
+    given_hu: GivenValues | None = None
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ def survey(work: Work, number: int) -> SurveyedSlice:
     hu, spacing_mm = pixels.hu, work.series.spacing_mm
     inside = inside_of(work.series, header, pixels)
     images = measured(work, number, header, pixels, pixels.stored, inside)
+    given = None if work.given is None else given_in(work.given, images.plane) & inside
     return SurveyedSlice(
         find_candidates(hu, inside, spacing_mm, work.settings.metal_threshold, pixels.brightest_hu),
         is_truncated(hu, inside, spacing_mm),
@@ -151,7 +154,8 @@ def survey(work: Work, number: int) -> SurveyedSlice:
         pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
         unchanged_figures(images, work.rois),
-        None if work.given is None else PackedMask.of(given_in(work.given, images.plane) & inside),
+        None if given is None else PackedMask.of(given),
+        None if given is None else GivenValues.of(hu[given]),
     )
 
 

@@ -14,6 +14,8 @@ from simulation.errors import InputError
 
 CHANGES_HU = (5, 20)
 WEAK = 0.5
+_DARKEST_HU = -1024.0
+"""Nothing gets darker than this that was not so before."""
 """Share of a correction that is tried where all of it is judged harmful."""
 _AS_NEIGHBOURS = "as the slices before and behind it"
 _FEWER = "only the surest metal is corrected: with all of it the correction was judged harmful"
@@ -69,7 +71,7 @@ def try_slice(
         except InputError as error:
             impossible = impossible or error
             continue
-        result = np.where(everything, hu, corrected.hu)
+        result = np.where(everything, hu, np.maximum(corrected.hu, np.minimum(hu, _DARKEST_HU)))
         judges = Judge(hu, used, work.series.spacing_mm, inside, pixels.brightest_hu, work.given is not None)
         full = judges(result)
         weak = None if full.helps else judges(hu + WEAK * (result - hu))

@@ -49,6 +49,7 @@ CONSTANT = -22.2
 HARMFUL = -2.0
 """A score below this is harmful beyond doubt, whatever the slices beside it say."""
 _LEAST_HU, _CERTAIN_HU = 2500.0, 4700.0
+_BELIEVED_HU = 2000.0
 _PLATEAU_MM2 = 8.0
 _NO_STREAKS, _STREAKS_RANGE = 0.9, (-0.3, 0.6)
 _RIM_MM, _NEAR_MM, _FAR_MM = 3.0, 60.0, 10.0
@@ -127,7 +128,7 @@ class Judge:
         spacing_mm: distance of rows, and of columns.
         field_of_view: Bool["rows columns"]; None is the whole slice.
         brightest_hu: the highest value that the image's bits can store.
-        is_metal: whether that is known, so that only the change is judged.
+        is_metal: whether the user says so, which is believed of what is brighter than bone usually is.
 
     Raises:
         ValueError: shapes differ, values are not finite, or there is no metal.
@@ -162,7 +163,9 @@ class Judge:
         self._before = _fine_within(self._original, self._where & self._soft, spacing_mm)
         self._of_metal = _of_metal(self._original, self._metal, self._soft, body, cut_off, spacing_mm)
         if is_metal:
-            self._of_metal |= {"brightness": 1.0, "inside": 1.0}
+            self._of_metal["inside"] = 1.0
+            if core_hu(self._original, spacing_mm)[self._metal].max() >= _BELIEVED_HU:
+                self._of_metal["brightness"] = 1.0
 
     def __call__(self, result_hu: np.ndarray) -> Judgement:
         """Judge a correction.

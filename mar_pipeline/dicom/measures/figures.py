@@ -71,7 +71,7 @@ class SeriesFigures:
 
     Args:
         regions: over the voxels of all slices: rings of those with metal, ROIs of those that they meet.
-        metal_cm3: volumes: areas times the distance of slices; None of a single slice.
+        metal_cm3: volumes: areas times the thickness of each slice; None of a single slice.
         changed_cm3: HU -> volume that changed by more; empty of a single slice.
         proton_path_mm: the largest of all slices.
         photon_path_mm: the largest of all slices.
@@ -138,26 +138,26 @@ def unchanged_figures(images: MeasuredSlice, rois: Sequence[Region]) -> SliceFig
     return SliceFigures(regions) if regions else None
 
 
-def series_figures(slices: Iterable[SliceFigures | None], gap_mm: float | None) -> SeriesFigures:
+def series_figures(slices: Sequence[SliceFigures | None], thicknesses_mm: Sequence[float] | None) -> SeriesFigures:
     """Put the slices of a series together.
 
     Args:
         slices: figures of its slices; None where nothing was measured.
-        gap_mm: distance of slices; None of a single one.
+        thicknesses_mm: that each slice stands for; None of a single one, which has no volume.
     """
     measured = [one for one in slices if one is not None]
     groups: dict[str, list[RegionFigures]] = {name: [] for name in RING_NAMES}  # before the ROIs
     for region in (region for one in measured for region in one.regions):
         groups.setdefault(region.name, []).append(region)
-    with_metal = [one.metal_mm2 for one in measured if one.metal_mm2]
     metal_cm3: MetalFigures | None = None
     changed_cm3: tuple[tuple[int, float], ...] = ()
-    if gap_mm is not None and with_metal:
-        cm3 = gap_mm / 1000
-        sums = ([getattr(one, name) for one in with_metal] for name in ("mask", "before", "after"))
-        metal_cm3 = MetalFigures(*(sum(areas) * cm3 for areas in sums))
-        areas = {hu: sum(dict(one.changed_mm2).get(hu, 0.0) for one in measured) for hu in CHANGES_HU}
-        changed_cm3 = tuple((hu, area * cm3) for hu, area in areas.items())
+    if thicknesses_mm is not None and any(one.metal_mm2 for one in measured):
+        thick = [(one, mm / 1000) for one, mm in zip(slices, thicknesses_mm, strict=True) if one is not None]
+        areas = [(one.metal_mm2, cm) for one, cm in thick if one.metal_mm2]
+        metal_cm3 = MetalFigures(*(sum(getattr(a, n) * cm for a, cm in areas) for n in ("mask", "before", "after")))
+        changed_cm3 = tuple(
+            (hu, sum(dict(one.changed_mm2).get(hu, 0.0) * cm for one, cm in thick)) for hu in CHANGES_HU
+        )
     return SeriesFigures(
         tuple(
             RegionFigures(name, pooled(one.before for one in group), pooled(one.after for one in group))

@@ -74,7 +74,8 @@ def discover(
     series, no_slices = group(images, limits, repair_uids)
     skipped += [*no_slices, *(one.skipped for one in unplaced)]
     series = _refuse_shared(_blame(series, unplaced))
-    return Discovery(tuple(series), tuple(sorted(skipped, key=lambda one: one.name)))
+    left_out = tuple(sorted(skipped, key=lambda one: one.name))
+    return Discovery(tuple(series), left_out, frozenset(image.name for image in images))
 
 
 def _all_known(source: Path, limits: Limits, assume_hu: bool) -> Iterator[Known]:

@@ -5,6 +5,7 @@ from functools import cached_property
 from itertools import count
 
 from mar_pipeline.dicom.reading.archives import InputFile
+from mar_pipeline.dicom.reading.stacking import thicknesses_mm
 from simulation.errors import InputError, LimitError
 
 
@@ -66,6 +67,11 @@ class Series:
     patient: str = ""
 
     @property
+    def thicknesses_mm(self) -> tuple[float, ...] | None:
+        """Return the thickness that each slice stands for, see `stacking.thicknesses_mm`."""
+        return thicknesses_mm([file.position_mm for file in self.slices])
+
+    @property
     def patient_key(self) -> tuple[str, ...]:
         """The same for series of one patient; series that name nobody belong together by their study alone."""
         return (self.patient,) if self.patient else ("", self.study_uid)
@@ -97,10 +103,17 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Discovery:
-    """What `discover` found, in the order of names."""
+    """What `discover` found, in the order of names.
+
+    Args:
+        series: with their faults.
+        skipped: files that are no part of any series.
+        images: names of all files of the series, those with faults among them.
+    """
 
     series: tuple[Series, ...]
     skipped: tuple[Skipped, ...]
+    images: frozenset[str] = frozenset()
 
     def without_names(self, text: str) -> str:
         """Return a text with names of files, which may name a patient, replaced by their alphabetical numbers."""
@@ -112,5 +125,5 @@ class Discovery:
     @cached_property
     def _numbers(self) -> dict[str, int]:
         """Return names of the input and their numbers, the longest first, so that no part of a name is left."""
-        names = {file.name for one in self.series for file in one.slices} | {one.name for one in self.skipped}
+        names = self.images | {one.name for one in self.skipped}
         return dict(sorted(zip(sorted(names), count(1), strict=False), key=lambda one: -len(one[0])))

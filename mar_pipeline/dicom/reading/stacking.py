@@ -59,6 +59,18 @@ def gap_mm(positions: np.ndarray) -> float | None:
     return float(np.median(np.diff(positions))) if len(positions) > 1 else None
 
 
+def thicknesses_mm(positions: Sequence[float]) -> tuple[float, ...] | None:
+    """Return the thickness that each image stands for, half the way to its neighbours; None of a single image.
+
+    >>> thicknesses_mm([0.0, 2.0, 8.0])
+    (2.0, 4.0, 6.0)
+    """
+    if len(positions) < 2:
+        return None
+    gaps = np.diff(positions)
+    return tuple(((np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2).tolist())
+
+
 def stacking_warnings(names: Sequence[str], positions: np.ndarray, tilt: float) -> list[str]:
     """Return what is uncommon about a stack: missing slices, uneven spacing, tilt.
 

@@ -40,19 +40,19 @@ def statistics_facts(statistics: Statistics) -> dict[str, Any]:
     return {"voxels": statistics.count, **{name: _rounded(value) for name, value in values.items()}}
 
 
-def slice_facts(figures: SliceFigures, gap_mm: float | None, labels: Mapping[str, str]) -> dict[str, Any]:
+def slice_facts(figures: SliceFigures, thickness_mm: float | None, labels: Mapping[str, str]) -> dict[str, Any]:
     """Return what summary.json says of a slice's numbers.
 
     Args:
         figures: of the slice.
-        gap_mm: distance of slices; None of a single slice, which has no volume.
+        thickness_mm: that the slice stands for; None of a single slice, which has no volume.
         labels: what the source calls regions, by name; empty if they may not be shown.
     """
     facts: dict[str, Any] = {"regions": _regions(figures.regions, labels)}
     if figures.metal_mm2:
         facts |= _metal(figures.metal_mm2, "mm2")
         for hu, area_mm2 in figures.changed_mm2:
-            volume = None if gap_mm is None else area_mm2 * gap_mm / 1000
+            volume = None if thickness_mm is None else area_mm2 * thickness_mm / 1000
             facts[f"changed_by_more_than_{hu}_hu_cm3"] = _rounded(volume)
         facts |= _paths(figures)
     return facts
@@ -111,7 +111,7 @@ def _rows_of_series(result: SeriesResult) -> Iterator[dict[str, Any]]:
         if report.figures is not None:
             place = {"slice": report.number + 1, "position_mm": round(report.position_mm, 3)}
             known = {"series": series.number, **place, "decision": report.decision}
-            yield from region_rows(known, slice_facts(report.figures, series.gap_mm, {}))
+            yield from region_rows(known, slice_facts(report.figures, result.thickness_mm(report.number), {}))
     yield from region_rows({"series": series.number, "slice": "all"}, series_facts(result.figures, {}))
 
 

@@ -121,7 +121,7 @@ def _page_slice(result: SeriesResult, report: SliceReport) -> PageSlice:
             for hu, share in report.changed.items()
         }
     if report.figures is not None:
-        figures |= _measured(report.figures, result.work.series.gap_mm)
+        figures |= _measured(report.figures, result.thickness_mm(report.number))
     return PageSlice(
         f"slice {report.number + 1} of {count}, {report.position_mm:.1f} mm",
         partial(_load, result, report.number),
@@ -137,14 +137,14 @@ def _decision(report: SliceReport) -> str:
     return f"{done}: {report.reason}" if report.reason else done
 
 
-def _measured(figures: SliceFigures, gap_mm: float | None) -> dict[str, str]:
+def _measured(figures: SliceFigures, thickness_mm: float | None) -> dict[str, str]:
     """Metal, volumes and beams of a slice."""
     facts = {}
     if metal := figures.metal_mm2:
         facts["Metal above the threshold"] = f"{metal.before:.0f} mm2 before, {metal.after:.0f} mm2 after"
     for hu, area_mm2 in figures.changed_mm2:
-        if gap_mm is not None:
-            facts[f"Volume changed by > {hu} HU"] = f"{area_mm2 * gap_mm / 1000:.1f} cm3"
+        if thickness_mm is not None:
+            facts[f"Volume changed by > {hu} HU"] = f"{area_mm2 * thickness_mm / 1000:.1f} cm3"
     for what, path_mm in (("proton", figures.proton_path_mm), ("photon", figures.photon_path_mm)):
         if path_mm is not None:
             facts[f"Largest change along a {what} path"] = f"{path_mm:.1f} mm of water"

@@ -113,5 +113,5 @@ def _of_slice(report: SliceReport, result: SeriesResult) -> dict[str, Any]:
         terms = {name: round(value, 3) for name, value in report.judgement.terms.items()}
         facts["judgement"] = {"score": round(report.judgement.score, 3), "helps": report.judgement.helps, **terms}
     if report.figures is not None:
-        facts["measures"] = slice_facts(report.figures, result.work.series.gap_mm, region_labels(result))
+        facts["measures"] = slice_facts(report.figures, result.thickness_mm(report.number), region_labels(result))
     return facts | ({"reason": report.reason} if report.reason else {})

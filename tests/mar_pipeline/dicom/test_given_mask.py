@@ -10,6 +10,9 @@ from pydicom import dcmread
 
 from mar_pipeline.cli import main
 from mar_pipeline.dicom.example import write_example
+from mar_pipeline.dicom.given_mask import Volume
+from mar_pipeline.dicom.measures.regions import Plane
+from mar_pipeline.dicom.reading.image_header import geometry
 
 SIDE = 128
 OPTIONS = ("--no-html", "--created", "2026-01-02T03:04:05", "--workers", "1")
@@ -115,3 +118,39 @@ def test_images_that_lie_elsewhere_are_refused(source: Path, tmp_path: Path, cap
         image.save_as(folder / path.name)
     assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(folder), *OPTIONS]) == 5
     assert "no image lies where a slice lies" in capsys.readouterr().err
+
+
+def test_a_mask_of_soft_tissue_is_refused_and_one_mostly_of_it_is_warned_of(
+    source: Path, nifti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    image = nibabel.load(nifti)
+    values = np.asanyarray(image.dataobj)
+    metal = values[..., 1] > 0
+
+    def given(mask: np.ndarray, name: str) -> Path:
+        volume = np.zeros_like(values)
+        volume[..., 1] = mask
+        nibabel.save(nibabel.Nifti1Image(volume, image.affine), tmp_path / name)
+        return tmp_path / name
+
+    soft = np.zeros_like(metal)
+    soft[62:67, 88:93] = True  # behind the hips, in muscle
+    wrong = given(soft & ~metal, "soft.nii.gz")
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(wrong), *OPTIONS]) == 5
+    assert "metal is brighter than 1000: is the mask in its place?" in capsys.readouterr().err
+    wide = np.zeros_like(metal)
+    wide[44:84, 80:100] = True
+    mostly = given(wide | metal, "wide.nii.gz")
+    main(["dicom", str(source), "--dry-run", "--metal-mask", str(mostly), *OPTIONS[1:]])
+    assert "% of it is darker than metal; is it in its place?" in capsys.readouterr().out
+
+
+def test_the_outermost_slices_of_a_nifti_mask_are_not_lost_by_rounding(source: Path) -> None:
+    plane = Plane(geometry(dcmread(sorted(source.iterdir())[0]), "first"), (SIDE, SIDE), 1.5, "1.2.3")
+    row_mm, column_mm = plane.geometry.spacing_mm
+    x, y, z = plane.geometry.position_mm
+    to_mm = np.diag([column_mm, row_mm, 3.0, 1.0])
+    to_mm[:3, 3] = x, y, z + 1e-5  # as a float32 affine rounds it
+    volume = Volume(np.ones((SIDE, SIDE, 2), bool), np.linalg.inv(to_mm))
+    found = volume.mask(plane)
+    assert found is not None and found.all()

@@ -63,7 +63,7 @@ def test_a_region_holds_its_metal_and_ends_with_the_field_of_view() -> None:
 def test_a_series_is_all_voxels_of_its_slices_and_the_largest_of_their_paths() -> None:
     one = slice_figures(measured(), [BALL], 2500)
     other = SliceFigures(one.regions[-1:], None)
-    series = series_figures([None, one, other], 3.0)
+    series = series_figures([None, one, other], [3.0, 3.0, 3.0])
     counts = {region.name: region.before.count for region in series.regions}
     assert counts["ball"] == 2 * one.regions[-1].before.count
     assert counts["ring 0-10 mm"] == one.regions[0].before.count
