@@ -20,7 +20,7 @@ class DataSettings:
         folder: the data set, with train_640geo_dir.txt (community) or train_shards (shards).
         source: phantom, phantom:REGION, or a folder or file of clean slices (simulate).
         source_slices: number of slices; all of the source if not given, phantom 4 (simulate).
-        pad_square: pad slices that are not square with air instead of refusing them (simulate).
+        pad_square: pad slices that are not square with air, or refuse them; null pads those of NIfTI (simulate).
         implants: kinds the procedural masks are drawn from; all if not given (simulate).
         metal: what all metal is made of; if not given titanium for a stack, and what is usual for procedural implants
             (simulate).
@@ -56,7 +56,7 @@ class DataSettings:
     folder: str | None = None
     source: str | None = None
     source_slices: int | None = None
-    pad_square: bool = False
+    pad_square: bool | None = None
     implants: tuple[str, ...] | None = None
     metal: str | None = None
     preset: str = "syndeeplesion"
