@@ -55,6 +55,7 @@ sphinx_gallery_conf = {
     "within_subsection_order": "FileNameSortKey",
     "download_all_examples": False,
     "notebook_extensions": set(),
+    "capture_repr": (),
     "show_signature": False,
     "min_reported_time": 1e9,
     "write_computation_times": False,

@@ -23,7 +23,7 @@ print(equivariance_report(network, images[:1]).to_markdown())
 
 # %%
 # Three lines are added to a training loop: make the regulariser, let it prepare the batch (the first half of it, beside
-# rotated copies), and add its loss.
+# rotated copies), and add its loss. The penalty of a layer is 0 if it is equivariant, and 2 if its maps are unrelated.
 optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
 history = []
 with EquivarianceRegularizer(network, weight=0.1) as regularizer:
@@ -38,8 +38,8 @@ with EquivarianceRegularizer(network, weight=0.1) as regularizer:
 
 figure, axis = plt.subplots(figsize=(6, 3.2), layout="constrained")
 for name in history[0]:
-    axis.semilogy([values[name] for values in history], label=f"layer {name}")
-axis.set(xlabel="step", ylabel="penalty (0 equivariant, 2 unrelated)")
+    axis.semilogy([values[name] for values in history], label=name)
+axis.set(xlabel="step", ylabel="penalty of layers 0 and 2, and of the output")
 axis.legend()
 
 # %%

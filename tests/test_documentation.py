@@ -16,7 +16,15 @@ ROOT = Path(__file__).parents[1]
 PAGES = sorted([*ROOT.glob("*.md"), *(page for page in (ROOT / "docs").rglob("*.md") if "tutorials" not in page.parts)])
 BLOCK = re.compile(r"^( *)```([^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 SCRIPTS = {"scripts/simulate.sbatch": "simulate", "scripts/train.sbatch": "train"}
-OF_OTHERS = {"--signals-to-handle", "--time", "--now", "--section.key", "--network.arguments.stages"}
+OF_OTHERS = {
+    "--signals-to-handle",
+    "--time",
+    "--now",
+    "--requeue",
+    "--open-mode",
+    "--section.key",
+    "--network.arguments.stages",
+}
 """Options of other programs, a placeholder, and an argument of a network."""
 
 
