@@ -37,7 +37,7 @@ _REPAIR = "; repair it or take its slice out of the listing (mar verify finds ev
 class CommunityPairs(StoredPairs):
     """Pairs of gt.h5 and N.h5 with mask N of the stack, whole and in network units.
 
-    A pair without a mask, or whose mask throws another metal trace than the stored one, is left out. Up to 100 pairs
+    A pair without a mask, or whose mask has another metal trace than the stored one, is left out. Up to 100 pairs
     are looked at for that when the set is opened, those of different masks first; the others when they are first read,
     where it is an error. Every read opens and closes its files, so that forked workers share none.
 

@@ -85,7 +85,9 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.epilog, parser.formatter_class = exit_codes_text(), argparse.RawDescriptionHelpFormatter
     switch = argparse.BooleanOptionalAction
     add = parser.add_argument
-    add("source", metavar="IN", type=Path, help="folder with DICOM files, searched through and through, or a zip file")
+    add(
+        "source", metavar="IN", type=Path, help="folder with DICOM files, all of its subfolders included, or a zip file"
+    )
     add("out", metavar="OUT", type=Path, nargs="?", help="new or empty folder for the derived series and the report")
     add("--method", default="nmar", help="li, nmar (default), a run folder, a weights file or a shipped network")
     add("--list", action="store_true", help="list the series and what is left out, and do nothing")

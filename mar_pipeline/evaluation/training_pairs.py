@@ -22,7 +22,7 @@ def without_training_pairs(
 ) -> tuple[list[PairFile], list[Skipped]]:
     """Leave out the pairs that a run was trained or selected on, and say so.
 
-    What a run was given is known from its folder, or from its weights file, which knows a folder by its name alone.
+    What a run was given is known from its folder. Weights alone know a folder by its name: they are warned of only.
 
     Args:
         pairs: that are to be scored.
@@ -65,11 +65,12 @@ def _uses(pairs: Sequence[PairFile], method: Method, data: Path) -> dict[PairFil
     if found is None:
         return {}
     settings, full = found
+    if not full:
+        _warn_of_the_same_name(method, settings, data)
+        return {}
 
     def is_data(folder: str | None) -> bool:
-        if not folder:
-            return False
-        return Path(folder).resolve() == data.resolve() if full else Path(folder).name == data.resolve().name
+        return bool(folder) and Path(str(folder)).resolve() == data.resolve()
 
     from mar_pipeline.data.split import training_and_validation_files
 
@@ -86,6 +87,16 @@ def _uses(pairs: Sequence[PairFile], method: Method, data: Path) -> dict[PairFil
     except UsageError:  # its slices or masks are none of these
         return used
     return used
+
+
+def _warn_of_the_same_name(method: Method, settings: DataSettings, data: Path) -> None:
+    """Warn where weights alone say that they learnt from a folder of this name, which may be another one."""
+    if data.resolve().name in {Path(folder).name for folder in (settings.folder, settings.val_folder) if folder}:
+        logger.warning(
+            "evaluate: %s was trained or selected on a folder called %s; if it is this one, its scores say little",
+            method.name,
+            data.resolve().name,
+        )
 
 
 def _settings_of(method: Method) -> tuple[DataSettings, bool] | None:

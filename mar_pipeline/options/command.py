@@ -10,7 +10,7 @@ from types import MappingProxyType
 from typing import Any, TypeVar, get_type_hints
 
 from mar_pipeline.options.files import OPTION, merge_files, split_arguments
-from mar_pipeline.options.messages import item_type, option_of, plain_message
+from mar_pipeline.options.messages import item_type, members, option_of, plain_message
 from simulation.errors import UsageError
 
 Settings = TypeVar("Settings")
@@ -53,7 +53,7 @@ def read_settings(
     )
     for key, leaf in leaves.items():
         keywords = dict(leaf.default)
-        if leaf.hint is bool:
+        if bool in members(leaf.hint):
             keywords |= {"nargs": "?", "const": True}
         if item_type(leaf.hint):
             keywords["metavar"] = f"{leaf.name.upper()} ..."

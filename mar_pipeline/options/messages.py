@@ -104,7 +104,7 @@ def option_of(key: str) -> str:
 
 def item_type(hint: Any) -> Any:
     """Return the type of the items of a tuple or list, also of an optional one; None for other types."""
-    for member in _members(hint):
+    for member in members(hint):
         if get_origin(member) in (tuple, list):
             return get_args(member)[0]
     return None
@@ -128,15 +128,16 @@ def plain_message(message: str, hints: Mapping[str, Any]) -> str:
     return f"{option_of(found[1])}: expected {_describe(hints[found[1]])}, got {found[2].strip()!r}"
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
+def members(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a type hint allows."""
     return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
 
 
 def _describe(hint: Any) -> str:
     if get_origin(hint) is Literal:
         return " | ".join(map(str, get_args(hint)))
-    if len(_members(hint)) > 1:
-        return " or ".join(map(_describe, _members(hint)))
+    if len(members(hint)) > 1:
+        return " or ".join(map(_describe, members(hint)))
     if get_origin(hint) is tuple and get_args(hint)[-1] is not Ellipsis:
         return f"{len(get_args(hint))} values, each {_describe(item_type(hint))}"
     if item_type(hint):

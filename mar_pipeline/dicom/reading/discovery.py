@@ -49,7 +49,7 @@ def discover(
     same folder is refused; if several lie there, each gets a warning.
 
     Args:
-        source: a folder, searched through and through, whatever the files are called; zip files in it are folders, but
+        source: a folder with all of its subfolders, whatever the files are called; zip files in it are folders, but
             those within zip files are not opened. Or one zip file.
         limits: how much may be read.
         repair_uids: accept blank UIDs: that of an image from its file meta; those of study, series and frame of

@@ -237,7 +237,11 @@ def test_unusable_data_is_refused(settings: EvaluateSettings, data: Path, tmp_pa
         NothingToProcessError, match=r"no pair could be scored \(4 without.*testmask.npy is not in the data folder"
     ):
         evaluate(settings)
-    for text, message in (("", "lists no slice"), ("a/gt.h5", "expected case/slice/gt.h5"), ("../b/gt.h5", "got the")):
+    for text, message in (
+        ("", "lists no slice"),
+        ("a/gt.h5", "expected case/slice/gt.h5"),
+        ("../b/gt.h5", "expected case/slice/gt.h5"),
+    ):
         (data / "test_640geo_dir.txt").write_text(text)
         with pytest.raises(MarError, match=message):
             evaluate(settings)

@@ -14,7 +14,7 @@ from mar_pipeline.data.pairs import PairFile, find_pairs
 from mar_pipeline.evaluation.methods import Method
 from mar_pipeline.evaluation.training_pairs import without_training_pairs
 from mar_pipeline.training.settings import read_train_settings
-from simulation.errors import UsageError
+from simulation.errors import ResourceError
 
 
 def pairs_of(split: str, slices: int = 3, masks: int = 3) -> list[PairFile]:
@@ -61,14 +61,18 @@ def test_a_validation_set_of_its_own_counts_too(tmp_path: Path) -> None:
     assert len(seen) == 9
 
 
-def test_other_folders_are_scored_whole_and_weights_alone_know_a_folder_by_its_name(tmp_path: Path) -> None:
+def test_other_folders_are_scored_whole_and_weights_alone_are_warned_of_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever calls a folder `phantom` as the training's was called has not learnt from it for that."""
     pairs, settings = pairs_of("train"), json.dumps({"data": {"folder": "data", "val_mask_range": [2, 2]}})
     weights = {"weights": str(tmp_path / "net.safetensors")}
     method = Method("net", print, "net", 0, facts=weights, settings=settings)
     assert without_training_pairs(pairs, [method], tmp_path / "others", False) == (pairs, [])
     assert without_training_pairs(pairs, [Method("li", print)], tmp_path / "data", False) == (pairs, [])
-    with pytest.raises(UsageError, match="no pair is left to score, net was trained on it"):
-        without_training_pairs(pairs, [method], tmp_path / "data", False)
+    assert not caplog.records
+    assert without_training_pairs(pairs, [method], tmp_path / "data", False) == (pairs, [])
+    assert "net was trained or selected on a folder called data" in caplog.text
 
 
 def test_a_run_is_not_scored_on_its_own_pairs_unless_asked(
@@ -86,7 +90,7 @@ def test_a_run_is_not_scored_on_its_own_pairs_unless_asked(
     assert f"{len(used)} of {count} pairs are such that a run was trained or selected on" in caplog.text
     assert f"{tmp_path / 'out'}: wrote results.csv, table.md, report.json" in caplog.text
     assert "run was trained on it" in report.table
-    with pytest.raises(UsageError, match=r"holds an earlier result .* --overwrite"):
+    with pytest.raises(ResourceError, match=r"holds an earlier result .* --overwrite"):
         evaluate(EvaluateSettings(out=str(tmp_path / "out"), **fixed))
     everything = EvaluateSettings(out=str(tmp_path / "out"), include_training_pairs=True, overwrite=True, **fixed)
     assert len(evaluate(everything).rows) == 2 * count

@@ -171,6 +171,6 @@ def test_a_scanner_of_ones_own_is_in_the_manifest_and_in_the_pairs(tmp_path, sim
 
 
 def test_an_impossible_scanner_is_refused(tmp_path, simulate):
-    assert "reaches the source" in simulate(tmp_path / "set", "--scanner.source_mm", 10, code=1)
+    assert "reaches the source" in simulate(tmp_path / "set", "--scanner.source_mm", 10, code=5)
     with pytest.raises(InputError, match="lengths must be positive"):
         ScannerSettings(pitch_mm=-1).geometry(SMALL)
