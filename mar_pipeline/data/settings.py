@@ -29,7 +29,7 @@ class DataSettings:
             be 0). Projections on CUDA differ from those on the CPU in the last digits (simulate).
         masks: mask stack (.npy); if not given the data set's own, and procedural implants to simulate. Shards hold
             their masks.
-        trust_masks: do not check that a pair's mask throws the metal trace stored with the pair (community).
+        trust_masks: do not check that a pair's mask has the metal trace stored with the pair (community).
         slices: patterns of the slices to use, such as 000321_* or 000321_03_01/011; ! before a pattern leaves those
             out; all if not given.
         mask_range: first and last mask to use; all if not given.

@@ -24,7 +24,7 @@ class EvaluateSettings:
         protocol: how to score: float (nothing quantised), uint8, imsave (the published tables' PNGs), or all.
         split: only train or only test; if not given whatever the data lists.
         masks: mask stack (.npy, rows x columns x n) instead of the data's own.
-        trust_masks: do not check that a pair's mask throws the metal trace stored with the pair.
+        trust_masks: do not check that a pair's mask has the metal trace stored with the pair.
         preset: the scanner that made the data; if not given what the data set's manifest says, and syndeeplesion
             where there is no manifest, as in the public files.
         any_preset: also score networks that were trained for another preset than that of the data.
