@@ -40,6 +40,8 @@ from simulation.errors import InputError, ResourceError
 from simulation.files import whole_file
 
 MAX_DESCRIPTION = 64
+UNCHANGED = "Pixels unchanged, in a series of: "
+"""How DerivationDescription begins where nothing was corrected in a slice."""
 ALGORITHMS = "MetalArtifactReductionAlgorithmIdentificationSequence"
 NEEDED = ("SOPClassUID", "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
 _DROPPED_TAGS = frozenset(Tag(keyword) for keyword in DROPPED)
@@ -77,8 +79,9 @@ def derived_slice(source: Dataset, pixels: SlicePixels, stored: np.ndarray, deri
         _mark_lossy(dataset, transfer_syntax_of(source))
         _refer_to_source(dataset)
         _name_equipment(dataset, derivation)
-        _describe(dataset, derivation)
-        _say_whether_reduced(dataset, not np.array_equal(stored, pixels.stored), derivation)
+        changed = not np.array_equal(stored, pixels.stored)
+        _describe(dataset, changed, derivation)
+        _say_whether_reduced(dataset, changed, derivation)
         _identify(dataset, stored, derivation)
         for keyword in TYPE_2:
             if keyword not in dataset:
@@ -187,7 +190,7 @@ def _name_equipment(dataset: FileDataset, derivation: Derivation) -> None:
     dataset.ContributingEquipmentSequence = [*others, scanner, program]
 
 
-def _describe(dataset: FileDataset, derivation: Derivation) -> None:
+def _describe(dataset: FileDataset, changed: bool, derivation: Derivation) -> None:
     """Write what the image is, by whom and when, and what it may be used for."""
     created = derivation.created_at(text_of(dataset, "TimezoneOffsetFromUTC"))
     for event in ("InstanceCreation", "Series", "Content"):
@@ -195,7 +198,7 @@ def _describe(dataset: FileDataset, derivation: Derivation) -> None:
         setattr(dataset, f"{event}Time", f"{created:%H%M%S.%f}")
     dataset.ImageType = list(IMAGE_TYPE)
     dataset.ContentQualification = "RESEARCH"
-    dataset.DerivationDescription = derivation.description
+    dataset.DerivationDescription = ("" if changed else UNCHANGED) + derivation.description
     dataset.DerivationCodeSequence = [code_item(MAR_CODE)]
     scheme = Dataset()
     scheme.CodingSchemeDesignator = CODING_SCHEME

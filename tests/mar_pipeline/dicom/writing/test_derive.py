@@ -136,8 +136,11 @@ def test_a_changed_slice_says_which_algorithm_worked_on_it() -> None:
 def test_a_copied_slice_says_that_nothing_was_applied() -> None:
     source = ct_dataset()
     _, pixels = source_of_memory(source)
-    (item,) = derived_slice(source, pixels, pixels.stored, DERIVATION).MetalArtifactReductionSequence
+    copied = derived_slice(source, pixels, pixels.stored, DERIVATION)
+    (item,) = copied.MetalArtifactReductionSequence
     assert list(item.keys()) == [0x00189391] and item.MetalArtifactReductionApplied == "NO"
+    assert copied.DerivationDescription == f"Pixels unchanged, in a series of: {DERIVATION.description}"
+    assert derived()[1].DerivationDescription == DERIVATION.description
 
 
 @pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, ImplicitVRLittleEndian])
