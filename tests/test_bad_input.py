@@ -269,7 +269,7 @@ def test_a_mask_outside_the_body(refusal, mar, source, tmp_path, out):
     code, said, err = mar("simulate", "--source", source, *options)
     assert code == SOME_FAILED
     check_line(err, "failed: case0/000, mask 1: ", ("outside the body",))
-    assert "1 pairs made" in said
+    assert "1 pair made" in said
     assert verify(tmp_path / "half").problems == ()
 
 
