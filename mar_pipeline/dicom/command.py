@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from mar_pipeline.dicom.run import DicomRun, run
 from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.derivation import STATEMENT
 from mar_pipeline.dicom.writing.staging import check_target
-from simulation.errors import MarError, ResourceError, UsageError, exit_codes_text
+from simulation.errors import MarError, ResourceError, StoppedError, UsageError, exit_codes_text
 from simulation.files import write_json
 from simulation.parallel import stop_noticed
 from simulation.physics.projector_cpu import usable_cores
@@ -44,26 +45,21 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     """
     _add_options(parser)
     options = parser.parse_args(arguments)
+    _check_combination(parser, options)
     settings = _settings(options)
     _check_targets(options)
     if options.list:
-        if options.send:
-            raise UsageError("--send: --list writes nothing that could be sent; leave one of them out")
         logger.warning("%s", STATEMENT)
         found = discover(settings.source, settings.limits, settings.repair_uids, settings.assume_hu)
         _write_json(options.json, _listing(found))
         if options.json != "-":
             sys.stdout.write(_as_text(found))
         return 0
-    if options.metal_mask and options.all_candidates:
-        raise UsageError("--metal-mask, --all-candidates: one says what is metal; leave the other out")
-    if settings.out is None and not options.dry_run:
-        raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
     address = _address(options) if options.send else None
     try:
-        with stop_noticed(signal.SIGTERM):
-            outcome = run(
-                settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None
+        with stop_noticed(signal.SIGTERM) as seen:
+            outcome = _run_or_stop(
+                settings, partial(check_server, *address, options.aet, options.calling_aet) if address else None, seen
             )
     except MarError as error:
         if isinstance(error, UsageError):
@@ -80,6 +76,69 @@ def dicom(parser: argparse.ArgumentParser, arguments: list[str]) -> int:
     return 0 if sent and not outcome.failures else SOME_FAILED
 
 
+def _run_or_stop(settings: DicomSettings, before: Callable[[], object] | None, seen: list[signal.Signals]) -> DicomRun:
+    """Run, and say of a SIGTERM that the same command goes on."""
+    try:
+        return run(settings, before)
+    except KeyboardInterrupt as interrupt:
+        if signal.SIGTERM not in seen:
+            raise
+        raise StoppedError(
+            "stopped by SIGTERM: OUT was not written; the same command goes on with the series that were not finished"
+        ) from interrupt
+
+
+_OF_CORRECTION = ("method", "metal_threshold", "min_metal_mm2", "metal_mask", "all_candidates", "max_trace", "roi")
+"""Options that say how metal is found and corrected, which a listing does not do."""
+
+
+def _check_combination(parser: argparse.ArgumentParser, options: argparse.Namespace) -> None:
+    """Refuse options of which one would be ignored without a word.
+
+    Raises:
+        UsageError: it names both.
+    """
+    given = {name for name, value in vars(options).items() if value != parser.get_default(name)}
+    rules = [
+        ("list", ("dry_run", "send", *_OF_CORRECTION), "lists the input and does nothing else"),
+        ("dry_run", ("send", "nifti", "csv"), "writes nothing"),
+        ("metal_mask", ("all_candidates", "min_metal_mm2"), "says what is metal"),
+    ]
+    for option, others, why in rules:
+        for other in others:
+            if option in given and other in given:
+                raise UsageError(f"{_spelled(other)}: {_spelled(option)} {why}; leave one of them out")
+    for other in ("aet", "calling_aet"):
+        if other in given and "send" not in given:
+            raise UsageError(f"{_spelled(other)}: belongs to --send HOST:PORT, which is missing")
+    if len(set(options.series)) < len(options.series):
+        raise UsageError("--series: names a series twice; leave one of them out")
+    if options.metal_mask and not options.metal_mask.exists():
+        raise UsageError(f"--metal-mask {options.metal_mask}: no such file or folder")
+    if options.out is None and not options.dry_run and not options.list:
+        raise UsageError("OUT: expected a folder to write; --dry-run or --list write nothing")
+
+
+def _time(text: str) -> datetime:
+    try:
+        return datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected date and time such as 2026-01-31T12:00") from error
+
+
+def _spelled(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+_LIMITS = {
+    "max_side": "rows or columns of an image",
+    "max_file_mb": "size of a file, MB",
+    "max_header_mb": "size of a header, MB",
+    "max_series_mb": "size of a series' pixels, MB",
+    "max_files": "files in the input",
+}
+
+
 def _add_options(parser: argparse.ArgumentParser) -> None:
     parser.description = f"Corrects metal artifacts of the CT series in a folder or a zip file. {STATEMENT}"
     parser.epilog, parser.formatter_class = exit_codes_text(), argparse.RawDescriptionHelpFormatter
@@ -94,8 +153,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--series", action="append", default=[], metavar="N|UID", help="only this series; may be given several times")
     add("--dry-run", action="store_true", help="look for metal and say what would be done; writes nothing")
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
-    add("--metal-threshold", type=float, default=2500, metavar="HU", help="from here on a voxel may be metal (2500)")
-    add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal (4)")
+    add("--metal-threshold", type=float, default=2500, metavar="HU", help="HU, 1500 to 30000, from which a voxel may be metal, and counts so in the measures (2500)")
+    add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal: 0 or more (4)")
     add("--metal-mask", type=Path, metavar="FILE", help="your own mask: NIfTI, DICOM SEG or RTSTRUCT, or a folder")
     add("--all-candidates", action=switch, default=False, help="take all above the threshold for metal")
     add("--strict-harm", action=switch, default=False, help="refuse a series in which a correction is judged harmful")
@@ -104,7 +163,7 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         default=0.5,
         metavar="SHARE",
-        help="most of all projections behind metal (0.5)",
+        help="most of all projections behind metal: 0.01 to 0.95 (0.5)",
     )
     add(
         "--workers", type=int, default=usable_cores(), metavar="N", help="processes, or a network's threads (all cores)"
@@ -127,8 +186,8 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
         help="let report and summary quote the series' descriptions and dates and the regions' names",
     )
     add("--nifti", action=switch, default=False, help="write the derived series as NIfTI too")
-    add("--device", choices=("cpu", "cuda"), default="cpu", help="of a network (cpu)")
-    add("--precision", choices=("float32", "bfloat16"), default="float32", help="of a network (float32)")
+    add("--device", choices=("cpu", "cuda"), default="cpu", help="device of a network (cpu)")
+    add("--precision", choices=("float32", "bfloat16"), default="float32", help="precision of a network (float32)")
     lenient = parser.add_argument_group("leniency; strict is the default")
     lenient.add_argument("--repair-uids", action="store_true", help="accept blank UIDs and make them")
     lenient.add_argument("--assume-hu", action="store_true", help="take values of RescaleType US (unspecified) for HU")
@@ -141,16 +200,19 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     )
     limits = parser.add_argument_group("limits of the input")
     for name, value in vars(Limits()).items():
-        limits.add_argument(f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"({value})")
+        what = _LIMITS[name]
+        limits.add_argument(
+            f"--{name.replace('_', '-')}", type=int, default=value, metavar="N", help=f"{what} ({value})"
+        )
     server = parser.add_argument_group("send the result to a PACS (C-STORE)")
-    server.add_argument("--send", metavar="HOST:PORT", help="where to send")
+    server.add_argument("--send", metavar="HOST:PORT", help="address of the server")
     server.add_argument("--aet", default="ANY-SCP", metavar="AET", help="the server's AE title (ANY-SCP)")
-    server.add_argument("--calling-aet", default="MAR", metavar="AET", help="ours (MAR)")
+    server.add_argument("--calling-aet", default="MAR", metavar="AET", help="AE title of this program (MAR)")
     add(
         "--created",
-        type=datetime.fromisoformat,
+        type=_time,
         metavar="TIME",
-        help="written instead of now, as 2026-01-31T12:00",
+        help="date and time to write instead of now, such as 2026-01-31T12:00",
     )
 
 
@@ -172,6 +234,7 @@ def _listing(found: Discovery) -> dict[str, object]:
         "series": [
             {
                 "number": series.number,
+                "series_uid": series.series_uid,
                 "slices": len(series.slices),
                 "rows_columns": list(series.shape),
                 "spacing_mm": list(series.spacing_mm),
@@ -258,8 +321,6 @@ def _told(outcome: DicomRun, settings: DicomSettings) -> str:
 
 def _address(options: argparse.Namespace) -> tuple[str, int]:
     """Host and port, before anything is done that would be in vain."""
-    if options.dry_run:
-        raise UsageError("--send: a dry run writes nothing that could be sent; leave one of them out")
     for title, what in ((options.aet, "--aet:"), (options.calling_aet, "--calling-aet:")):
         check_ae_title(title, what)
     return parse_address(options.send)

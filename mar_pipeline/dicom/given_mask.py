@@ -11,7 +11,7 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from mar_pipeline.dicom.measures.regions import Plane, Region
+from mar_pipeline.dicom.measures.regions import SAME_PLACE_MM, Plane, Region
 from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet
@@ -25,9 +25,8 @@ from simulation.implants.masks import PackedMask
 NAME = "--metal-mask"
 _TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """DICOM's axes point left and posterior, NIfTI's right and anterior."""
-_SAME_PLACE_MM = 0.05
 _DAMAGED = (ImageFileError, HeaderDataError, WrapStructError, OSError, EOFError, ValueError, np.linalg.LinAlgError)
-_EXPECTED = "expected a NIfTI volume, a DICOM SEG or RTSTRUCT of the series, or a folder with images of the same slices"
+_EXPECTED = "expected a NIfTI volume, a DICOM SEG or RTSTRUCT of the scan, or a folder with images of the same slices"
 
 
 DIM_HU = 1000.0
@@ -135,7 +134,7 @@ class Images:
             InputError: there is no image at that place, or its pixels differ.
         """
         for place_mm, packed in self.masks.items():
-            if np.allclose(place_mm, plane.geometry.position_mm, rtol=0, atol=_SAME_PLACE_MM):
+            if np.allclose(place_mm, plane.geometry.position_mm, rtol=0, atol=SAME_PLACE_MM):
                 if packed.shape != plane.shape or not same_spacing(self.spacing_mm, plane.geometry.spacing_mm):
                     break
                 mask = packed.unpack()
@@ -163,7 +162,7 @@ def read_given_mask(path: Path, series: Series, limits: Limits) -> tuple[Region,
         raise InputError(f"{NAME}: no such file or folder; {_EXPECTED}")
     if path.name.endswith((".nii", ".nii.gz")):
         return (_volume(path, limits),)
-    found = read_structures(series, [(path, NAME)], limits)
+    found = read_structures(series, [(path, NAME)], limits, by_place=True)
     if found.warnings:
         raise InputError(f"{'; '.join(found.warnings)}; {_EXPECTED}")
     if len(found.regions) != 1:

@@ -206,6 +206,8 @@ def _remarks_after(reports: Collection[SliceReport], malformed: Sequence[str]) -
     kept = [report for report in reports if report.decision == "original kept"]
     if impossible := sum(report.judgement is None for report in kept):
         remarks.append(f"{impossible} of {metal} slices with metal kept the original, since they cannot be corrected")
+    if kept and len(kept) == metal:
+        remarks.append("no slice was changed: the derived series holds the pixels of the source")
     if harmful := len(kept) - impossible:
         remarks.append(
             f"{harmful} of {metal} slices with metal kept the original, since the correction was not judged to help"

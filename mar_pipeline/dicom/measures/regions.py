@@ -10,11 +10,16 @@ from typing import Protocol
 import numpy as np
 from skimage.draw import polygon2mask
 
-from mar_pipeline.dicom.reading.image_header import Geometry
+from mar_pipeline.dicom.reading.image_header import Geometry, same_spacing
 from simulation.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _MOST_MM = 1e5
+SAME_PLACE_MM = 0.05
+"""Images whose first voxels are no farther apart lie in the same place."""
+
+Crop = tuple[int, int, np.ndarray]
+"""Row and column of a corner, and the voxels from there."""
 
 
 @dataclass(frozen=True)
@@ -122,23 +127,28 @@ class Contours:
 
 @dataclass(frozen=True)
 class Segment:
-    """A segment of a SEG that was drawn on the images of the series.
+    """A segment of a SEG that was drawn on the images of the series, or on others in the same places.
 
     Args:
         name: by numbers.
         label: what the source calls it.
         frames: SOPInstanceUID of an image -> row and column of a corner, and the voxels from there.
+        placed: the same of frames that were drawn on images of another series, each with its place.
     """
 
     name: str
     label: str | None
-    frames: Mapping[str, tuple[int, int, np.ndarray]]
+    frames: Mapping[str, Crop]
+    placed: Sequence[tuple[Geometry, Crop]] = ()
 
     def mask(self, plane: Plane) -> np.ndarray | None:
         """Return its voxels in a slice, or None if it holds none there."""
-        if plane.sop_uid not in self.frames:
+        crop = self.frames.get(plane.sop_uid) or next(
+            (one for geometry, one in self.placed if _same_place(geometry, plane.geometry)), None
+        )
+        if crop is None:
             return None
-        row, column, part = self.frames[plane.sop_uid]
+        row, column, part = crop
         inside = np.zeros(plane.shape, bool)
         inside[row : row + part.shape[0], column : column + part.shape[1]] = part
         return inside if inside.any() else None
@@ -171,6 +181,14 @@ def parse_spheres(texts: Sequence[str]) -> tuple[Sphere, ...]:
             raise UsageError(f"--roi {text}: the name {name} is given twice; give each region its own")
         spheres.append(Sphere(name, (x, y, z), radius))
     return tuple(spheres)
+
+
+def _same_place(one: Geometry, other: Geometry) -> bool:
+    return (
+        np.allclose(one.position_mm, other.position_mm, rtol=0, atol=SAME_PLACE_MM)
+        and np.allclose(one.orientation, other.orientation, rtol=0, atol=1e-3)
+        and same_spacing(one.spacing_mm, other.spacing_mm)
+    )
 
 
 def _belongs(plane: Plane, points_mm: np.ndarray) -> np.ndarray:

@@ -1,8 +1,10 @@
 """Regions from RTSTRUCT and SEG files that lie beside a series and refer to it."""
 
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -11,10 +13,10 @@ from pydicom import dcmread
 from pydicom.dataset import Dataset
 from pydicom.uid import RTStructureSetStorage, SegmentationStorage
 
-from mar_pipeline.dicom.measures.regions import Contours, Region, Segment
+from mar_pipeline.dicom.measures.regions import Contours, Crop, Region, Segment
 from mar_pipeline.dicom.reading.archives import InputFile, size_bytes
 from mar_pipeline.dicom.reading.files import check_file_size, quiet, read_header, read_meta, reading
-from mar_pipeline.dicom.reading.image_header import uid
+from mar_pipeline.dicom.reading.image_header import Geometry, geometry, uid
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.series import Series
 from simulation.errors import InputError, MarError
@@ -36,7 +38,9 @@ class Found:
     warnings: tuple[str, ...] = ()
 
 
-def read_structures(series: Series, files: Sequence[tuple[InputFile, str]], limits: Limits) -> Found:
+def read_structures(
+    series: Series, files: Sequence[tuple[InputFile, str]], limits: Limits, by_place: bool = False
+) -> Found:
     """Read the regions of a series from the RTSTRUCT and SEG files among others.
 
     They are called by numbers, such as ``rtstruct1-roi3`` and ``seg1-segment2``: files in the order given, counted by
@@ -46,6 +50,8 @@ def read_structures(series: Series, files: Sequence[tuple[InputFile, str]], limi
         series: must be referred to by its SeriesInstanceUID.
         files: path and the name for messages of files that are no CT images.
         limits: how much may be read.
+        by_place: take a SEG that was drawn on another series too, if both share the frame of reference; its frames
+            count where an image of the series lies in the same place.
 
     Returns:
         Regions and warnings; a file that cannot be used is a warning, not an error.
@@ -56,11 +62,14 @@ def read_structures(series: Series, files: Sequence[tuple[InputFile, str]], limi
     for path, name in files:
         try:
             dataset = _read(path, name, limits)
-            if dataset is None or series.series_uid not in set(_referenced_series(dataset)):
+            if dataset is None:
                 continue
             kind = uid(dataset, "SOPClassUID")
+            shares_frame = kind == SegmentationStorage and uid(dataset, "FrameOfReferenceUID") == series.frame_uid
+            if series.series_uid not in set(_referenced_series(dataset)) and not (by_place and shares_frame):
+                continue
             number = next(counters[kind])
-            read = _rois if kind == RTStructureSetStorage else _segments
+            read = _rois if kind == RTStructureSetStorage else partial(_segments, by_place=by_place and shares_frame)
             with quiet():
                 for region in read(dataset, number, series, warnings.append):
                     regions.append(region)
@@ -125,7 +134,9 @@ def _rois(dataset: Dataset, file: int, series: Series, warn: Callable[[str], Non
             yield Contours(name, _label(labels.get(number)), tuple(usable))
 
 
-def _segments(dataset: Dataset, file: int, series: Series, warn: Callable[[str], None]) -> Iterator[Region]:
+def _segments(
+    dataset: Dataset, file: int, series: Series, warn: Callable[[str], None], by_place: bool
+) -> Iterator[Region]:
     """Yield the segments of a binary SEG whose frames have the images' rows and columns."""
     if dataset.get("SegmentationType") != "BINARY" or int(dataset.BitsAllocated) != 1:
         warn(f"seg{file}: is not a binary segmentation; its segments are not measured")
@@ -135,16 +146,19 @@ def _segments(dataset: Dataset, file: int, series: Series, warn: Callable[[str],
         return
     pixels = dataset.pixel_array.reshape(-1, *series.shape).astype(bool)
     known = {file.sop_uid for file in series.slices}
-    frames: dict[int, dict[str, tuple[int, int, np.ndarray]]] = {}
+    frames: dict[int, dict[str, Crop]] = defaultdict(dict)
+    placed: dict[int, list[tuple[Geometry, Crop]]] = defaultdict(list)
     for group, frame in zip(dataset.PerFrameFunctionalGroupsSequence, pixels, strict=True):
         number, image = _frame_of(group, dataset)
         if image in known and frame.any():
-            frames.setdefault(number, {})[image] = _cropped(frame)
+            frames[number][image] = _cropped(frame)
+        elif by_place and frame.any():
+            placed[number].append((_place_of(group, dataset), _cropped(frame)))
     for segment in dataset.SegmentSequence:
         number = int(segment.SegmentNumber)
         name = f"seg{file}-segment{number}"
-        if number in frames:
-            yield Segment(name, _label(segment.get("SegmentLabel")), frames[number])
+        if number in frames or number in placed:
+            yield Segment(name, _label(segment.get("SegmentLabel")), frames[number], placed[number])
         else:
             warn(f"{name}: none of its frames names an image of the series; it is not measured")
 
@@ -161,7 +175,16 @@ def _frame_of(group: Dataset, dataset: Dataset) -> tuple[int, str]:
     return int(identification.ReferencedSegmentNumber), images[0] if len(images) == 1 else ""
 
 
-def _cropped(frame: np.ndarray) -> tuple[int, int, np.ndarray]:
+def _place_of(group: Dataset, dataset: Dataset) -> Geometry:
+    """Return where a frame lies."""
+    shared = (dataset.get("SharedFunctionalGroupsSequence") or [Dataset()])[0]
+    merged = Dataset()
+    for name in ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence"):
+        merged.update((group.get(name) or shared.get(name) or [Dataset()])[0])
+    return geometry(merged, "a frame")
+
+
+def _cropped(frame: np.ndarray) -> Crop:
     rows, columns = np.flatnonzero(frame.any(axis=1)), np.flatnonzero(frame.any(axis=0))
     part = frame[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].copy()
     return int(rows[0]), int(columns[0]), part

@@ -214,7 +214,7 @@ def _blame(series: list[Series], unplaced: Sequence[_Unplaced]) -> list[Series]:
         by_folder[PurePosixPath(file.name).parent].append(file.reason)
     for folder, reasons in by_folder.items():
         more = f"; so may {len(reasons) - 1} more such files" if len(reasons) > 1 else ""
-        what = f"{reasons[0]} (it may be a slice of this series{more})"
+        what = f"{reasons[0]} (it may be a slice of this series{more}; move it elsewhere if it is none)"
         near = [index for index, folders in enumerate(homes) if folder in folders]
         one_uid = len({(series[index].study_uid, series[index].series_uid) for index in near}) == 1
         for index in near:

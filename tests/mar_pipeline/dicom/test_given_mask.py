@@ -7,6 +7,7 @@ import nibabel
 import numpy as np
 import pytest
 from pydicom import dcmread
+from pydicom.uid import generate_uid
 
 from mar_pipeline.cli import main
 from mar_pipeline.dicom.example import write_example
@@ -64,15 +65,29 @@ def test_a_nifti_mask_lies_where_the_metal_lies(source: Path, by_nifti: Path) ->
     assert [a == b for a, b in zip(before, pixels(by_nifti), strict=True)] == [True, False, True]
 
 
-def test_a_segmentation_of_the_series_says_the_same(source: Path, by_nifti: Path, tmp_path: Path) -> None:
-    """The SEG that a run writes refers to the source's images."""
+def test_a_segmentation_of_the_derived_series_says_the_same(source: Path, by_nifti: Path, tmp_path: Path) -> None:
+    """The SEG that a run writes refers to the derived images, which lie where the source's do."""
     segmentation = by_nifti / "series_001" / "metal_seg.dcm"
     image = dcmread(segmentation)
     derived = {dcmread(path).SOPInstanceUID for path in by_nifti.rglob("IM*.dcm")}
     referred = {one.ReferencedSOPInstanceUID for one in image.ReferencedSeriesSequence[0].ReferencedInstanceSequence}
     assert referred <= derived
-    code = main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(segmentation), *OPTIONS])
-    assert code == 5 and not (tmp_path / "out").exists()  # it is of the derived series, not of this one
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(segmentation), *OPTIONS]) == 0
+    assert pixels(tmp_path / "out") == pixels(by_nifti)
+
+
+@pytest.mark.parametrize("fault", ["frame of reference", "place"])
+def test_a_segmentation_of_another_place_is_refused(source: Path, by_nifti: Path, tmp_path: Path, fault: str) -> None:
+    image = dcmread(by_nifti / "series_001" / "metal_seg.dcm")
+    if fault == "place":
+        for frame in image.PerFrameFunctionalGroupsSequence:
+            place = frame.PlanePositionSequence[0]
+            place.ImagePositionPatient = [place.ImagePositionPatient[0] + 1, *place.ImagePositionPatient[1:]]
+    else:
+        image.FrameOfReferenceUID = generate_uid()
+    image.save_as(tmp_path / "seg.dcm")
+    code = main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(tmp_path / "seg.dcm"), *OPTIONS])
+    assert code == 5 and not (tmp_path / "out").exists()
 
 
 def test_a_folder_of_images_says_the_same(source: Path, by_nifti: Path, tmp_path: Path) -> None:
@@ -99,7 +114,6 @@ def test_masks_that_do_not_fit_are_refused(source: Path, nifti: Path, tmp_path: 
     for mask, words in (
         (tmp_path / "far.nii.gz", "holds no voxel"),
         (tmp_path / "broken.nii", "damaged or no NIfTI"),
-        (tmp_path / "none.nii", "no such file"),
         (tmp_path / "labels.nii.gz", "other than 0 and 1"),
         (tmp_path / "nowhere.nii.gz", "where it lies"),
         (next(source.iterdir()), "0 regions"),

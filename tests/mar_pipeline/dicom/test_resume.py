@@ -93,7 +93,7 @@ def test_finished_series_survive_a_signal_and_the_end_is_the_same(
     while not (staging(tmp_path) / ".journal" / "series_002.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(sent)
-    process.wait(60)
+    assert process.wait(60) == {signal.SIGTERM: 75, signal.SIGINT: 130}.get(sent, -sent)
     assert not (tmp_path / "out").exists() and stat.S_IMODE(staging(tmp_path).stat().st_mode) == 0o700
     calls = stop_at(monkeypatch, "process", 0, KeyboardInterrupt())
     assert main(["dicom", str(source), str(tmp_path / "out"), *OPTIONS]) == 0

@@ -412,7 +412,7 @@ def test_stopped_by_a_signal_it_cleans_up(source: Path, tmp_path: Path) -> None:
     while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(30) == 130
+    assert process.wait(30) == 75
     assert list(tmp_path.iterdir()) == []
 
 
@@ -480,3 +480,22 @@ def test_a_failed_series_is_told_in_its_own_patients_report(tmp_path: Path) -> N
     assert main(["dicom", str(tmp_path / "in"), str(tmp_path / "out"), "--no-seg", *CREATED]) == 8
     pages = [path.read_text() for path in sorted((tmp_path / "out").glob("report_*.html"))]
     assert ["Series 3<" in page for page in pages] == [False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--list", "--dry-run"], "--dry-run: --list lists the input"),
+        (["--list", "--method", "li"], "--method: --list"),
+        (["--dry-run", "--send", "localhost:1"], "--send: --dry-run writes nothing"),
+        (["--metal-mask", "IN", "--all-candidates"], "--all-candidates: --metal-mask says what is metal"),
+        (["--metal-mask", "none.nii"], "none.nii: no such file"),
+        (["--aet", "PACS"], "--aet: belongs to --send"),
+        (["--series", "1", "--series", "1"], "--series: names a series twice"),
+        (["--created", "soon"], "--created: got 'soon'; expected date and time"),
+    ],
+)
+def test_no_option_is_ignored_without_a_word(options, words: str, source: Path, tmp_path: Path, capsys) -> None:
+    given = [str(source) if word == "IN" else word for word in options]
+    assert main(["dicom", str(source), str(tmp_path / "out"), *given]) == 2
+    assert words in capsys.readouterr().err and not list(tmp_path.iterdir())
