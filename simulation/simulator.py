@@ -4,33 +4,25 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
 from simulation.correction import linear_interpolation
 from simulation.errors import InputError
 from simulation.files import sha256_of_text
-from simulation.physics import detector
 from simulation.physics.arrays import like, to_numpy
+from simulation.physics.detector import PhotonCountingDetector, split_tissue, trace_rim
 from simulation.physics.geometry import FanBeam
-from simulation.physics.materials import METAL_CODES, METALS, check_metal, reference_mu_per_cm
+from simulation.physics.integrating import EnergyIntegratingDetector, sampled_scans
+from simulation.physics.materials import METAL_CODES, TISSUES, check_metal, reference_mu_per_cm
 from simulation.physics.projector import Device, Projector
-from simulation.physics.protocols import ScanProtocol
+from simulation.physics.protocols import AnyProtocol, EnergyIntegratingProtocol
 from simulation.physics.protocols import protocol as named_protocol
-from simulation.physics.spectra import (
-    FIT_TOLERANCE,
-    Spectrum,
-    SpectrumNodes,
-    as_spectrum,
-    exact_nodes,
-    fit_nodes,
-    shipped_nodes,
-)
+from simulation.physics.spectra import FIT_TOLERANCE, Spectrum, as_spectrum
 from simulation.units import check_mu
 
-_LIGHT_METALS = ("titanium", "steel", "cocr")
-"""Metals without a K edge among diagnostic energies: few nodes serve them."""
+_TISSUES = tuple(TISSUES)
 
 
 @dataclass(frozen=True)
@@ -59,6 +51,29 @@ class Sample:
     metal_trace: Any
 
 
+class Detector(Protocol):
+    """What turns line integrals into a measured sinogram; what passes between its methods is its own affair."""
+
+    @property
+    def facts(self) -> list[Any]:
+        """Return what a hash of the physics holds beside the protocol."""
+
+    def transmitted(self, names: tuple[str, ...], integrals: np.ndarray) -> Any:
+        """Return what reaches the detector behind line integrals: Float["materials samples*views bins"]."""
+
+    def with_metal(self, metal_free: Any, shadow: np.ndarray, names: tuple[str, ...], integrals: np.ndarray) -> Any:
+        """Return the same where metal throws a shadow on what is known without it."""
+
+    def signal(self, transmitted: Any) -> np.ndarray:
+        """Return the noise-free signal over that of air, before scatter: Float["views bins"]."""
+
+    def expected(self, transmitted: Any) -> np.ndarray:
+        """Return the noise-free reading, scatter included: Float["views bins"]."""
+
+    def measure(self, transmitted: Any, rng: np.random.Generator) -> np.ndarray:
+        """Return the line integrals that the scanner states, noise drawn: Float32["views bins"]."""
+
+
 class Simulator:
     """Scans slices: clean, or with metal in them.
 
@@ -73,10 +88,11 @@ class Simulator:
             1 titanium, ...) and name their metals themselves.
         tolerance: to which a given spectrum is compressed, see `fit_nodes`; 0 keeps every energy.
         threads: CPU threads a call may use; None takes the usable cores.
+        field_of_view_mm: side of the image; None takes the preset's.
 
     Raises:
         UsageError: unknown preset, metal or device.
-        InputError: the spectrum cannot be used.
+        InputError: the spectrum or the field of view cannot be used.
 
     Example:
         >>> import numpy as np
@@ -96,50 +112,34 @@ class Simulator:
 
     def __init__(
         self,
-        preset: str | ScanProtocol | FanBeam = "syndeeplesion",
+        preset: str | AnyProtocol | FanBeam = "syndeeplesion",
         device: Device = "auto",
         spectrum: Spectrum | tuple[Sequence[float], Sequence[float]] | str | PathLike[str] | None = None,
         metal: str | None = None,
         tolerance: float = FIT_TOLERANCE,
         threads: int | None = None,
+        field_of_view_mm: float | None = None,
     ) -> None:
         if isinstance(preset, FanBeam):
             preset = replace(named_protocol("clinical"), geometry=preset)
         self.protocol = named_protocol(preset) if isinstance(preset, str) else preset
+        if field_of_view_mm is not None:
+            geometry = self.protocol.geometry
+            shown = replace(geometry, pixel_mm=field_of_view_mm / geometry.image_shape[0])
+            self.protocol = replace(self.protocol, geometry=shown)
         self.metal = None if metal is None else check_metal(metal)
-        self.projector = Projector(self.protocol.geometry, device, threads)
-        self._spectrum, self._tolerance = as_spectrum(spectrum), tolerance
-        self._nodes = (
-            shipped_nodes(self.protocol.spectrum) if self._spectrum is None else (self._fitted(_LIGHT_METALS),)
-        )
-        self.water_correction = np.array(self.protocol.water_correction)
-        if self._spectrum is not None:
-            self.water_correction = detector.water_correction(self._nodes[0])
+        self.projector = Projector(self.protocol.geometry, device, threads, kernel=self.protocol.kernel)
+        self._sampled = [Projector(scan, device, threads) for scan in sampled_scans(self.protocol)]
+        self.detector: Detector
+        if isinstance(self.protocol, EnergyIntegratingProtocol):
+            self.detector = EnergyIntegratingDetector(self.protocol, as_spectrum(spectrum))
+        else:
+            self.detector = PhotonCountingDetector(self.protocol, as_spectrum(spectrum), tolerance)
 
     @property
     def physics_sha256(self) -> str:
         """Hash of the protocol and the spectrum, or its shipped nodes."""
-        facts = [repr(self.protocol), repr(self._spectrum), self._tolerance]
-        if self._spectrum is None:
-            facts += [
-                (nodes.weights.tolist(), {name: ratios.tolist() for name, ratios in nodes.ratios.items()})
-                for nodes in self._nodes
-            ]
-        return sha256_of_text(repr(facts))
-
-    def _nodes_for(self, materials: tuple[str, ...]) -> SpectrumNodes:
-        """Return the smallest set of nodes that serves these materials; that for heavy metals is fitted when needed."""
-        if not all(name in self._nodes[-1].ratios for name in materials):
-            self._nodes = (*self._nodes, self._fitted(tuple(METALS)))
-        return next(nodes for nodes in self._nodes if all(name in nodes.ratios for name in materials))
-
-    def _fitted(self, metals: tuple[str, ...]) -> SpectrumNodes:
-        """Return nodes of the given spectrum, or all its energies where no error is tolerated."""
-        if self._spectrum is None:
-            raise RuntimeError("shipped nodes are not fitted")
-        if self._tolerance == 0:
-            return exact_nodes(self._spectrum)
-        return fit_nodes(self._spectrum, metals, self._tolerance)
+        return sha256_of_text(repr([repr(self.protocol), *self.detector.facts]))
 
     def project_tissue(self, image_mu: Any) -> np.ndarray:
         """Return water and bone line integrals of a slice, to be shared by all its masks.
@@ -148,18 +148,19 @@ class Simulator:
             image_mu: Float["rows columns"], 1/cm.
 
         Returns:
-            Float["2 views bins"].
+            Float["2 views bins"]; where views are sampled several times, one block of views for each sample.
 
         Raises:
             InputError: wrong shape, or values that are not finite.
         """
-        tissue: np.ndarray = self.projector.forward(
-            np.stack(detector.split_tissue(self._checked(image_mu), self.protocol))
-        )
-        return tissue
+        return self._forward(np.stack(split_tissue(self._checked(image_mu), self.protocol)))
+
+    def _forward(self, images: np.ndarray) -> np.ndarray:
+        """Return the line integrals of all samples of the views."""
+        return np.concatenate([projector.forward(images) for projector in self._sampled], axis=1)
 
     def expected_counts(self, image_mu: Any, metal_mask: Any = None, metal_trace: Any = None) -> Any:
-        """Return noise-free photon counts, the background count included.
+        """Return the noise-free reading, scatter included: photons, or electrons of an energy-integrating detector.
 
         Args:
             image_mu: Float["... rows columns"], 1/cm.
@@ -175,12 +176,40 @@ class Simulator:
 
         def one(image: np.ndarray, mask: np.ndarray | None, trace: np.ndarray | None) -> tuple[np.ndarray]:
             tissue = self.project_tissue(image)
-            transmitted = detector.transmission(self._nodes[0], ("water", "bone"), tissue)
+            transmitted = self.detector.transmitted(_TISSUES, tissue)
             if mask is not None:
                 transmitted, _ = self._add_metal(transmitted, tissue, image, mask, trace)
-            return (detector.mean_counts(transmitted, self.protocol).astype(np.float32),)
+            return (self.detector.expected(transmitted).astype(np.float32),)
 
         return _over_batch(one, image_mu, metal_mask, metal_trace)[0]
+
+    def signal(self, water: Any, bone: Any = None, metal_mask: Any = None) -> Any:
+        """Return the noise-free signal over that of air, before scatter.
+
+        Args:
+            water: Float["... rows columns"], volume fraction of water.
+            bone: the same of cortical bone; None is none.
+            metal_mask: ["... rows columns"], bool or metal codes; the fractions say what is left of the tissue there.
+
+        Returns:
+            Float["... views bins"].
+
+        Raises:
+            InputError: wrong shape, an empty mask, unknown codes, values that are not finite.
+        """
+
+        def one(water: np.ndarray, bone: np.ndarray | None, mask: np.ndarray | None) -> tuple[np.ndarray]:
+            parts = [self._checked(part) for part in (water, np.zeros_like(water) if bone is None else bone)]
+            images = np.stack([reference_mu_per_cm(name) * part for name, part in zip(_TISSUES, parts, strict=True)])
+            metals: tuple[str, ...] = ()
+            if mask is not None:
+                metals, metal_images = self._metal_images(mask)
+                images = np.concatenate([images, metal_images])
+            integrals = self._forward(images.astype(np.float32))
+            transmitted = self.detector.transmitted((*_TISSUES, *metals), integrals)
+            return (self.detector.signal(transmitted).astype(np.float32),)
+
+        return _over_batch(one, water, bone, metal_mask)[0]
 
     def clean(self, image_mu: Any, rng: np.random.Generator) -> tuple[Any, Any]:
         """Return the metal-free scan.
@@ -203,9 +232,12 @@ class Simulator:
 
     def clean_from_tissue(self, tissue: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         """Return `clean` from the line integrals of `project_tissue`."""
-        transmitted = detector.transmission(self._nodes[0], ("water", "bone"), tissue)
-        sinogram = self._measure(transmitted, rng)
-        return sinogram, self.projector.fbp(sinogram, self.protocol.weighting)
+        sinogram = self.detector.measure(self.detector.transmitted(_TISSUES, tissue), rng)
+        return sinogram, self._reconstruct(sinogram)
+
+    def _reconstruct(self, sinograms: np.ndarray) -> np.ndarray:
+        images: np.ndarray = self.projector.fbp(sinograms, self.protocol.weighting)
+        return images
 
     def simulate(self, image_mu: Any, metal_mask: Any, rng: np.random.Generator) -> Sample:
         """Return the scan with metal.
@@ -251,14 +283,14 @@ class Simulator:
         """
         image_mu = self._checked(image_mu)
         tissue = self.project_tissue(image_mu) if tissue is None else tissue
-        metal_free = detector.transmission(self._nodes[0], ("water", "bone"), tissue)
+        metal_free = self.detector.transmitted(_TISSUES, tissue)
         sinograms, traces = [], []
         for mask, rng in zip(metal_masks, rngs, strict=True):
             transmitted, trace = self._add_metal(metal_free, tissue, image_mu, np.asarray(mask), None)
-            measured = self._measure(transmitted, rng)
+            measured = self.detector.measure(transmitted, rng)
             sinograms += [measured, linear_interpolation(measured, trace)]
             traces.append(trace)
-        images = self.projector.fbp(np.stack(sinograms), self.protocol.weighting)
+        images = self._reconstruct(np.stack(sinograms))
         return [
             Sample(sinograms[2 * i], sinograms[2 * i + 1], images[2 * i], images[2 * i + 1], trace)
             for i, trace in enumerate(traces)
@@ -300,33 +332,28 @@ class Simulator:
         return tuple(names[code] for code in codes), np.stack(images).astype(np.float32)
 
     def _add_metal(
-        self, metal_free: np.ndarray, tissue: np.ndarray, image: np.ndarray, mask: np.ndarray, trace: np.ndarray | None
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Return transmission with the metal in, and the trace; only bins in the metal's shadow are computed anew."""
+        self, metal_free: Any, tissue: np.ndarray, image: np.ndarray, mask: np.ndarray, trace: np.ndarray | None
+    ) -> tuple[Any, np.ndarray]:
+        """Return what the detector gets with the metal in, and the trace."""
+        protocol = self.protocol
         metals, metal_images = self._metal_images(mask)
         images = metal_images
-        if self.protocol.replace_tissue:
-            replaced = np.stack(detector.split_tissue(np.where(mask != 0, image, 0), self.protocol))
+        if protocol.replace_tissue:
+            replaced = np.stack(split_tissue(np.where(mask != 0, image, 0), protocol))
             images = np.concatenate([metal_images, replaced])
-        integrals = self.projector.forward(images)
+        integrals = self._forward(images)
         metal = integrals[: len(metals)]
-        shadow = (metal > 0).any(axis=0)
-        trace = shadow if trace is None else np.asarray(trace) > 0
-        rim = detector.trace_rim(trace)
-        metal = np.where(rim, metal / self.protocol.edge_divisor, metal)[:, shadow]
-        under = tissue[:, shadow]
-        if self.protocol.replace_tissue:
-            hidden = np.where(rim, integrals[len(metals) :] / self.protocol.edge_divisor, integrals[len(metals) :])
-            under = np.maximum(under - hidden[:, shadow], 0)
-        names = ("water", "bone", *metals)
-        nodes = self._nodes_for(names)
-        transmitted = metal_free.copy()
-        transmitted[shadow] = detector.transmission(nodes, names, np.concatenate([under, metal]))
-        return transmitted, trace
-
-    def _measure(self, transmitted: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        counts = detector.detect(detector.mean_counts(transmitted, self.protocol), self.protocol, rng)
-        return detector.log_and_correct(counts, self.protocol, self.water_correction)
+        shadow = np.any(metal > 0, axis=0)
+        seen = np.any(shadow.reshape(-1, *protocol.geometry.sinogram_shape), axis=0) if trace is None else trace
+        trace = np.asarray(seen) > 0
+        if protocol.edge_divisor != 1:
+            integrals = np.where(trace_rim(trace), integrals / protocol.edge_divisor, integrals)
+        if protocol.replace_tissue:
+            tissue = np.maximum(tissue - integrals[len(metals) :], 0)
+        names = (*_TISSUES, *metals)
+        return self.detector.with_metal(
+            metal_free, shadow, names, np.concatenate([tissue, integrals[: len(metals)]])
+        ), trace
 
 
 def _over_batch(one: Any, first: Any, *others: Any) -> tuple[Any, ...]:

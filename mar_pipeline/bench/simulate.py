@@ -23,7 +23,7 @@ from simulation.physics import detector
 from simulation.physics.geometry import FanBeam
 from simulation.physics.materials import reference_mu_per_cm
 from simulation.physics.projector_cuda import astra_geometries
-from simulation.physics.protocols import PROTOCOLS
+from simulation.physics.protocols import SYNDEEPLESION
 from simulation.physics.spectra import Spectrum, SpectrumNodes, exact_nodes, tube_spectrum
 from simulation.simulator import Sample, Simulator
 from simulation.units import MM_PER_CM
@@ -74,7 +74,7 @@ def _writing_seconds(image_mu: np.ndarray, samples: list[Sample], compression: i
 
 def _reference_seconds(image_mu: np.ndarray, masks: list[np.ndarray]) -> float:
     """CPU-seconds a pair of the reference chain, projections of the slice shared by ten masks."""
-    protocol = PROTOCOLS["syndeeplesion"]
+    protocol = SYNDEEPLESION
     chain = _AstraChain(protocol.geometry, _spectrum_of_101())
     tissue: list[np.ndarray] = []
     slice_cost = cpu_seconds(
@@ -100,7 +100,7 @@ class _AstraChain:
     def __init__(self, geometry: FanBeam, nodes: SpectrumNodes) -> None:
         self.geometry, self.nodes = geometry, nodes
         self.projector = astra.create_projector("line_fanflat", *astra_geometries(geometry))
-        self.protocol = PROTOCOLS["syndeeplesion"]
+        self.protocol = SYNDEEPLESION
         frequencies = scipy.fft.rfftfreq(1296, geometry.pitch_mm / MM_PER_CM)
         self.ramp = (frequencies / 2).astype(np.float32)
 

@@ -236,7 +236,7 @@ def _sample(
     manifest = read_manifest(data, chosen[0].split)
     preset = settings.preset or (manifest and manifest["identity"].get("preset")) or trained_preset
     scan = scan_in(data, chosen[0].split, preset)
-    projector = Projector(scan.geometry, "cpu")
+    projector = Projector(scan.geometry, "cpu", kernel=scan.kernel)
     samples = []
     for file in chosen:
         pair, metal_mask = load_pair(file, stacks, projector)

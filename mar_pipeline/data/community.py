@@ -57,7 +57,7 @@ class CommunityPairs(StoredPairs):
         scan = scan_in(self.folder, split, self.preset)
         geometry, self._weighting = scan.geometry, scan.weighting
         self.shape = geometry.image_shape
-        self._projector = Projector(geometry, "cpu", threads=1)
+        self._projector = Projector(geometry, "cpu", threads=1, kernel=scan.kernel)
         self._stored_names = tuple(sorted({"ma_CT", "LI_CT"} | needed(layout)))
         pairs, missing = find_pairs(self.folder, split) if found is None else found
         chosen = selection.of(pairs)

@@ -113,7 +113,7 @@ class ShardPairs(StoredPairs):
         self._at = [index.at[own] for own in self.files]
         scan = scan_in(folder, split, self.preset)
         self.shape, self._weighting = scan.geometry.image_shape, scan.weighting
-        self._projector = Projector(scan.geometry, "cpu", threads=1)
+        self._projector = Projector(scan.geometry, "cpu", threads=1, kernel=scan.kernel)
         self._needed = {"ma_CT", "LI_CT"} | needed(layout)
         self._refuse_what_cannot_be_read()
         images = layout.images == KEYS and not layout.sinograms and all("ma_CT" in shard for shard, *_ in self._at)

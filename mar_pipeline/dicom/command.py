@@ -153,7 +153,13 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
     add("--series", action="append", default=[], metavar="N|UID", help="only this series; may be given several times")
     add("--dry-run", action="store_true", help="look for metal and say what would be done; writes nothing")
     add("--json", metavar="FILE|-", help="write the summary to a file too, or alone to standard output")
-    add("--metal-threshold", type=float, default=2500, metavar="HU", help="HU, 1500 to 30000, from which a voxel may be metal, and counts so in the measures (2500)")
+    add(
+        "--metal-threshold",
+        type=float,
+        default=2500,
+        metavar="HU",
+        help="HU, 1500 to 30000, from which a voxel may be metal, and counts so in the measures (2500)",
+    )
     add("--min-metal-mm2", type=float, default=4, metavar="MM2", help="least area of a piece of metal: 0 or more (4)")
     add("--metal-mask", type=Path, metavar="FILE", help="your own mask: NIfTI, DICOM SEG or RTSTRUCT, or a folder")
     add("--all-candidates", action=switch, default=False, help="take all above the threshold for metal")

@@ -9,7 +9,7 @@ import numpy as np
 from simulation.correction import nmar, nmar_prior
 from simulation.dataset.reader import Pair
 from simulation.physics.projector import Device, Projector, Weighting
-from simulation.physics.protocols import ScanProtocol, protocol
+from simulation.physics.protocols import AnyProtocol, protocol
 
 
 @dataclass(frozen=True)
@@ -27,14 +27,14 @@ class Scanner:
     weighting: Weighting
 
     @classmethod
-    def of(cls, preset: str, device: Device = "auto", scan: ScanProtocol | None = None) -> "Scanner":
+    def of(cls, preset: str, device: Device = "auto", scan: AnyProtocol | None = None) -> "Scanner":
         """Return the scanner of a set; without its scan, that of the preset.
 
         Raises:
             UsageError: unknown preset or device.
         """
         scan = protocol(preset) if scan is None else scan
-        return cls(preset, Projector(scan.geometry, device), scan.weighting)
+        return cls(preset, Projector(scan.geometry, device, kernel=scan.kernel), scan.weighting)
 
 
 def _input(pair: Pair, metal_mask: np.ndarray, scanner: Scanner) -> np.ndarray:

@@ -69,7 +69,7 @@ _ANATOMY = {
 _PIECES = 4
 _EIGHT = np.ones((3, 3), bool)
 _AGAINST = {
-    "brightness": "the metal is hardly brighter than bone or enamel can be, and the rest of the evidence does not outweigh that",
+    "brightness": "the metal is hardly brighter than bone or enamel can be, and the other evidence is too weak",
     "streaks": "no streaks found",
     "inside": "what was taken for metal lies outside the body",
     "agreement": "it removes what the original does not show",

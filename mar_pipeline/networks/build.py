@@ -14,7 +14,7 @@ from mar_pipeline.networks.own_file import is_own_file, load_class
 from mar_pipeline.networks.scan import Scan
 from mar_pipeline.sample import IMAGE, LI, METAL_MASK, UNITS_PER_MU
 from simulation.errors import InputError, UsageError
-from simulation.physics.projector import Projector
+from simulation.physics.projector import Device, Projector
 from simulation.physics.protocols import protocol
 
 
@@ -192,8 +192,9 @@ def _operators(network_class: type[nn.Module], preset: str, device: str) -> dict
     if "projector" not in accepted:
         return {}
     scan = protocol(preset)
+    where: Device = "cuda" if device == "cuda" else "cpu"
     operators: dict[str, Any] = {
-        "projector": Projector(scan.geometry, "cuda" if device == "cuda" else "cpu", torch.get_num_threads()),
+        "projector": Projector(scan.geometry, where, torch.get_num_threads(), kernel=scan.kernel),
         "weighting": scan.weighting,
     }
     return {name: operator for name, operator in operators.items() if name in accepted}

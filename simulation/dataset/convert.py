@@ -144,7 +144,10 @@ class _CommunityFromShards:
         self.plan = {"planned": made + sum(map(len, self._left_out.values()))}
         self._compression = settings.compression
         self._library = self._masks_of_all(len(shards), settings.masks)
-        self._projector, self._weighting = Projector(scan.geometry, "cpu", threads=1), scan.weighting
+        self._projector, self._weighting = (
+            Projector(scan.geometry, "cpu", threads=1, kernel=scan.kernel),
+            scan.weighting,
+        )
         self.slices = sum(len(self._source.record(number)["slices"]) for number in self.numbers)
 
     def _masks_of_all(self, shards: int, masks: str) -> MaskSource:

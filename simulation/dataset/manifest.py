@@ -28,7 +28,7 @@ from simulation.dataset.shard_file import shard_file, shards_folder
 from simulation.errors import InputError, UsageError
 from simulation.files import PARTIAL, sha256_of_text, whole_file, write_json
 from simulation.physics.geometry import FanBeam
-from simulation.physics.protocols import ScanProtocol, protocol
+from simulation.physics.protocols import AnyProtocol, protocol
 from simulation.provenance import library_versions
 
 SCHEMA = 1
@@ -105,7 +105,7 @@ def read_manifest(root: Path, split: str) -> dict[str, Any] | None:
         ) from error
 
 
-def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
+def scan_of_set(manifest: Mapping[str, Any]) -> AnyProtocol:
     """Return the scan that a set was made with: the preset with the geometry that the manifest holds.
 
     Raises:
@@ -118,7 +118,7 @@ def scan_of_set(manifest: Mapping[str, Any]) -> ScanProtocol:
     return replace(scan, geometry=FanBeam(**geometry | {"image_shape": tuple(geometry["image_shape"])}))
 
 
-def scan_in(root: Path, split: str, preset: str) -> ScanProtocol:
+def scan_in(root: Path, split: str, preset: str) -> AnyProtocol:
     """Return the scan that made a split of a preset: its manifest's, or the preset's where there is none.
 
     Raises:
@@ -283,7 +283,7 @@ class SetFolder:
             "layout": self.layout,
             "identity_sha256": self.identity.sha256,
             "identity": asdict(self.identity),
-            "geometry": asdict(self.geometry or protocol(self.identity.preset).geometry),
+            "geometry": (self.geometry or protocol(self.identity.preset).geometry).facts,
             "versions": library_versions(),
             **({"counts": list(self.counts)} if len(self.counts) > 1 else {}),
             **facts,

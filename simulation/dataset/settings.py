@@ -9,7 +9,7 @@ from simulation.implants.library import ImplantLibrary
 from simulation.implants.masks import STACK_SIZE, MaskSource, metals_of
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector_cpu import usable_cores
-from simulation.physics.protocols import ScanProtocol, protocol
+from simulation.physics.protocols import AnyProtocol, EnergyIntegratingProtocol, protocol, without
 from simulation.physics.spectra import Spectrum, parse_filters, read_spectrum, tube_spectrum
 from simulation.simulator import Simulator
 
@@ -27,7 +27,9 @@ class ScannerSettings:
 
     Args:
         source_mm: distance from the source to the isocentre.
-        detector_mm: distance from the isocentre to the flat detector.
+        detector_mm: distance from the isocentre to the detector.
+        detector: flat, or arc: bins at equal angles around the source.
+        column_offset: by how many bins the detector is shifted.
         views: number of views over the full circle.
         bins: number of detector bins.
         pitch_mm: width of a bin, on the detector.
@@ -37,6 +39,8 @@ class ScannerSettings:
 
     source_mm: float | None = None
     detector_mm: float | None = None
+    detector: Literal["flat", "arc"] | None = None
+    column_offset: float | None = None
     views: int | None = None
     bins: int | None = None
     pitch_mm: float | None = None
@@ -63,7 +67,8 @@ class SimulateSettings:
     Args:
         out: folder of the data set; a rerun with the same settings makes only what is missing.
         source: phantom, phantom:REGION, or a folder or file of clean slices (DeepLesion, NIfTI, DICOM, gt.h5).
-        preset: the scanner: syndeeplesion (the public benchmark, body shrunken) or clinical (real size and noise).
+        preset: the scanner: syndeeplesion (the public benchmark, body shrunken), clinical (real size and noise) or
+            ctmar (the AAPM CT-MAR challenge's).
         scanner: what is otherwise than in the preset: distances, detector and image of a scanner of your own.
         masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
         metal: what the metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; of several each
@@ -81,9 +86,16 @@ class SimulateSettings:
         kvp: tube voltage of a modelled spectrum, instead of the preset's.
         anode_angle_deg: anode angle of the modelled spectrum; 7 if not given.
         filters: filters of the modelled spectrum, such as Al:2.5 Cu:0.1 (mm); Al:2.5 if not given.
-        photons: photons a bin receives without an object, instead of the preset's.
-        scatter_counts: mean count that scatter adds to every bin, instead of the preset's.
-        electronic_noise_counts: standard deviation of the electronic noise in photons, instead of the preset's.
+        photons: photons a bin of syndeeplesion receives without an object, instead of the preset's.
+        scatter_counts: mean count that scatter adds to each of its bins, instead of the preset's.
+        electronic_noise_counts: standard deviation of its electronic noise in photons, instead of the preset's.
+        mas: tube current times rotation time of an energy-integrating scanner, instead of the preset's.
+        slice_mm: thickness of its slices, which shares in the dose, instead of the preset's.
+        kernel: of its images: ramp, soft, standard or bone, instead of the preset's.
+        without: effects that are switched off: bowtie, quantum-noise, electronic-noise, crosstalk, scatter,
+            scatter-correction, low-signal-correction.
+        focal_spot_samples: number of points the focal spot is sampled at, instead of the preset's.
+        view_samples: number of angles a view is sampled at, instead of the preset's.
         pad_square: pad slices that are not square with air, or refuse them; if not given, those of NIfTI are padded.
         layout: community (a file for each pair, as SynDeepLesion is distributed) or shards (a file for some dozen
             slices with their pairs, to train from).
@@ -116,6 +128,12 @@ class SimulateSettings:
     photons: float | None = None
     scatter_counts: float | None = None
     electronic_noise_counts: float | None = None
+    mas: float | None = None
+    slice_mm: float | None = None
+    kernel: Literal["ramp", "soft", "standard", "bone"] | None = None
+    without: tuple[str, ...] = ()
+    focal_spot_samples: int | None = None
+    view_samples: int | None = None
     pad_square: bool | None = None
     layout: Literal["community", "shards"] = "community"
     store: Stored | None = None
@@ -167,8 +185,10 @@ def check_settings(settings: SimulateSettings) -> None:
         raise UsageError("--spectrum and --kvp: got both; give a csv file or a tube voltage")
     if settings.kvp is None and (settings.filters, settings.anode_angle_deg) != (None, None):
         raise UsageError("--filters and --anode-angle-deg: they shape the spectrum of --kvp, which is not given")
-    if settings.photons is not None and not settings.photons > 0:
-        raise UsageError(f"--photons: got {settings.photons:g}, expected more than 0")
+    for name in ("photons", "mas", "slice_mm", "focal_spot_samples", "view_samples"):
+        value = getattr(settings, name)
+        if value is not None and not value > 0:
+            raise UsageError(f"--{name.replace('_', '-')}: got {value:g}, expected more than 0")
     for name in ("scatter_counts", "electronic_noise_counts"):
         value = getattr(settings, name)
         if value is not None and not value >= 0:
@@ -193,16 +213,30 @@ def units_of_part(part: str, count: int) -> list[int]:
     return list(range(int(number), count, int(parts)))
 
 
-def scan_protocol(settings: SimulateSettings) -> ScanProtocol:
+_OF_COUNTING = ("photons", "scatter_counts", "electronic_noise_counts")
+_OF_INTEGRATING = ("mas", "slice_mm", "kernel", "focal_spot_samples", "view_samples")
+
+
+def scan_protocol(settings: SimulateSettings) -> AnyProtocol:
     """Return the preset with what is asked for in its place.
 
     Raises:
-        UsageError: unknown preset.
+        UsageError: unknown preset or effect, or an option of another kind of scanner.
         InputError: the geometry is impossible.
     """
     preset = protocol(settings.preset)
-    changed = {name: getattr(settings, name) for name in ("photons", "scatter_counts", "electronic_noise_counts")}
-    given = {name: value for name, value in changed.items() if value is not None}
+    own: tuple[str, ...] = _OF_COUNTING
+    others: tuple[str, ...] = (*_OF_INTEGRATING, "without")
+    if isinstance(preset, EnergyIntegratingProtocol):
+        own, others = _OF_INTEGRATING, _OF_COUNTING
+    for name in others:
+        if getattr(settings, name) not in (None, ()):
+            raise UsageError(
+                f"--{name.replace('_', '-')}: the preset {settings.preset} has no such setting; leave it out"
+            )
+    if isinstance(preset, EnergyIntegratingProtocol):
+        preset = without(preset, *settings.without)
+    given = {name: getattr(settings, name) for name in own if getattr(settings, name) is not None}
     return replace(preset, geometry=settings.scanner.geometry(preset.geometry), **given)
 
 

@@ -4,11 +4,11 @@ import numpy as np
 from PIL import Image
 
 from simulation.errors import UsageError
-from simulation.physics.protocols import ScanProtocol
+from simulation.physics.protocols import AnyProtocol
 
 
 def to_grid(
-    image_mu: np.ndarray, pixel_mm: float | None, protocol: ScanProtocol, shape: tuple[int, int] | None = None
+    image_mu: np.ndarray, pixel_mm: float | None, protocol: AnyProtocol, shape: tuple[int, int] | None = None
 ) -> np.ndarray:
     """Resample a slice bilinearly, averaging over the source pixels where the new ones are larger (Pillow).
 

@@ -12,7 +12,7 @@ from functools import cache
 
 import numba
 import numpy as np
-from numba import float32, int32, njit, uint64
+from numba import float32, int32, literal_unroll, njit, uint64
 from numba.cpython.unsafe.tuple import tuple_setitem
 
 # The lanes of a batch stand side by side as scalars; only this LLVM pass, off by default, packs them into vectors.
@@ -107,7 +107,7 @@ def joseph_adjoint(width: int) -> Callable[..., None]:
 
 
 @njit(inline="always", error_model="numpy")
-def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, w_left, w_right):  # type: ignore[no-untyped-def]
+def _flat_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, w_left, w_right):  # type: ignore[no-untyped-def]
     """Left bin and interpolation weights of the pixels first..last of a row, magnification ** power included."""
     source, depth_axis, per_bin, centre, last_bin, pixel = scan
     for j in range(first, last):
@@ -122,15 +122,50 @@ def _detector_weights(sine, cosine, x, first, last, columns, scan, power, bin_le
         w_left[j - first] = float32((1.0 - fraction) * weight)
 
 
+# atan(t) / t as a polynomial in t ** 2 for 0 <= t <= 1, by Chebyshev interpolation: off by 1e-9 at most.
+_ATAN = tuple(
+    np.polynomial.Chebyshev.interpolate(lambda x: np.arctan(np.sqrt(x)) / np.sqrt(x), 10, [0, 1])
+    .convert(kind=np.polynomial.Polynomial)
+    .coef[::-1]
+    .tolist()
+)
+
+
+@njit(inline="always", error_model="numpy")
+def _arc_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, w_left, w_right):  # type: ignore[no-untyped-def]
+    """Do the same for a detector on an arc: bins are angles, the magnification is that along the ray."""
+    source, source_detector, per_bin, centre, last_bin, pixel = scan
+    for j in range(first, last):
+        y = (j - (columns - 1) / 2) * pixel
+        across = x * cosine + y * sine
+        depth = source - sine * x + cosine * y
+        distance = math.sqrt(across * across + depth * depth)
+        half = across / (depth + distance)  # tangent of half the angle, below 1
+        square = half * half
+        series = 0.0
+        for coefficient in literal_unroll(_ATAN):
+            series = series * square + coefficient
+        position = 2 * half * series * per_bin + centre
+        magnification = source_detector / distance
+        left = min(max(int32(position), int32(0)), last_bin)
+        weight = magnification if power == 1 else magnification * magnification
+        bin_left[j - first] = left
+        fraction = min(max(position - left, 0.0), 1.0)
+        w_right[j - first] = float32(fraction * weight)
+        w_left[j - first] = float32((1.0 - fraction) * weight)
+
+
 @cache
-def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
+def backproject(width: int, precision: str = "float32", arc: bool = False) -> Callable[..., None]:
     """Return pixel-driven back projection, linear across the detector, weighted by magnification ** power.
 
     kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
-    a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length, isocentre
-    among the padded bins, last left bin, pixel). Sums are of `precision`, that of the arrays.
+    a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length or per
+    radian of an `arc`, isocentre among the padded bins, last left bin, pixel). Sums are of `precision`, that of the
+    arrays.
     """
     zeros = (np.dtype(precision).type(0),) * width
+    detector_weights = _arc_weights if arc else _flat_weights
 
     @njit(**_COMPILE)
     def kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row):  # type: ignore[no-untyped-def]
@@ -145,7 +180,7 @@ def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
                 for v in range(sinogram.shape[0]):
                     for i in range(block, min(block + _ROW_BLOCK, last_row)):
                         x = (i - (rows - 1) / 2) * scan[5]
-                        _detector_weights(
+                        detector_weights(
                             sines[v], cosines[v], x, first, last, columns, scan, power, bin_left, w_left, w_right
                         )
                         for j in range(first, last):
@@ -164,8 +199,9 @@ def backproject(width: int, precision: str = "float32") -> Callable[..., None]:
 
 
 @cache
-def backproject_transpose(width: int) -> Callable[..., None]:
+def backproject_transpose(width: int, arc: bool = False) -> Callable[..., None]:
     """Return the transpose of `backproject`: spreads an image over the views first_view..last_view of `out`."""
+    detector_weights = _arc_weights if arc else _flat_weights
 
     @njit(**_COMPILE)
     def kernel(sines, cosines, scan, power, image, out, first_view, last_view):  # type: ignore[no-untyped-def]
@@ -176,7 +212,7 @@ def backproject_transpose(width: int) -> Callable[..., None]:
         for v in range(first_view, last_view):
             for i in range(rows):
                 x = (i - (rows - 1) / 2) * scan[5]
-                _detector_weights(sines[v], cosines[v], x, 0, columns, columns, scan, power, bin_left, w_left, w_right)
+                detector_weights(sines[v], cosines[v], x, 0, columns, columns, scan, power, bin_left, w_left, w_right)
                 for j in range(columns):
                     q = uint64(bin_left[j])
                     for k in range(width):

@@ -9,6 +9,7 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import scipy.fft
+from scipy.interpolate import make_interp_spline
 
 from simulation.errors import InputError, UsageError
 from simulation.physics.arrays import is_tensor, like, to_numpy
@@ -18,6 +19,7 @@ from simulation.units import MM_PER_CM
 
 Device = Literal["auto", "cpu", "cuda"]
 Weighting = Literal["benchmark", "standard"]
+Kernel = Literal["ramp", "soft", "standard", "bone"]
 Precision = Literal["float32", "float64"]
 
 
@@ -45,9 +47,10 @@ class Projector:
         device: where to compute; "auto" takes CUDA where ASTRA sees a GPU.
         threads: CPU threads a call may use; None takes the usable cores.
         precision: float32, or float64 to check gradients on the CPU.
+        kernel: of its filtered back projections where they name none.
 
     Raises:
-        UsageError: unknown device, CUDA asked for where there is none, or float64 for CUDA.
+        UsageError: unknown device or kernel, CUDA asked for where there is none or for an arc, or float64 for CUDA.
 
     Example:
         >>> import numpy as np
@@ -69,15 +72,18 @@ class Projector:
         device: Device = "auto",
         threads: int | None = None,
         precision: Precision = "float32",
+        kernel: Kernel = "ramp",
     ) -> None:
         if device not in get_args(Device):
             raise UsageError(f"unknown device {device!r}; expected one of {', '.join(get_args(Device))}")
         if device != "cpu" and precision != "float32":
             raise UsageError(f"projector: got {precision} on {device}, but CUDA computes in float32; use device cpu")
         reason = "" if device == "cpu" else why_no_cuda()
+        if device != "cpu" and not reason and geometry.detector == "arc":
+            reason = "ASTRA has no fan beam with a detector on an arc"
         if device == "cuda" and reason:
             raise UsageError(f"device cuda: {reason}; use --device cpu or auto")
-        self.geometry, self.precision = geometry, precision
+        self.geometry, self.precision, self.kernel = geometry, precision, _checked_kernel(kernel)
         self.device = "cpu" if device == "cpu" or reason else "cuda"
         self._operators: Any
         if self.device == "cuda":
@@ -115,40 +121,45 @@ class Projector:
         """
         return self._apply(sinogram, self.geometry.sinogram_shape, self._operators.adjoint, self._operators.forward)
 
-    def fbp(self, sinogram: Any, weighting: Weighting = "benchmark") -> Any:
+    def fbp(self, sinogram: Any, weighting: Weighting = "benchmark", kernel: Kernel | None = None) -> Any:
         """Return the filtered back projection.
 
         "benchmark" reproduces the CTs of SynDeepLesion (ODL's fan-beam FBP): ramp filter without cosine weighting, back
         projection weighted by the magnification. It is biased by about +1 % in soft tissue. "standard" is the fan-beam
         formula for an equispaced flat detector (Kak and Slaney, Principles of Computerized Tomographic Imaging, section
         3.4.2): cosine weighting, ramp filter, inverse square of the distance; 0 outside the field of view, where some
-        views are missing.
+        views are missing. On an arc it is the formula for equal angles (section 3.4.1), of which "benchmark" lacks the
+        factor (angle / sine)^2, as in XCIST: that adds some HU to the whole image.
 
         Args:
             sinogram: Float["... views bins"], line integrals.
             weighting: "benchmark" or "standard".
+            kernel: "ramp", or a window on it as clinical scanners have: "soft", "standard", "bone", see `WINDOWS`; None
+                is the projector's.
 
         Returns:
             Float["... rows columns"], 1/cm.
 
         Raises:
             InputError: the last two dimensions are not the geometry's sinogram shape.
-            UsageError: unknown weighting.
+            UsageError: unknown weighting or kernel.
         """
         if weighting not in get_args(Weighting):
             raise UsageError(f"unknown weighting {weighting!r}; expected one of {', '.join(get_args(Weighting))}")
-        kernel, cosines, scale, power = _fbp_recipe(self.geometry, weighting)
+        kernel = _checked_kernel(kernel or self.kernel)
+        ramp, cosines, scale, power = _fbp_recipe(self.geometry, weighting)
         cosines = (cosines * scale).astype(self.precision)
         seen = np.ones(self.geometry.image_shape, self.precision)
-        if weighting == "standard":
+        if weighting == "standard" or self.geometry.detector == "arc":
             seen = self.geometry.inside_field_of_view.astype(self.precision)
 
         def reconstruct(sinograms: Any) -> Any:
-            return _times(self._operators.backproject(_convolve_rows(_times(sinograms, cosines), kernel), power), seen)
+            filtered = _convolve_rows(_times(sinograms, cosines), ramp, kernel)
+            return _times(self._operators.backproject(filtered, power), seen)
 
         def transpose(images: Any) -> Any:
             rows = self._operators.backproject_transpose(_times(images, seen), power)
-            return _times(_convolve_rows(rows, kernel), cosines)
+            return _times(_convolve_rows(rows, ramp, kernel), cosines)
 
         return self._apply(sinogram, self.geometry.sinogram_shape, reconstruct, transpose)
 
@@ -182,21 +193,56 @@ def _fbp_recipe(geometry: FanBeam, weighting: str) -> tuple[np.ndarray, np.ndarr
     bins, pitch_cm = geometry.bins, geometry.pitch_mm / MM_PER_CM
     offsets = np.arange(1 - bins, bins)
     view_rad = 2 * np.pi / geometry.views
-    if weighting == "benchmark":
+    if weighting == "benchmark" and geometry.detector == "flat":
         # |w| / (4 pi) at n = 2 bins - 1 frequencies that miss zero by half a step, as in ODL's padded transform. Rows
         # padded to n never wrap around, so the filter is this convolution whatever the length of the FFT.
         n = 2 * bins - 1
         omega = (2 * np.pi / n * np.arange(n) - np.pi) / pitch_cm
         kernel = np.cos(np.outer(offsets * pitch_cm, omega)) @ (np.abs(omega) / (4 * np.pi)) / n
         return kernel, np.ones(bins), view_rad, 1
-    isocentre_cm = pitch_cm / geometry.magnification
     kernel = np.zeros(2 * bins - 1)
-    kernel[bins - 1] = 1 / (4 * isocentre_cm**2)
     odd = offsets % 2 == 1
-    kernel[odd] = -1 / (np.pi * offsets[odd] * isocentre_cm) ** 2
     sdd_mm = geometry.source_mm + geometry.detector_mm
+    if geometry.detector == "arc":
+        kernel[bins - 1] = 1 / (8 * geometry.bin_rad**2)
+        kernel[odd] = -1 / (2 * np.pi**2 * np.sin(offsets[odd] * geometry.bin_rad) ** 2)
+        if weighting == "benchmark":
+            # XCIST samples |w| at n frequencies, a little off zero, and has no factor (angle / sine)^2.
+            n = 4 << (bins - 1).bit_length()
+            ramp = (np.abs(scipy.fft.fftfreq(n)) + 0.003 / n) / (2 * geometry.bin_rad**2)
+            kernel = scipy.fft.ifft(ramp).real[offsets]
+        source_cm, sdd_cm = geometry.source_mm / MM_PER_CM, sdd_mm / MM_PER_CM
+        return kernel, np.cos(geometry.fan_rad), view_rad * geometry.bin_rad * source_cm / sdd_cm**2, 2
+    isocentre_cm = pitch_cm / geometry.magnification
+    kernel[bins - 1] = 1 / (4 * isocentre_cm**2)
+    kernel[odd] = -1 / (np.pi * offsets[odd] * isocentre_cm) ** 2
     cosines = sdd_mm / np.hypot(sdd_mm, geometry.bins_mm)
     return kernel, cosines, 0.5 * view_rad * isocentre_cm / geometry.magnification**2, 2
+
+
+WINDOW_GAIN = 0.997
+WINDOWS = {
+    "soft": (1, 0.815, 0.4564, 0.1636, 0),
+    "standard": (1, 0.9338, 0.7441, 0.4425, 0.0531),
+    "bone": (1, 1.0485, 1.17, 1.2202, 0.9201),
+}
+"""What is left of the ramp at 0, 1/4, 1/2, 3/4 and all of the Nyquist frequency, quadratic in between, times the gain
+(XCIST's kernels): uniform tissue loses 0.3 %."""
+
+
+@lru_cache(maxsize=16)
+def _window(kernel: Kernel, length: int) -> np.ndarray:
+    """Return what a kernel leaves of the ramp at the frequencies of a real FFT of this length."""
+    frequencies = 2 * scipy.fft.rfftfreq(length)
+    if kernel == "ramp":
+        return np.ones_like(frequencies)
+    return WINDOW_GAIN * np.asarray(make_interp_spline((0, 0.25, 0.5, 0.75, 1), WINDOWS[kernel], k=2)(frequencies))
+
+
+def _checked_kernel(kernel: Kernel) -> Kernel:
+    if kernel not in get_args(Kernel):
+        raise UsageError(f"unknown kernel {kernel!r}; expected one of {', '.join(get_args(Kernel))}")
+    return kernel
 
 
 def _times(array: Any, weights: np.ndarray) -> Any:
@@ -204,11 +250,11 @@ def _times(array: Any, weights: np.ndarray) -> Any:
     return array * like(weights, array)
 
 
-def _convolve_rows(array: Any, kernel: np.ndarray) -> Any:
-    """Return convolution of the last axis with a symmetric kernel of 2 bins - 1 samples, same length out."""
+def _convolve_rows(array: Any, ramp: np.ndarray, kernel: Kernel) -> Any:
+    """Return convolution of the last axis with a symmetric ramp of 2 bins - 1 samples, windowed, same length out."""
     bins = array.shape[-1]
     length = scipy.fft.next_fast_len(2 * bins - 1, real=True)  # what wraps around falls outside the part that is kept
-    response = scipy.fft.rfft(kernel, length).astype(np.complex64)
+    response = (scipy.fft.rfft(ramp, length) * _window(kernel, length)).astype(np.complex64)
     part = slice(bins - 1, 2 * bins - 1)
     if is_tensor(array):
         import torch

@@ -38,12 +38,13 @@ class CpuOperators:
         angles = geometry.angles_rad[: self._symmetry.views]
         self._sines, self._cosines = np.sin(angles), np.cos(angles)
         self._rays = _ray_table(geometry, angles)
-        sdd_mm = geometry.source_mm + geometry.detector_mm
+        self._arc = geometry.detector == "arc"
+        bins_a_unit = 1 / (geometry.bin_rad if self._arc else geometry.pitch_mm)
         self._scan = (
             geometry.source_mm,
-            sdd_mm,
-            1 / geometry.pitch_mm,
-            (geometry.bins - 1) / 2 + 1,
+            geometry.source_mm + geometry.detector_mm,
+            -bins_a_unit if geometry.reversed_bins else bins_a_unit,
+            geometry.central_bin + 1,
             np.int32(geometry.bins),
             geometry.pixel_mm,
         )
@@ -84,7 +85,7 @@ class CpuOperators:
         def spread(part: np.ndarray) -> np.ndarray:
             width = part.shape[-1]
             out = np.zeros((rows, columns, width), self.dtype)
-            kernel = kernels.backproject(width, self.dtype.name)
+            kernel = kernels.backproject(width, self.dtype.name, self._arc)
             self._run(kernel, rows, self._sines, self._cosines, self._scan, power, _pad_middle(part), out)
             return out
 
@@ -97,7 +98,7 @@ class CpuOperators:
         def project(part: np.ndarray) -> np.ndarray:
             width = part.shape[-1]
             out = np.zeros((self._symmetry.views, self.geometry.bins + 2, width), self.dtype)
-            kernel = kernels.backproject_transpose(width)
+            kernel = kernels.backproject_transpose(width, self._arc)
             self._run(kernel, len(out), self._sines, self._cosines, self._scan, power, part, out)
             return out[:, 1:-1]
 
@@ -118,8 +119,9 @@ class _Symmetry:
     """The turns and mirrorings that map a scan onto itself, and the copies of images and sinograms that go with them.
 
     A quarter turn of a square image moves its sinogram by a quarter of the views. A mirrored image has the views in
-    reverse order, each with its bins in reverse order. The images are 8 copies: 4 turns, each also mirrored; of their
-    sinograms, the first eighth of the views is the whole sinogram of the image. Other scans have one copy.
+    reverse order, each with its bins in reverse order, if the views start at half a step and the detector has no
+    offset. The images are 8 copies: 4 turns, each also mirrored; of their sinograms, the first eighth of the views is
+    the whole sinogram of the image. Without the mirror it is 4 copies and a quarter. Other scans have one copy.
 
     Args:
         geometry: the scan.
@@ -127,19 +129,26 @@ class _Symmetry:
 
     def __init__(self, geometry: FanBeam) -> None:
         rows, columns = geometry.image_shape
-        self.copies = 8 if rows == columns and geometry.views % 8 == 0 else 1
-        self.views = geometry.views // self.copies
+        views = geometry.views
+        self._mirrors = views % 8 == 0 and geometry.column_offset == 0 and geometry.first_view_rad is None
+        if rows != columns or views % 4 != 0:
+            self.copies = 1
+        else:
+            self.copies = 8 if self._mirrors else 4
+        self.views = views // self.copies
         first = np.arange(self.views)
-        turned = [first + turn * geometry.views // 4 for turn in range(4)]
-        mirrored = [(geometry.views - 1 - first + turn * geometry.views // 4) % geometry.views for turn in range(4)]
-        self._views_of_copies = [view for pair in zip(turned, mirrored, strict=True) for view in pair][: self.copies]
+        quarter = -views // 4 if geometry.clockwise else views // 4
+        turned = [(first + turn * quarter) % views for turn in range(4)]
+        mirrored = [(views - 1 - first + turn * quarter) % views for turn in range(4)]
+        pairs = zip(turned, mirrored, strict=True)
+        self._views_of_copies = [view for pair in pairs for view in (pair if self._mirrors else pair[:1])]
 
     def copies_of_images(self, images: np.ndarray) -> np.ndarray:
         """Return (batch * copies, rows, columns) of (batch, rows, columns)."""
         if self.copies == 1:
             return images
         turned = [np.rot90(images, -turn, axes=(1, 2)) for turn in range(4)]
-        copies = [copy for image in turned for copy in (image, image[:, ::-1])]
+        copies = [copy for image in turned for copy in ((image, image[:, ::-1]) if self._mirrors else (image,))]
         return np.stack(copies, axis=1).reshape(-1, *images.shape[1:])
 
     def merged_images(self, copies: np.ndarray) -> np.ndarray:
@@ -149,7 +158,7 @@ class _Symmetry:
         parts = copies.reshape(-1, self.copies, *copies.shape[1:])
         total = np.zeros(parts.shape[:1] + parts.shape[2:], copies.dtype)
         for number in range(self.copies):
-            turn, mirrored = divmod(number, 2)
+            turn, mirrored = divmod(number, 2) if self._mirrors else (number, 0)
             part = parts[:, number, ::-1] if mirrored else parts[:, number]
             total += np.rot90(part, turn, axes=(1, 2))
         return total
@@ -171,9 +180,8 @@ class _Symmetry:
             whole[:, views] = parts[:, number, :, :: self._bin_step(number)]
         return whole
 
-    @staticmethod
-    def _bin_step(number: int) -> int:
-        return -1 if number % 2 else 1
+    def _bin_step(self, number: int) -> int:
+        return -1 if self._mirrors and number % 2 else 1
 
 
 def _by_lanes(
@@ -191,8 +199,13 @@ def _ray_table(geometry: FanBeam, angles_rad: np.ndarray) -> tuple[np.ndarray, n
     rows, columns = geometry.image_shape
     sine, cosine = np.sin(angles_rad)[:, None], np.cos(angles_rad)[:, None]
     source = geometry.source_mm / geometry.pixel_mm
-    detector = geometry.detector_mm / geometry.pixel_mm
-    along = geometry.bins_mm[None] / geometry.pixel_mm
+    if geometry.detector == "flat":
+        detector, along = geometry.detector_mm / geometry.pixel_mm, geometry.bins_mm[None] / geometry.pixel_mm
+    else:
+        radius = (geometry.source_mm + geometry.detector_mm) / geometry.pixel_mm
+        detector = radius * np.cos(geometry.fan_rad)[None] - source
+        along = radius * np.sin(geometry.fan_rad)[None]
+    along = -along if geometry.reversed_bins else along
     source_x, source_y = source * sine, -source * cosine
     dx = -detector * sine + along * cosine - source_x
     dy = detector * cosine + along * sine - source_y

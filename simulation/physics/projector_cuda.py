@@ -25,6 +25,8 @@ class CudaOperators:
     def __init__(self, geometry: FanBeam) -> None:
         if not astra.use_cuda():
             raise RuntimeError("ASTRA finds no GPU on this machine")
+        if geometry.detector != "flat":
+            raise RuntimeError("ASTRA has no fan beam with a detector on an arc")
         self.geometry = geometry
         self._projector = astra.create_projector("cuda", *astra_geometries(geometry))
 
@@ -68,9 +70,19 @@ def astra_geometries(geometry: FanBeam) -> tuple[dict, dict]:
     source = geometry.source_mm / geometry.pixel_mm
     detector = geometry.detector_mm / geometry.pixel_mm
     pitch = geometry.pitch_mm / geometry.pixel_mm
+    along = -pitch if geometry.reversed_bins else pitch
+    shift = geometry.column_offset * along
     # Ours (x, y) is ASTRA's (y, -x): source R (sin, -cos), detector D (-sin, cos), bins along (cos, sin).
     vectors = np.stack(
-        [-source * cosine, -source * sine, detector * cosine, detector * sine, pitch * sine, -pitch * cosine], axis=1
+        [
+            -source * cosine,
+            -source * sine,
+            detector * cosine + shift * sine,
+            detector * sine - shift * cosine,
+            along * sine,
+            -along * cosine,
+        ],
+        axis=1,
     )
     projection = astra.create_proj_geom("fanflat_vec", geometry.bins, vectors)
     rows, columns = geometry.image_shape

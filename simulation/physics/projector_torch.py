@@ -100,9 +100,14 @@ def _detector_weights(
     y = (torch.arange(columns, device=device, dtype=torch.float64) - (columns - 1) / 2) * geometry.pixel_mm
     sine, cosine = angles.sin(), angles.cos()
     sdd_mm = geometry.source_mm + geometry.detector_mm
-    magnification = (sdd_mm / (geometry.source_mm - sine * x + cosine * y)).flatten(1)
-    across_mm = (x * cosine + y * sine).flatten(1) * magnification
-    position = across_mm / geometry.pitch_mm + (geometry.bins - 1) / 2 + 1
+    depth_mm, across_mm = (geometry.source_mm - sine * x + cosine * y).flatten(1), (x * cosine + y * sine).flatten(1)
+    if geometry.detector == "arc":
+        magnification = sdd_mm / torch.hypot(across_mm, depth_mm)
+        bins = torch.atan2(across_mm, depth_mm) / geometry.bin_rad
+    else:
+        magnification = sdd_mm / depth_mm
+        bins = across_mm * magnification / geometry.pitch_mm
+    position = (-bins if geometry.reversed_bins else bins) + geometry.central_bin + 1
     left = position.floor().clamp(0, geometry.bins)
     fraction = (position - left).clamp(0, 1)
     weight = magnification**power

@@ -12,9 +12,10 @@ import numpy as np
 from scipy.optimize import least_squares
 
 from simulation.errors import InputError, UsageError
-from simulation.physics.materials import METALS, TISSUES, attenuation_ratios
+from simulation.physics.materials import FILTERS, MATERIALS, TISSUES, attenuation_ratios, mu_per_cm
 
-MATERIALS = (*TISSUES, *METALS)
+FITTED_METALS = ("titanium", "steel", "cocr", "gold", "amalgam", "tantalum", "platinum")
+"""Metals that nodes are fitted for together; those that came later are fitted when they are asked for."""
 FIT_TOLERANCE = 0.05
 """Root mean square error that fitted nodes may have, in standard deviations of the Poisson noise of `_PHOTONS`."""
 _PHOTONS = 2e7
@@ -191,7 +192,7 @@ def exact_nodes(spectrum: Spectrum) -> SpectrumNodes:
 
 @lru_cache(maxsize=8)
 def fit_nodes(
-    spectrum: Spectrum, metals: tuple[str, ...] = tuple(METALS), tolerance: float = FIT_TOLERANCE
+    spectrum: Spectrum, metals: tuple[str, ...] = FITTED_METALS, tolerance: float = FIT_TOLERANCE
 ) -> SpectrumNodes:
     """Return the fewest nodes (of 8, 12, 16, ...) that attenuate like the spectrum, mixtures of the metals included.
 
@@ -244,6 +245,58 @@ def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
         values = {name: np.array(column, float) for name, column in columns.items() if "" not in column}
         sets.append(SpectrumNodes(values.pop("weight"), values))
     return tuple(sets)
+
+
+@dataclass(frozen=True, eq=False)
+class SpectrumBins:
+    """A spectrum in a few bins of energy, with what an energy-integrating detector needs of each.
+
+    Args:
+        energies_kev: (K,), the middle of each bin.
+        weights: (K,), relative number of photons, sum 1.
+        ratios: for each material its (K,) attenuation relative to 70 keV.
+        filters_per_cm: for each of `FILTERS` its (K,) attenuation, 1/cm.
+    """
+
+    energies_kev: np.ndarray
+    weights: np.ndarray
+    ratios: dict[str, np.ndarray]
+    filters_per_cm: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, spectrum: Spectrum) -> "SpectrumBins":
+        """Return every energy of a spectrum as a bin."""
+        energies = np.array(spectrum.energies_kev)
+        ratios = {name: attenuation_ratios(name, energies) for name in MATERIALS}
+        filters = {name: mu_per_cm(name, energies) for name in FILTERS}
+        return cls(energies, np.array(spectrum.weights), ratios, filters)
+
+
+def binned(spectrum: Spectrum, first_kev: float, width_kev: float, count: int) -> Spectrum:
+    """Return a spectrum in bins of equal width, whose photons bring as much energy as before.
+
+    Args:
+        spectrum: the whole.
+        first_kev: middle of the first bin.
+        width_kev: of a bin.
+        count: number of bins.
+    """
+    energies, weights = np.array(spectrum.energies_kev), np.array(spectrum.weights)
+    middles = first_kev + width_kev * np.arange(count)
+    edges = first_kev + width_kev * (np.arange(count + 1) - 0.5)
+    sums = np.histogram(energies, edges, weights=weights)[0]
+    return Spectrum(tuple(middles[sums > 0]), tuple(sums[sums > 0]))
+
+
+def shipped_bins(name: str) -> SpectrumBins:
+    """Return the binned spectrum that comes with an energy-integrating preset."""
+    text = resources.files(__package__).joinpath("spectrum_bins.csv").read_text()
+    header, *lines = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
+    rows = [line[1:] for line in lines if line[0] == name]
+    columns = dict(zip(header[1:], np.array(rows, float).T, strict=True))
+    energies, weights = columns.pop("energy_kev"), columns.pop("weight")
+    filters = {name: columns.pop(name) for name in FILTERS}
+    return SpectrumBins(energies, weights, columns, filters)
 
 
 def _sample_domain(names: tuple[str, ...], count: int, seed: int) -> np.ndarray:

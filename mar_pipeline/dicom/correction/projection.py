@@ -128,8 +128,8 @@ def checked_trace_share(trace: np.ndarray, most: float) -> float:
     if share > most or trace.all(axis=-1).any():
         raise InputError(
             f"metal hides {100 * share:.0f} % of the projections, more than can be filled in (at most "
-            f"{100 * most:.0f} %, and no view whole); raise --metal-threshold, or mark less in --metal-mask, if bone or contrast was taken "
-            "for metal"
+            f"{100 * most:.0f} %, and no view whole); raise --metal-threshold, or mark less in --metal-mask, if bone "
+            "or contrast was taken for metal"
         )
     return share
 
