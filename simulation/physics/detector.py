@@ -6,7 +6,6 @@ import numpy as np
 from numba import njit
 from scipy import ndimage
 
-from simulation.errors import UsageError
 from simulation.physics.materials import METALS, TISSUES, reference_mu_per_cm
 from simulation.physics.protocols import AnyProtocol, ScanProtocol
 from simulation.physics.spectra import (
@@ -74,6 +73,7 @@ class PhotonCountingDetector:
     def __init__(self, protocol: ScanProtocol, spectrum: Spectrum | None, tolerance: float) -> None:
         self.protocol, self._spectrum, self._tolerance = protocol, spectrum, tolerance
         self._nodes = shipped_nodes(protocol.spectrum) if spectrum is None else (self._fitted(_LIGHT_METALS),)
+        self._shipped = () if spectrum is not None else self._nodes
         self.water_correction = np.array(protocol.water_correction)
         if spectrum is not None:
             self.water_correction = water_correction(self._nodes[0])
@@ -81,13 +81,11 @@ class PhotonCountingDetector:
     @property
     def facts(self) -> list[Any]:
         """Return what a hash of the physics holds beside the protocol: the spectrum, or its shipped nodes."""
-        facts: list[Any] = [repr(self._spectrum), self._tolerance]
-        if self._spectrum is None:
-            facts += [
-                (nodes.weights.tolist(), {name: ratios.tolist() for name, ratios in nodes.ratios.items()})
-                for nodes in self._nodes
-            ]
-        return facts
+        shipped = [
+            (nodes.weights.tolist(), {name: ratios.tolist() for name, ratios in nodes.ratios.items()})
+            for nodes in self._shipped
+        ]
+        return [repr(self._spectrum), self._tolerance, *shipped]
 
     def transmitted(self, names: tuple[str, ...], integrals: np.ndarray) -> np.ndarray:
         """Return the share of the photons that passes: Float["..."] of Float["materials ..."]."""
@@ -123,10 +121,7 @@ class PhotonCountingDetector:
     def _fitted(self, metals: tuple[str, ...]) -> SpectrumNodes:
         """Return nodes of the given spectrum, or all its energies where no error is tolerated."""
         if self._spectrum is None:
-            served = [name for name in METALS if name in self._nodes[-1].ratios]
-            raise UsageError(
-                f"this preset's spectrum serves {', '.join(served)}; give --spectrum or --kvp for other metals"
-            )
+            return shipped_nodes(self.protocol.spectrum, more=True)[-1]
         if self._tolerance == 0:
             return exact_nodes(self._spectrum)
         return fit_nodes(self._spectrum, metals, self._tolerance)

@@ -211,8 +211,8 @@ GEOMETRIES: dict[str, FanBeam] = {
         bins=641,
         pitch_mm=2 * math.sqrt(2) * 153.6 / 641,
     ),
-    # The AAPM CT-MAR challenge's scanner for bodies (specs of XCIST's settings): a body has its real size.
-    "ctmar": _CTMAR,
-    # The same, with the image over 500 mm.
+    # The AAPM CT-MAR challenge's scanner (XCIST's settings), with the image over 500 mm: a body has its real size.
     "clinical": replace(_CTMAR, pixel_mm=500 / 512),
+    # The same with the challenge's field of view for bodies, 400 mm.
+    "ctmar": _CTMAR,
 }

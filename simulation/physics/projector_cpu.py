@@ -119,8 +119,8 @@ class _Symmetry:
     """The turns and mirrorings that map a scan onto itself, and the copies of images and sinograms that go with them.
 
     A quarter turn of a square image moves its sinogram by a quarter of the views. A mirrored image has the views in
-    reverse order, each with its bins in reverse order, if the views start at half a step and the detector has no
-    offset. The images are 8 copies: 4 turns, each also mirrored; of their sinograms, the first eighth of the views is
+    reverse order, each with its bins in reverse order, if anticlockwise views start at half a step and the detector has
+    no offset. The images are 8 copies: 4 turns, each also mirrored; of their sinograms, the first eighth of the views is
     the whole sinogram of the image. Without the mirror it is 4 copies and a quarter. Other scans have one copy.
 
     Args:
@@ -130,7 +130,8 @@ class _Symmetry:
     def __init__(self, geometry: FanBeam) -> None:
         rows, columns = geometry.image_shape
         views = geometry.views
-        self._mirrors = views % 8 == 0 and geometry.column_offset == 0 and geometry.first_view_rad is None
+        from_half_a_step = geometry.first_view_rad is None and not geometry.clockwise
+        self._mirrors = views % 8 == 0 and geometry.column_offset == 0 and from_half_a_step
         if rows != columns or views % 4 != 0:
             self.copies = 1
         else:

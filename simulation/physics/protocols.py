@@ -202,7 +202,6 @@ SYNDEEPLESION = ScanProtocol(
 
 PROTOCOLS: dict[str, AnyProtocol] = {
     "syndeeplesion": SYNDEEPLESION,
-    "ctmar": CTMAR,
     # The same scanner with what is realistic: scatter is corrected as it spreads and not entirely, the image shows the
     # whole field of view, water has the attenuation of the benchmark, which leaves 0.3 % to the kernels.
     "clinical": replace(
@@ -210,13 +209,14 @@ PROTOCOLS: dict[str, AnyProtocol] = {
         geometry=FanBeam.preset("clinical"),
         weighting="standard",
         water_mu_per_cm=0.192 / 0.997,
-        mas=200,
-        slice_mm=2.5,
+        mas=250,
+        slice_mm=5.0,
         scatter_correction=45,
         correction_exponent=1,
         correction_kernel=_SCATTER,
         bone=True,
     ),
+    "ctmar": CTMAR,
 }
 
 EFFECTS: dict[str, dict[str, Any]] = {

@@ -231,15 +231,21 @@ def fit_error(
     return float(np.sqrt(np.mean(difference**2 * _PHOTONS * np.exp(-truth))))
 
 
-def shipped_nodes(preset: str) -> tuple[SpectrumNodes, ...]:
+def shipped_nodes(preset: str, more: bool = False) -> tuple[SpectrumNodes, ...]:
     """Return the fitted nodes that come with a preset, the most accurate set first.
 
-    Each set serves the materials it has columns for; the last serves all.
+    Each set serves the materials it has columns for; the last serves `FITTED_METALS`.
+
+    Args:
+        preset: its name in spectrum_nodes.csv.
+        more: add the set that serves every metal.
     """
     text = resources.files(__package__).joinpath("spectrum_nodes.csv").read_text()
     header, *lines = [line.split(",") for line in text.splitlines() if not line.startswith("#")]
     sets = []
     for label in dict.fromkeys(line[1] for line in lines if line[0] == preset):
+        if label == "more" and not more:
+            continue
         rows = [line for line in lines if line[:2] == [preset, label]]
         columns = {name: [row[i] for row in rows] for i, name in enumerate(header) if i >= 2}
         values = {name: np.array(column, float) for name, column in columns.items() if "" not in column}

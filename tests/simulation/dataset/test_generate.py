@@ -23,7 +23,6 @@ from command_lines import replaced
 from small_scanner import PROGRAM, SMALL, body_hu, disc
 
 from mar_pipeline import cli
-from simulation import simulator
 from simulation.correction import metal_trace
 from simulation.dataset import community, settings
 from simulation.dataset.build import only_run
@@ -31,7 +30,7 @@ from simulation.dataset.generate import SimulateSettings
 from simulation.dataset.reader import read_pair
 from simulation.dataset.verify import verify
 from simulation.errors import MarError
-from simulation.physics import protocols
+from simulation.physics import detector, protocols
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
@@ -301,7 +300,7 @@ CHANGES = {
 
 @pytest.mark.parametrize("name", CHANGES)
 def test_a_rerun_with_other_settings_is_refused(straight, source, masks, mar, small_scanner, monkeypatch, name):
-    monkeypatch.setattr(simulator, "fit_nodes", lambda spectrum, *_: exact_nodes(spectrum))  # the fit takes minutes
+    monkeypatch.setattr(detector, "fit_nodes", lambda spectrum, *_: exact_nodes(spectrum))  # the fit takes minutes
     before, times = contents(straight), stamps(straight)
     options, words = CHANGES[name]
     for more in ([], ["--dry-run"]):

@@ -27,7 +27,7 @@ def test_mass_fractions_sum_to_one(name: str) -> None:
 
 
 def test_the_metals_that_implants_are_made_of_are_there() -> None:
-    assert set(METALS) == {"titanium", "steel", "cocr", "gold", "amalgam", "tantalum", "platinum"}
+    assert {"titanium", "steel", "cocr", "gold", "amalgam", "tantalum", "platinum", "copper", "cobalt"} == set(METALS)
 
 
 def test_metal_codes_are_stable_and_leave_zero_for_none() -> None:
@@ -40,6 +40,8 @@ def test_metal_codes_are_stable_and_leave_zero_for_none() -> None:
         "amalgam": 5,
         "tantalum": 6,
         "platinum": 7,
+        "copper": 8,
+        "cobalt": 9,
     }
 
 

@@ -4,17 +4,19 @@ import numpy as np
 import pytest
 
 from simulation.errors import InputError, UsageError
-from simulation.physics.materials import METALS, TISSUES, attenuation_ratios
+from simulation.physics.materials import FILTERS, MATERIALS, METALS, TISSUES, attenuation_ratios
 from simulation.physics.spectra import (
     FIT_TOLERANCE,
-    MATERIALS,
     Spectrum,
+    SpectrumBins,
     SpectrumNodes,
+    binned,
     exact_nodes,
     fit_error,
     fit_nodes,
     parse_filters,
     read_spectrum,
+    shipped_bins,
     shipped_nodes,
     tube_spectrum,
 )
@@ -223,7 +225,7 @@ def test_the_error_of_nodes_counts_the_noise_of_the_photons() -> None:
 
 def check_shipped(preset: str, spectrum: Spectrum) -> None:
     exact = exact_nodes(spectrum)
-    sets = shipped_nodes(preset)
+    sets = shipped_nodes(preset, more=True)
     assert len(sets[0].weights) <= len(sets[-1].weights) < len(exact.weights)
     for nodes in sets:
         names = tuple(name for name in MATERIALS if name in nodes.ratios)
@@ -233,8 +235,22 @@ def check_shipped(preset: str, spectrum: Spectrum) -> None:
     assert tuple(sets[-1].ratios) == MATERIALS
 
 
-def test_shipped_clinical_nodes_are_its_tubes() -> None:
-    check_shipped("clinical", tube_spectrum(120.0, 7.0, (("Al", 7.0),)))
+def test_shipped_bins_are_those_of_the_fitted_tube() -> None:
+    """120 kVp through 6.12 mm Al, in bins of 10 keV that bring the energy of the photons in them."""
+    shipped = shipped_bins("clinical")
+    whole = tube_spectrum(120.0, 12.64, (("Al", 6.12),))
+    made = SpectrumBins.of(binned(whole, 5.5, 10.0, 12))
+    for name in ("energies_kev", "weights"):
+        np.testing.assert_allclose(getattr(shipped, name), getattr(made, name), rtol=1e-6, err_msg=name)
+    for name in (*MATERIALS, *FILTERS):
+        there, here = ({**bins.ratios, **bins.filters_per_cm}[name] for bins in (shipped, made))
+        np.testing.assert_allclose(there, here, rtol=1e-6, err_msg=name)
+
+
+def test_bins_hold_the_photons_of_their_energies() -> None:
+    whole = Spectrum((21.0, 29.0, 31.0, 45.0), (1.0, 2.0, 3.0, 4.0))
+    bins = binned(whole, 25.0, 10.0, 3)
+    assert bins.energies_kev == (25.0, 35.0, 45.0) and bins.weights == pytest.approx((0.3, 0.3, 0.4))
 
 
 def test_shipped_benchmark_nodes_are_its_spectrum(shared_data) -> None:
