@@ -35,6 +35,7 @@ from simulation.physics.geometry import FanBeam
 from simulation.physics.projector import Projector
 from simulation.physics.protocols import PROTOCOLS
 from simulation.physics.spectra import exact_nodes
+from simulation.simulator import Simulator
 from simulation.units import hu_to_mu
 
 PATIENCE_S = 60
@@ -484,7 +485,7 @@ def test_the_clinical_scanner_refuses_a_source_without_pixel_size(source, masks,
 
 
 def test_a_gpu_serves_one_worker(source, masks, tmp_path, mar, small_scanner, monkeypatch):
-    class OnCuda(simulator.Simulator):
+    class OnCuda(Simulator):
         def __init__(self, *arguments, **options):
             super().__init__(*arguments, **options)
             self.projector.device = "cuda"

@@ -59,7 +59,7 @@ def test_water_is_stated_as_its_line_integral() -> None:
 
 
 def test_noise_has_the_moments_of_compound_poisson_numbers() -> None:
-    """Mean and variance of sum E N(E) with independent Poisson N, plus the electronics; against draws of each energy."""
+    """Mean and variance of sum E N(E) with independent Poisson N, plus the electronics; against draws."""
     scan = without(CTMAR, "scatter", "crosstalk", "low-signal-correction")
     detector = EnergyIntegratingDetector(scan)
     through = detector.transmitted(TISSUE, behind_water(32))
