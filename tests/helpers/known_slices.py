@@ -16,14 +16,15 @@ from mar_pipeline.judge.tissue import body_mask
 from simulation.errors import InputError
 from simulation.implants.library import ImplantLibrary
 from simulation.physics import detector
-from simulation.physics.protocols import protocol
+from simulation.physics.protocols import SYNDEEPLESION
+from simulation.physics.spectra import binned, tube_spectrum
 from simulation.simulator import Simulator
 from simulation.units import hu_to_mu, mu_to_hu
 
 
 @dataclass(frozen=True)
 class Scanner:
-    """What differs from the preset `clinical`.
+    """What differs from `COUNTING`.
 
     Args:
         photons: a bin receives without an object.
@@ -38,6 +39,16 @@ class Scanner:
     highest_hu: float
 
 
+TUBE = binned(tube_spectrum(120.0, 7.0, (("Al", 7.0),)), 15.5, 10.0, 11)
+COUNTING = replace(
+    SYNDEEPLESION,
+    weighting="standard",
+    grid="physical",
+    scatter_corrected=0.8,
+    electronic_noise_counts=3.3,
+    replace_tissue=True,
+)
+"""The scanner that the judge's weights were fitted on: it counts photons, and scatter is the same in every bin."""
 SCANNERS = {
     "high dose": Scanner(2e7, 0, 0.45, 30000),
     "body": Scanner(4e6, 200, 0.6, 3071),
@@ -93,15 +104,14 @@ def artifact(
     hu: np.ndarray, metal: np.ndarray, mm: float, scanner: Scanner, material: str | None, seed: int
 ) -> np.ndarray:
     """What metal and noise add to a slice, in HU."""
-    clinical = protocol("clinical")
     geometry = virtual_scan(hu.shape, (mm, mm))[1]
-    scan = replace(clinical, geometry=geometry, photons=scanner.photons, scatter_counts=scanner.scatter_counts)
-    simulator = Simulator(scan, "cpu", metal=material, threads=1)
+    scan = replace(COUNTING, geometry=geometry, photons=scanner.photons, scatter_counts=scanner.scatter_counts)
+    simulator = Simulator(scan, "cpu", TUBE, metal=material, tolerance=0, threads=1)
     mu = np.maximum(hu_to_mu(hu), 0).astype(np.float32)
     rng = np.random.default_rng(seed)
 
     def image(counts: np.ndarray) -> np.ndarray:
-        lines = detector.log_and_correct(counts, scan, simulator.water_correction)
+        lines = detector.log_and_correct(counts, scan, simulator.detector.water_correction)
         return mu_to_hu(simulator.projector.fbp(lines, scan.weighting))
 
     scatter = scan.scatter_corrected * scan.scatter_counts
