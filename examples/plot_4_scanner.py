@@ -10,7 +10,8 @@ block ``scanner:`` in the settings of ``mar simulate``.
 # %%
 # The geometry
 # ------------
-# Distances and lengths are in mm. The detector is flat; views lie evenly on a full circle.
+# Distances and lengths are in mm. The detector is flat, or an arc with ``detector="arc"``; views lie evenly on a full
+# circle.
 import matplotlib.pyplot as plt
 import numpy as np
 
