@@ -120,7 +120,7 @@ class _Symmetry:
 
     A quarter turn of a square image moves its sinogram by a quarter of the views. A mirrored image has the views in
     reverse order, each with its bins in reverse order, if anticlockwise views start at half a step and the detector has
-    no offset. The images are 8 copies: 4 turns, each also mirrored; of their sinograms, the first eighth of the views is
+    no offset. The images are 8 copies: 4 turns, each also mirrored; of their sinograms, the first eighth of views is
     the whole sinogram of the image. Without the mirror it is 4 copies and a quarter. Other scans have one copy.
 
     Args:

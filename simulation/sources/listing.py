@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from simulation.errors import InputError, UsageError
-from simulation.sources import community, deeplesion, dicom, nifti, phantom
+from simulation.sources import challenge, community, deeplesion, dicom, nifti, phantom
 from simulation.sources.slices import SliceRef, check_request, grown_selection
 
 SPLITS = ("train", "val", "test")
 EXPECTED = (
     "the word phantom (or phantom:REGION), a DeepLesion folder (Images_png with DL_info.csv beside it), "
     "a .nii or .nii.gz file or a folder of them, a folder with CT DICOM files, "
-    "or a SynDeepLesion folder (train_640geo_dir.txt or */*/gt.h5)"
+    "a SynDeepLesion folder (train_640geo_dir.txt or */*/gt.h5), or a CT-MAR challenge folder (body1/Target/*.raw)"
 )
 
 logger = logging.getLogger(__name__)
@@ -69,6 +69,8 @@ def _list(source: str, split: str, seed: int, count: int | None, earlier: Sequen
     path = Path(source)
     if not path.exists():
         raise UsageError(f"source {source}: no such file or folder; expected {EXPECTED}")
+    if cases := challenge.find_cases(path):
+        return grown_selection(challenge.list_challenge(cases), earlier, count)
     images = deeplesion.find_images(path)
     if images is not None:
         return grown_selection(deeplesion.list_deeplesion(images, split), earlier, count)
@@ -85,7 +87,12 @@ def _list(source: str, split: str, seed: int, count: int | None, earlier: Sequen
 
 def is_evenly_spaced(refs: Sequence[SliceRef]) -> bool:
     """Return whether a smaller count of this source takes other slices, not the first ones."""
-    return bool(refs) and refs[0].read.__module__ in (deeplesion.__name__, nifti.__name__, dicom.__name__)
+    return bool(refs) and refs[0].read.__module__ in (
+        challenge.__name__,
+        deeplesion.__name__,
+        nifti.__name__,
+        dicom.__name__,
+    )
 
 
 def _describe(path: Path) -> str:
