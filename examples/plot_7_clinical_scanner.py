@@ -37,7 +37,7 @@ def scanned_hu(protocol) -> np.ndarray:
 
 def show(images: dict[str, np.ndarray], low_hu: float, high_hu: float, columns: int = 4) -> None:
     rows = -(-len(images) // columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
+    _, axes = plt.subplots(rows, columns, figsize=(11, 2.3 * rows), layout="constrained", squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
     for axis, (name, image) in zip(axes.flat, images.items(), strict=False):

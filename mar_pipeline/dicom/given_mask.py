@@ -1,6 +1,6 @@
 """The user's own metal mask in place of a decision: a NIfTI volume, a DICOM SEG or RTSTRUCT, or a series of images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,11 +11,11 @@ from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 from nibabel.wrapstruct import WrapStructError
 
-from mar_pipeline.dicom.measures.regions import SAME_PLACE_MM, Plane, Region
+from mar_pipeline.dicom.measures.regions import Plane, Region, same_place
 from mar_pipeline.dicom.measures.structures import read_structures
 from mar_pipeline.dicom.reading.discovery import discover
 from mar_pipeline.dicom.reading.files import quiet
-from mar_pipeline.dicom.reading.image_header import geometry, same_spacing
+from mar_pipeline.dicom.reading.image_header import Geometry, geometry
 from mar_pipeline.dicom.reading.limits import Limits
 from mar_pipeline.dicom.reading.pixels import read_slice
 from mar_pipeline.dicom.reading.series import Series
@@ -117,12 +117,10 @@ class Images:
     """A series of images that lie where the slices do; in them all but the stored value 0 is metal.
 
     Args:
-        masks: place of the first voxel, in mm -> metal.
-        spacing_mm: distance of rows, and of columns.
+        masks: where each image lies, and its metal.
     """
 
-    masks: Mapping[tuple[float, ...], PackedMask]
-    spacing_mm: tuple[float, float]
+    masks: Sequence[tuple[Geometry, PackedMask]]
 
     name = NAME
     label = None
@@ -133,10 +131,8 @@ class Images:
         Raises:
             InputError: there is no image at that place, or its pixels differ.
         """
-        for place_mm, packed in self.masks.items():
-            if np.allclose(place_mm, plane.geometry.position_mm, rtol=0, atol=SAME_PLACE_MM):
-                if packed.shape != plane.shape or not same_spacing(self.spacing_mm, plane.geometry.spacing_mm):
-                    break
+        for place, packed in self.masks:
+            if packed.shape == plane.shape and same_place(place, plane.geometry):
                 mask = packed.unpack()
                 return mask if mask.any() else None
         raise InputError(f"{NAME}: no image lies where a slice lies, pixel on pixel; expected one for every slice")
@@ -216,11 +212,10 @@ def _images(path: Path, series: Series, limits: Limits) -> Images:
             + (f" of {found[0].shape[0]} x {found[0].shape[1]}" if len(found) == 1 else "")
             + f"; expected one, of {series.shape[0]} x {series.shape[1]} as series {series.number}"
         )
-    masks = {}
+    masks = []
     for number, file in enumerate(found[0].slices, 1):
         named = replace(file, name=f"{NAME}, image {number}")  # file names may name a patient
         header, pixels = read_slice(named, found[0], limits)
         with quiet():
-            place_mm = tuple(geometry(header, named.name).position_mm)
-        masks[place_mm] = PackedMask.of(pixels.stored != 0)
-    return Images(masks, found[0].spacing_mm)
+            masks.append((geometry(header, named.name), PackedMask.of(pixels.stored != 0)))
+    return Images(masks)

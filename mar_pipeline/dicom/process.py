@@ -210,7 +210,8 @@ def _remarks_after(reports: Collection[SliceReport], malformed: Sequence[str]) -
         remarks.append("no slice was changed: the derived series holds the pixels of the source")
     if harmful := len(kept) - impossible:
         remarks.append(
-            f"{harmful} of {metal} slices with metal kept the original, since the correction was not judged to help"
+            f"{harmful} of {metal} slices with metal kept the original, since the correction was not judged to help "
+            "there or in the slices beside"
         )
     if clipped := sum(report.clipped_voxels for report in reports):
         remarks.append(f"{clipped} corrected voxels were beyond what the stored bits can hold and were clipped")

@@ -243,7 +243,7 @@ def _no_metal(results: Sequence[SeriesResult], settings: DicomSettings) -> str:
     why = "; ".join(f"{count} {reason}" for reason, count in left.most_common())
     return (
         f"{where}: pieces above {settings.metal_threshold:g} HU are left alone ({why}); --all-candidates, "
-        "--metal-mask, another --metal-threshold or --min-metal-mm2 override that"
+        "--metal-mask or --min-metal-mm2 override that"
     )
 
 

@@ -22,7 +22,7 @@ from mar_pipeline.dicom.settings import DicomSettings
 from mar_pipeline.dicom.writing.check import check_derived
 from mar_pipeline.dicom.writing.derivation import Derivation, pixels_sha256
 from mar_pipeline.dicom.writing.derive import derived_slice, left_out, write_dataset
-from mar_pipeline.judge.tissue import CLIP_HU
+from mar_pipeline.judge.tissue import saturated
 from mar_pipeline.judge.verdict import Judgement
 from simulation.errors import InputError
 from simulation.implants.masks import PackedMask
@@ -150,7 +150,7 @@ def survey(work: Work, number: int) -> SurveyedSlice:
     return SurveyedSlice(
         find_candidates(hu, inside, spacing_mm, work.settings.metal_threshold, pixels.brightest_hu),
         is_truncated(hu, inside, spacing_mm),
-        float(hu.max()) in (pixels.brightest_hu, CLIP_HU),
+        bool(saturated(hu, pixels.brightest_hu).any()),
         pixels_sha256(pixels.stored),
         _whole(_text(header, "SeriesNumber")),
         unchanged_figures(images, work.rois),

@@ -14,9 +14,13 @@ from simulation.errors import InputError
 
 CHANGES_HU = (5, 20)
 WEAK = 0.5
+"""Share of a correction that is tried where all of it is judged harmful."""
+_STRENGTHS = (0.0, WEAK, 1.0)
+_JUMP = 0.6
+"""What a step of strength from slice to slice costs, over what one from a slice's own strength costs: a slice alone
+goes along with its neighbours, two agree against them."""
 _DARKEST_HU = -1024.0
 """Nothing gets darker than this that was not so before."""
-"""Share of a correction that is tried where all of it is judged harmful."""
 _AS_NEIGHBOURS = "as the slices before and behind it"
 _FEWER = "only the surest metal is corrected: with all of it the correction was judged harmful"
 
@@ -72,7 +76,7 @@ def try_slice(
             impossible = impossible or error
             continue
         result = np.where(everything, hu, np.maximum(corrected.hu, np.minimum(hu, _DARKEST_HU)))
-        judges = Judge(hu, used, work.series.spacing_mm, inside, pixels.brightest_hu, work.given is not None)
+        judges = Judge(hu, used, work.series.spacing_mm, inside, pixels.brightest_hu, _is_told(work))
         full = judges(result)
         weak = None if full.helps else judges(hu + WEAK * (result - hu))
         strength = 1.0 if full.helps else WEAK if weak and weak.helps else 0.0
@@ -86,7 +90,7 @@ def try_slice(
                 fewer,
                 most=strength if full.harmful else 1.0,
                 refused=fewer or not full.helps,
-                reason=None if full.helps else full.reason,
+                reason=str(impossible) if impossible else None if full.helps else full.reason,
             )
         if strength == 1:
             break
@@ -98,8 +102,9 @@ def try_slice(
 def steadied(trials: Sequence[Trial], positions_mm: Sequence[float]) -> dict[int, float]:
     """Return the strength of every slice, so that none flickers between its neighbours.
 
-    A slice whose neighbours before and behind agree on more or less than its own strength goes along, but never to a
-    strength at which its own correction was judged clearly harmful.
+    Of all ways along a run of neighbouring slices, the one is taken that departs least from their own strengths and
+    changes least from slice to slice (`_JUMP`). No slice gets a strength at which its own correction was judged clearly
+    harmful, and one that could not be corrected stays the original.
 
     Args:
         trials: of the slices with metal, in order.
@@ -108,17 +113,32 @@ def steadied(trials: Sequence[Trial], positions_mm: Sequence[float]) -> dict[int
     Returns:
         Number of the slice -> 1, 0.5 or 0.
     """
-    known = {trial.number: trial for trial in trials}
-    strengths = {}
-    for number, trial in known.items():
-        beside = [
-            known[other].strength
-            for other in (number - 1, number + 1)
-            if other in known and abs(positions_mm[other] - positions_mm[number]) <= FARTHEST_MM
+    strengths: dict[int, float] = {}
+    run: list[Trial] = []
+    for trial in trials:
+        if run and not (
+            trial.number == run[-1].number + 1
+            and abs(positions_mm[trial.number] - positions_mm[run[-1].number]) <= FARTHEST_MM
+        ):
+            strengths |= _along(run)
+            run = []
+        run.append(trial)
+    return strengths | (_along(run) if run else {})
+
+
+def _along(run: Sequence[Trial]) -> dict[int, float]:
+    """Return the strengths of neighbouring slices; of two ways that cost the same, the weaker."""
+
+    def allowed(trial: Trial) -> list[float]:
+        return [one for one in _STRENGTHS if one <= trial.most] if trial.judgement else [trial.strength]
+
+    ways: list[tuple[float, tuple[float, ...]]] = [(abs(one - run[0].strength), (one,)) for one in allowed(run[0])]
+    for trial in run[1:]:
+        ways = [
+            min((cost + abs(one - trial.strength) + _JUMP * abs(one - way[-1]), (*way, one)) for cost, way in ways)
+            for one in allowed(trial)
         ]
-        strength = float(np.median([trial.strength, *beside])) if len(beside) == 2 else trial.strength
-        strengths[number] = min(strength, trial.most if trial.judgement else trial.strength)
-    return strengths
+    return {trial.number: strength for trial, strength in zip(run, min(ways)[1], strict=True)}
 
 
 def finish_slice(
@@ -129,8 +149,13 @@ def finish_slice(
     header, pixels = work.read(number)
     hu, inside, mask = pixels.hu, inside_of(work.series, header, pixels), metal.masks[number].unpack()
     stored, clipped, changed, decision = pixels.stored, 0, None, "original kept"
+    judgement = trial.judgement
     if strength:
         result = hu + strength * (np.load(work.result_path(number)) - hu)
+        if strength != trial.strength:
+            used = metal.sure[number].unpack() if trial.fewer else mask
+            judges = Judge(hu, used, work.series.spacing_mm, inside, pixels.brightest_hu, _is_told(work))
+            judgement = judges(result)
         stored, clipped = pixels.to_stored(result, inside & ~mask)
         np.save(work.corrected_path(number), stored)
         change = np.abs(stored - pixels.stored)[inside] * abs(pixels.slope)
@@ -146,7 +171,7 @@ def finish_slice(
         changed=changed,
         clipped_voxels=clipped,
         reason=_why(trial, strength),
-        judgement=trial.judgement,
+        judgement=judgement,
         figures=slice_figures(
             measured(work, number, header, pixels, stored, inside, mask), work.rois, work.settings.metal_threshold
         ),
@@ -158,6 +183,11 @@ def _not_corrected(work: Work, number: int, error: InputError) -> Trial:
         return Trial(number, 0.0, reason=str(error))
     name = work.series.slices[number].name
     raise InputError(f"{name}: {error}; --slice-fallback original keeps such slices as they are") from error
+
+
+def _is_told(work: Work) -> bool:
+    """Whether the user says what is metal, so that the judge does not ask for evidence of it."""
+    return work.given is not None or work.settings.all_candidates
 
 
 def _why(trial: Trial, strength: float) -> str | None:

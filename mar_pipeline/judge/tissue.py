@@ -11,6 +11,8 @@ CLIP_HU = 3071
 _SOFT_MEAN_HU, _SOFT_MEAN_MM = 200.0, 1.5
 _CORE_MM = 0.7
 _AT_CEILING_HU = 25.0
+_ROUNDED_HU = 0.6
+"""Values of scanners whose steps are fractions of a HU differ by this from the end of their range."""
 _TISSUE_HU, _SMOOTH_MM, _THIN_MM, _SMALLEST_BODY = -600.0, 3.0, 5.0, 0.05
 _COARSE_MM = 1.6
 """A body needs no finer pixels."""
@@ -82,7 +84,7 @@ def saturated(hu: np.ndarray, brightest_hu: float = np.inf) -> np.ndarray:
     Returns:
         Bool["rows columns"].
     """
-    highest = hu.max()
-    if highest not in (CLIP_HU, brightest_hu):
+    highest = float(hu.max())
+    if not any(abs(highest - limit) < _ROUNDED_HU for limit in (CLIP_HU, brightest_hu)):
         return np.zeros(hu.shape, bool)
     return hu >= highest - _AT_CEILING_HU

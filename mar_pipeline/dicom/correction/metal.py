@@ -21,12 +21,14 @@ CERTAIN_HU = 4700.0
 FLOOR_HU = 3050.0
 """A component whose peak is below this may be bone, enamel or contrast, whatever threshold proposed it."""
 PLATEAU_MM2, PLATEAU_SHARE, LARGE_PLATEAU_MM2 = 8.0, 0.6, 100.0
-"""Bone and enamel that reach the end of the scanner's range do so with their peaks; metal is cut off on a plateau. One
-that is no larger than a tooth must have streaks around it, or at least as much coherence as noise can have."""
+"""Bone and enamel that reach the end of the scanner's range do so with their peaks; metal is cut off on a plateau. The
+skull's base can have a plateau, too: around a large one there must be more coherence than without any streaks, if that
+can be seen, and one that is no larger than a tooth must be seen to have more than noise can have."""
 STREAKS, NO_STREAKS, SPREAD = 1.1, 0.9, 0.5
 """Mean radial coherence from which streaks leave a component: without any it is 0.9, and that of one slice may be
 0.5 higher by chance, the mean of n slices as much less as n observations are."""
 INSIDE = 0.5
+_OUTSIDE = "outside the body"
 _BESIDE = "touches metal of the next slice, but is no brighter than bone, enamel or contrast, and no streaks leave it"
 FARTHEST_MM = 10.0
 """Slices farther apart than this tell nothing of each other."""
@@ -100,13 +102,13 @@ def decide(
         if metal:
             components.append(_component(metal, True, reason))
         if beside:
-            components.append(_component(beside, False, reason if not kept else _BESIDE))
+            within = any(part.inside >= INSIDE for part in beside.values())
+            components.append(_component(beside, False, reason if not kept else _BESIDE if within else _OUTSIDE))
         for (number, _), part in metal.items():
             everything[number] = everything[number].union(part.mask)
-            if certain:
+            if certain and _proves_itself(part, threshold_hu):
                 sure[number] = sure[number].union(part.mask)
-    masks, certain_masks = (tuple(_continued(packed, found, positions_mm)) for packed in (everything, sure))
-    return Metal(masks, certain_masks, tuple(components))
+    return Metal(tuple(_continued(everything, found, positions_mm)), tuple(sure), tuple(components))
 
 
 def _connected(found: Sequence[Candidates], positions_mm: Sequence[float]) -> list[list[Place]]:
@@ -137,14 +139,15 @@ def _judged(
         return True, False, "all candidates were asked for"
     within = [part for part in parts if part.inside >= INSIDE]
     if not within:
-        return False, False, "outside the body"
+        return False, False, _OUTSIDE
     core_hu = max(part.core_hu for part in within)
     if core_hu >= max(CERTAIN_HU, threshold_hu):
         return True, True, f"far above bone and enamel ({core_hu:.0f} HU without noise and overshoot)"
     seen = [part.streaks for part in within if part.streaks is not None]
     mean, least = float(np.mean(seen or [0])), max(STREAKS, NO_STREAKS + SPREAD / np.sqrt(max(len(seen), 1)))
     plateau_mm2 = max(part.saturated_mm2 if part.saturated_share >= PLATEAU_SHARE else 0 for part in within)
-    if plateau_mm2 >= LARGE_PLATEAU_MM2 or (plateau_mm2 >= PLATEAU_MM2 and (mean > 1 or not seen)):
+    large = plateau_mm2 >= LARGE_PLATEAU_MM2 and (mean > NO_STREAKS or not seen)
+    if large or (plateau_mm2 >= PLATEAU_MM2 and mean > 1):
         return True, True, f"the scanner's range cuts a plateau out of it ({plateau_mm2:.0f} mm2)"
     if peak_hu < FLOOR_HU:
         return False, False, "no brighter than dense bone, enamel or contrast can be"
@@ -162,6 +165,12 @@ def _judged(
 def _belongs(part: Part) -> bool:
     """Whether a part of a metal component is metal itself, not bone or enamel that touches it."""
     return part.inside >= INSIDE and (part.peak_hu >= FLOOR_HU or (part.streaks or 0) >= NO_STREAKS + SPREAD)
+
+
+def _proves_itself(part: Part, threshold_hu: float) -> bool:
+    """Whether a part is certain to be metal by its own brightness, not by that of what it touches in other slices."""
+    plateau = part.saturated_share >= PLATEAU_SHARE and part.saturated_mm2 >= PLATEAU_MM2
+    return plateau or part.core_hu >= max(CERTAIN_HU, threshold_hu)
 
 
 def _component(parts: dict[Place, Part], kept: bool, reason: str) -> Component:

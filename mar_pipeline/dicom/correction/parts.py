@@ -13,7 +13,7 @@ RIM_HU = 500.0
 """Below the threshold, voxels belong to the metal that they touch: its blurred rim."""
 BLUR_MM = 1.5
 """How far a reconstruction kernel blurs metal, and so how far a part may grow into its rim."""
-MOST_SEEN = 12
+MOST_SEEN = 32
 """Streaks are looked for around so many of the largest parts of a slice; specks of noise can be hundreds."""
 _EIGHT = np.ones((3, 3), bool)
 
@@ -31,7 +31,7 @@ class Part:
         saturated_mm2: area at the highest value that the scanner writes; 0 if nothing is clipped.
         saturated_share: that area as a share of the region above the threshold.
         streaks: radial coherence of the soft tissue around it (`judge.streaks.radial_coherence`); None if there is
-            too little of it, or twelve parts of the slice are larger.
+            too little of it, or 32 parts of the slice are larger.
         inside: share that lies in the body.
     """
 

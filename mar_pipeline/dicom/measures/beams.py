@@ -8,9 +8,12 @@ import math
 
 import numpy as np
 from scipy import ndimage
+from skimage.measure import block_reduce
 
-ANGLES_DEG = (0, 45, 90, 135)
-"""Of the parallel beams to a row, in the slice plane."""
+ANGLES_DEG = tuple(range(0, 180, 5))
+"""Of the parallel beams to a row, in the slice plane: a streak lies along one of them or nearly so."""
+_FINE_MM = 2.0
+"""Images of smaller pixels are averaged to about this: a streak is wider."""
 _STOPPING_POWER = np.array(
     [
         *((-1000, 0), (-200, 0.788), (-120, 0.897), (-20, 1.003), (50, 1.038)),
@@ -80,9 +83,9 @@ def largest_change_mm(
 ) -> tuple[float, float]:
     """Return the largest change of the water-equivalent thickness, for protons and for photons, in mm.
 
-    It is the largest over the parallel beams at 0, 45, 90 and 135 degrees in the slice, and over all depths: a beam
-    enters the body and may end anywhere in it, or leave it. What lies outside the body counts as nothing, before and
-    after.
+    It is the largest over parallel beams in steps of 5 degrees in the slice, from either side, and over all depths: a
+    beam enters the body and may end anywhere in it, or leave it. What lies outside the body counts as nothing, before
+    and after.
 
     Args:
         before: Float["rows columns"] in HU.
@@ -94,9 +97,17 @@ def largest_change_mm(
     >>> round(largest_change_mm(water, water + 100, body, (1.0, 1.0))[1], 6)
     10.0
     """
+    coarse = tuple(max(1, round(_FINE_MM / side)) for side in spacing_mm)
+    coarse_mm = (spacing_mm[0] * coarse[0], spacing_mm[1] * coarse[1])
 
     def largest(change: np.ndarray) -> float:
-        return max(float(np.abs(depths_mm(change, spacing_mm, angle)).max()) for angle in ANGLES_DEG)
+        change = block_reduce(change, coarse, np.mean)
+        found = 0.0
+        for angle in ANGLES_DEG:
+            depths = depths_mm(change, coarse_mm, angle)
+            from_behind = depths[:, -1:] - depths
+            found = max(found, float(np.abs(depths).max()), float(np.abs(from_behind).max()))
+        return found
 
     protons, photons = (
         largest(np.where(body, relative(after) - relative(before), 0.0)) for relative in (stopping_power, attenuation)

@@ -15,7 +15,7 @@ from simulation.errors import UsageError
 
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,32}")
 _MOST_MM = 1e5
-SAME_PLACE_MM = 0.05
+_SAME_PLACE_MM = 0.05
 """Images whose first voxels are no farther apart lie in the same place."""
 
 Crop = tuple[int, int, np.ndarray]
@@ -144,7 +144,7 @@ class Segment:
     def mask(self, plane: Plane) -> np.ndarray | None:
         """Return its voxels in a slice, or None if it holds none there."""
         crop = self.frames.get(plane.sop_uid) or next(
-            (one for geometry, one in self.placed if _same_place(geometry, plane.geometry)), None
+            (one for geometry, one in self.placed if same_place(geometry, plane.geometry)), None
         )
         if crop is None:
             return None
@@ -183,9 +183,10 @@ def parse_spheres(texts: Sequence[str]) -> tuple[Sphere, ...]:
     return tuple(spheres)
 
 
-def _same_place(one: Geometry, other: Geometry) -> bool:
+def same_place(one: Geometry, other: Geometry) -> bool:
+    """Return whether two images lie in the same place, pixel on pixel."""
     return (
-        np.allclose(one.position_mm, other.position_mm, rtol=0, atol=SAME_PLACE_MM)
+        np.allclose(one.position_mm, other.position_mm, rtol=0, atol=_SAME_PLACE_MM)
         and np.allclose(one.orientation, other.orientation, rtol=0, atol=1e-3)
         and same_spacing(one.spacing_mm, other.spacing_mm)
     )

@@ -13,8 +13,10 @@ from mar_pipeline.dicom.reading.series import Series, Skipped, SliceFile
 from mar_pipeline.dicom.reading.splitting import Part, common_spacing, parts_of
 from mar_pipeline.dicom.reading.stacking import (
     LEAST_AXIAL,
+    OFF_LINE_MM,
     differing_orientation,
     gap_mm,
+    off_line_mm,
     positions_mm,
     slice_normal,
     stacking_warnings,
@@ -159,6 +161,12 @@ def _stack(images: Sequence[CTImage]) -> _Stack:
     clash = None if refusals else same_position([image for image, _ in placed], positions)
     refusals += [clash] if clash else []
     tilt = tilt_deg([place for _, place in placed])
+    if not refusals and (off_mm := off_line_mm([place for _, place in placed])) > OFF_LINE_MM:
+        refusals.append(
+            InputError(
+                f"its slices are shifted against each other by {off_mm:.0f} mm within their planes; split it there"
+            )
+        )
     if not refusals:
         warnings += stacking_warnings([image.name for image, _ in placed], positions, tilt)
     slices = (_slice_file(image, float(position)) for (image, _), position in zip(placed, positions, strict=True))

@@ -10,6 +10,8 @@ from mar_pipeline.dicom.reading.image_header import Geometry
 SAME_POSITION_MM = 0.01
 SAME_DIRECTION = 1e-3
 """Largest difference of two direction cosines that still are one orientation (0.06 degrees)."""
+OFF_LINE_MM = 1.0
+"""Images that lie farther off one line were shifted against each other: their voxels are not those of a stack."""
 TILT_DEG = 0.1
 """A tilt from here on is worth a warning."""
 MISSING_GAP = 1.5
@@ -54,6 +56,18 @@ def tilt_deg(places: Sequence[Geometry]) -> float:
     return math.degrees(math.atan2(math.sqrt(max(length**2 - along**2, 0.0)), along))
 
 
+def off_line_mm(places: Sequence[Geometry]) -> float:
+    """Return how far an image lies off the straight line from the first to the last, at most, in mm."""
+    points = np.array([place.position_mm for place in places])
+    way = points[-1] - points[0]
+    length = float(np.linalg.norm(way))
+    if length < SAME_POSITION_MM:
+        return 0.0
+    offset = points - points[0]
+    along = offset @ way / length
+    return float(np.linalg.norm(offset - along[:, None] * way / length, axis=1).max())
+
+
 def gap_mm(positions: np.ndarray) -> float | None:
     """Median distance of neighbours in mm, None of a single image."""
     return float(np.median(np.diff(positions))) if len(positions) > 1 else None
@@ -62,12 +76,16 @@ def gap_mm(positions: np.ndarray) -> float | None:
 def thicknesses_mm(positions: Sequence[float]) -> tuple[float, ...] | None:
     """Return the thickness that each image stands for, half the way to its neighbours; None of a single image.
 
-    >>> thicknesses_mm([0.0, 2.0, 8.0])
-    (2.0, 4.0, 6.0)
+    Where slices are missing, an image stands for no more than the median distance.
+
+    >>> thicknesses_mm([0.0, 2.0, 5.0, 7.0, 17.0])
+    (2.0, 2.5, 2.5, 2.25, 2.5)
     """
     if len(positions) < 2:
         return None
     gaps = np.diff(positions)
+    median = float(np.median(gaps))
+    gaps = np.where(gaps > MISSING_GAP * median, median, gaps)
     return tuple(((np.append(gaps[:1], gaps) + np.append(gaps, gaps[-1:])) / 2).tolist())
 
 

@@ -134,6 +134,18 @@ def test_images_that_lie_elsewhere_are_refused(source: Path, tmp_path: Path, cap
     assert "no image lies where a slice lies" in capsys.readouterr().err
 
 
+def test_images_that_are_turned_are_refused(source: Path, tmp_path: Path, capsys) -> None:
+    """They lie in the same place with their first voxel alone."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for path in sorted(source.iterdir()):
+        image = dcmread(path)
+        image.ImageOrientationPatient = [0, 1, 0, -1, 0, 0]
+        image.save_as(folder / path.name)
+    assert main(["dicom", str(source), str(tmp_path / "out"), "--metal-mask", str(folder), *OPTIONS]) == 5
+    assert "no image lies where a slice lies" in capsys.readouterr().err
+
+
 def test_a_mask_of_soft_tissue_is_refused_and_one_mostly_of_it_is_warned_of(
     source: Path, nifti: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

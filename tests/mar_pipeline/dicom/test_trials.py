@@ -26,9 +26,13 @@ def strengths(made: list[Trial], gap_mm: float = 2.0) -> list[float]:
         ((1, 0.5, 1), [1, 1, 1]),
         ((0, 0, 1, 1), [0, 0, 1, 1]),
         ((0,), [0]),
+        ((1, 0, 1, 0, 1), [1, 1, 1, 1, 1]),
+        ((0, 1, 0, 1, 0, 1), [0, 0, 0, 0.5, 0.5, 1]),
+        ((1, 0, 0, 1), [1, 0, 0, 1]),
+        ((1, 0.5, 0.5, 1), [1, 0.5, 0.5, 1]),
     ],
 )
-def test_a_slice_goes_along_where_both_neighbours_agree(tried, decided: list[float]) -> None:
+def test_no_slice_stands_alone_between_its_neighbours(tried, decided: list[float]) -> None:
     assert strengths(trials(*tried)) == decided
 
 

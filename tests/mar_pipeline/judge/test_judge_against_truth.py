@@ -82,20 +82,18 @@ def test_the_judge_agrees_with_the_truth(verdicts: Verdicts) -> None:
 
 @pytest.mark.slow
 @pytest.mark.shared_data
+@pytest.mark.xfail(
+    reason="2.1 % pass: soft tissue gets better while bone as dense as metal's rim gets worse", strict=True
+)
 def test_of_harmful_corrections_the_judge_passes_one_in_a_hundred(verdicts: Verdicts) -> None:
-    accepted, change, dense, _ = verdicts
-    harmful = (change > 5) & ~dense
-    assert (accepted & harmful).sum() <= 0.01 * harmful.sum()
+    harmful = verdicts.change > 5
+    assert harmful.sum() >= 200
+    assert (verdicts.accepted & harmful).sum() <= 0.01 * harmful.sum()
 
 
 @pytest.mark.slow
 @pytest.mark.shared_data
-@pytest.mark.xfail(
-    reason="5 of 7 pass: soft tissue gets better while bone as dense as metal's rim gets worse", strict=True
-)
-def test_of_harmful_corrections_of_metal_beside_dense_bone_the_judge_passes_one_in_a_hundred(
-    verdicts: Verdicts,
-) -> None:
-    accepted, change, dense, _ = verdicts
-    harmful = (change > 5) & dense
-    assert (accepted & harmful).sum() <= 0.01 * harmful.sum()
+def test_away_from_dense_bone_it_passes_one_in_a_hundred(verdicts: Verdicts) -> None:
+    harmful = (verdicts.change > 5) & ~verdicts.dense
+    assert harmful.sum() >= 200
+    assert (verdicts.accepted & harmful).sum() <= 0.01 * harmful.sum()

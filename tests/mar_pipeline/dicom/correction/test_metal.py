@@ -90,11 +90,38 @@ def test_a_plateau_at_the_end_of_the_scanners_range_is_metal_and_a_peak_is_not()
     row, column = np.ogrid[:SIDE, :SIDE]
     peak = np.minimum(3100 - 10 * np.hypot(row - 80, column - 80) ** 2, 3071)
     assert "plateau" in metal_of(plateau).components[0].reason
-    assert areas(metal_of(body((disc(MIDDLE, 5), 0), streaks=0) + 0)) == [0]
     bone = body(streaks=0)
     bone[disc(MIDDLE, 5)] = peak[disc(MIDDLE, 5)]
     assert bone.max() == 3071 and areas(metal_of(bone)) == [0]
     assert areas(metal_of(body((disc(MIDDLE, 5), 3072), streaks=0))) == [0]  # an extended scale ends nowhere near
+
+
+def test_a_plateau_without_streaks_may_be_the_skulls_base_however_large() -> None:
+    skull_base = disc(MIDDLE, 12)
+    assert areas(metal_of(body((skull_base, 3071)))) == [0]
+    assert areas(metal_of(body((skull_base, 3071), streaks=20))) == [skull_base.sum()]
+
+
+def test_none_of_many_teeth_becomes_metal_because_others_were_looked_at_first() -> None:
+    teeth = [
+        disc((80 + round(45 * np.cos(a)), 80 + round(45 * np.sin(a))), 3) for a in np.linspace(0, 2 * np.pi, 20)[:-1]
+    ]
+    assert areas(metal_of(body(*((tooth, 3071) for tooth in teeth)))) == [0]
+
+
+def test_what_is_certain_is_what_proves_itself_and_not_what_it_touches() -> None:
+    """A crown in one slice makes the tooth in the next metal, but not certain: it can be left out on trial."""
+    metal = metal_of(body((BLOCK, 3500)), body((BLOCK, 9000)), body((BLOCK, 3500)))
+    assert areas(metal) == [BLOCK.sum()] * 3
+    assert [int(mask.unpack().sum()) for mask in metal.sure] == [0, BLOCK.sum(), 0]
+
+
+def test_a_scale_of_fractions_ends_where_its_bits_do() -> None:
+    """4095 steps of .488281 from -1000.3 HU, as float32."""
+    highest = 0.488281 * 4095 - 1000.3
+    hu = body((disc(MIDDLE, 5), highest), streaks=10)
+    found = find_candidates(hu, np.ones(hu.shape, bool), (MM, MM), 900, highest)
+    assert found.parts[0].saturated_share == 1
 
 
 def test_what_lies_outside_the_body_is_left_alone_unless_it_is_asked_for() -> None:

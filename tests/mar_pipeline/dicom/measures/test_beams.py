@@ -41,9 +41,30 @@ def test_every_beam_sees_all_of_the_image():
 def test_the_largest_change_is_found_where_it_is_even_if_it_cancels_behind():
     before, body = np.zeros((64, 64)), np.ones((64, 64), bool)
     after = before.copy()
-    after[10, 10:30], after[10, 30:50] = 500, -500  # 20 mm denser, then 20 mm thinner
+    after[10:12, 10:30], after[10:12, 30:50] = 500, -500  # 20 mm denser, then 20 mm thinner
     _, photons = largest_change_mm(before, after, body, (1.0, 1.0))
     assert photons == pytest.approx(10)
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_beam_may_come_from_either_side(turned: bool):
+    """-50 HU over 50 mm, then 150 HU over 50 mm: 7.5 mm from behind, 5 from the front."""
+    change = np.zeros((8, 120))
+    change[:, 10:60], change[:, 60:110] = -50, 150
+    after = change[:, ::-1] if turned else change
+    _, photons = largest_change_mm(np.zeros((8, 120)), after, np.ones((8, 120), bool), (1.0, 1.0))
+    assert photons == pytest.approx(7.5)
+
+
+@pytest.mark.parametrize("angle_deg", [10, 22.5, 77])
+def test_a_streak_is_found_whatever_its_direction(angle_deg: float):
+    """200 HU in a band of 4 mm, 160 mm long: 32 mm of water along it; half a step of the angles costs some of it."""
+    rows, columns = (axis - 100 for axis in np.mgrid[:201, :201])
+    along = columns * math.cos(math.radians(angle_deg)) + rows * math.sin(math.radians(angle_deg))
+    across = rows * math.cos(math.radians(angle_deg)) - columns * math.sin(math.radians(angle_deg))
+    band = (abs(across) <= 2) & (abs(along) <= 80)
+    _, photons = largest_change_mm(np.zeros(band.shape), 200.0 * band, np.ones(band.shape, bool), (1.0, 1.0))
+    assert 0.5 * 32 < photons < 1.05 * 32
 
 
 def test_what_lies_outside_the_body_counts_for_nothing():

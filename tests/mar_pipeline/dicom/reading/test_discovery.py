@@ -91,6 +91,13 @@ def test_slices_are_sorted_by_position_and_not_by_instance_number(tmp_path: Path
     assert {file.transfer_syntax for file in series.slices} == {ImplicitVRLittleEndian}
 
 
+def test_slices_that_are_shifted_within_their_planes_are_refused(tmp_path: Path) -> None:
+    for number in range(6):
+        place = [40.0 if number > 2 else 0.0, 0, 3.0 * number]
+        save(ct_dataset(number, ImagePositionPatient=place), tmp_path / f"{number}.dcm")
+    assert "shifted against each other by" in str(only(discover(tmp_path)).refusal)
+
+
 def test_tilt_follows_from_geometry_and_not_from_the_tag(tmp_path: Path) -> None:
     tilt = np.radians(20)
     for number in range(3):
