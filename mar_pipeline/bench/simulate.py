@@ -52,10 +52,24 @@ def main() -> None:
     say(f"reference: line_fanflat, 101 energies           {reference:8.3f} CPU-s a pair")
     say(f"reference / pair                                {reference / pair:8.1f} x")
     say(f"reference / pair with uncompressed writing      {(reference + writing[1]) / (pair + writing[1]):8.1f} x")
+    for preset in ("clinical", "ctmar"):
+        cost = _slice_seconds(preset)
+        say(f"{preset}: a slice of 512 x 512, scan and image {' ' * (8 - len(preset))}{cost:8.3f} CPU-s")
+        say(f"  over a clean slice of syndeeplesion           {cost / slice_cost:8.1f} x")
     for workers in (1, 2):
         say(f"mar simulate --workers {workers}, gzip 4              {_throughput(workers):8.2f} pairs/s")
     peak_mb = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
     say(f"largest process of both runs                    {peak_mb:8.0f} MB")
+
+
+def _slice_seconds(preset: str) -> float:
+    """CPU-seconds of a clean slice: projection, transmission, noise, corrections and the image."""
+    simulator = Simulator(preset, device="cpu", threads=1)
+    rows, columns = simulator.protocol.geometry.image_shape
+    x, y = np.ogrid[:rows, :columns]
+    water = np.where(np.hypot(x - rows / 2, (y - columns / 2) * 0.7) < 0.3 * rows, 0.192, 0).astype(np.float32)
+    simulator.clean(water, np.random.default_rng(0))  # compiles the kernels
+    return cpu_seconds(lambda: simulator.clean(water, np.random.default_rng(0)))
 
 
 def _rngs() -> list[np.random.Generator]:

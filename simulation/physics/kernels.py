@@ -122,33 +122,36 @@ def _flat_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, 
         w_left[j - first] = float32((1.0 - fraction) * weight)
 
 
-# atan(t) / t as a polynomial in t ** 2 for 0 <= t <= 1, by Chebyshev interpolation: off by 1e-9 at most.
-_ATAN = tuple(
-    np.polynomial.Chebyshev.interpolate(lambda x: np.arctan(np.sqrt(x)) / np.sqrt(x), 10, [0, 1])
-    .convert(kind=np.polynomial.Polynomial)
-    .coef[::-1]
-    .tolist()
-)
+def arc_tangent(largest: float) -> tuple[float, ...]:
+    """Return coefficients of atan(t) / t as a polynomial in t^2, the highest first, to 1e-9 for 0 <= t <= largest."""
+    for degree in range(4, 60):
+        series = np.polynomial.Chebyshev.interpolate(
+            lambda x: np.arctan(np.sqrt(x)) / np.sqrt(x), degree, [0, largest**2]
+        )
+        if abs(series.coef[-1]) < 1e-10:
+            break
+    return tuple(series.convert(kind=np.polynomial.Polynomial).coef[::-1].tolist())
 
 
 @njit(inline="always", error_model="numpy")
 def _arc_weights(sine, cosine, x, first, last, columns, scan, power, bin_left, w_left, w_right):  # type: ignore[no-untyped-def]
     """Do the same for a detector on an arc: bins are angles, the magnification is that along the ray."""
-    source, source_detector, per_bin, centre, last_bin, pixel = scan
+    source, source_detector, per_bin, centre, last_bin, pixel, largest, coefficients = scan
+    square_detector = source_detector * source_detector
     for j in range(first, last):
         y = (j - (columns - 1) / 2) * pixel
         across = x * cosine + y * sine
         depth = source - sine * x + cosine * y
-        distance = math.sqrt(across * across + depth * depth)
-        half = across / (depth + distance)  # tangent of half the angle, below 1
-        square = half * half
+        tangent = min(max(across / depth, -largest), largest)  # beyond the detector it does not matter how far
+        square = tangent * tangent
         series = 0.0
-        for coefficient in literal_unroll(_ATAN):
+        for coefficient in literal_unroll(coefficients):
             series = series * square + coefficient
-        position = 2 * half * series * per_bin + centre
-        magnification = source_detector / distance
+        position = tangent * series * per_bin + centre
         left = min(max(int32(position), int32(0)), last_bin)
-        weight = magnification if power == 1 else magnification * magnification
+        weight = square_detector / (across * across + depth * depth)
+        if power == 1:
+            weight = math.sqrt(weight)
         bin_left[j - first] = left
         fraction = min(max(position - left, 0.0), 1.0)
         w_right[j - first] = float32(fraction * weight)
@@ -161,8 +164,8 @@ def backproject(width: int, precision: str = "float32", arc: bool = False) -> Ca
 
     kernel(sines, cosines, scan, power, sinogram, out, first_row, last_row): `sinogram` is (views, bins + 2, width) with
     a zero bin on each side, `out` (rows, columns, width), `scan` (source, source + detector, bins per length or per
-    radian of an `arc`, isocentre among the padded bins, last left bin, pixel). Sums are of `precision`, that of the
-    arrays.
+    radian of an `arc`, isocentre among the padded bins, last left bin, pixel; and of an arc the largest tangent of a
+    fan angle and the coefficients of `arc_tangent`). Sums are of `precision`, that of the arrays.
     """
     zeros = (np.dtype(precision).type(0),) * width
     detector_weights = _arc_weights if arc else _flat_weights

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 
@@ -40,7 +41,7 @@ class CpuOperators:
         self._rays = _ray_table(geometry, angles)
         self._arc = geometry.detector == "arc"
         bins_a_unit = 1 / (geometry.bin_rad if self._arc else geometry.pitch_mm)
-        self._scan = (
+        self._scan: tuple[Any, ...] = (
             geometry.source_mm,
             geometry.source_mm + geometry.detector_mm,
             -bins_a_unit if geometry.reversed_bins else bins_a_unit,
@@ -48,6 +49,10 @@ class CpuOperators:
             np.int32(geometry.bins),
             geometry.pixel_mm,
         )
+        if self._arc:
+            beyond_rad = min(np.abs(geometry.fan_rad).max() + 2 * geometry.bin_rad, 0.49 * np.pi)
+            largest = float(np.tan(beyond_rad))
+            self._scan += (largest, kernels.arc_tangent(largest))
 
     def forward(self, images: np.ndarray) -> np.ndarray:
         """Return line integrals (batch, views, bins) of images (batch, rows, columns) in 1/cm."""
