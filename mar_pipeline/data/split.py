@@ -170,7 +170,7 @@ def _simulated(settings: DataSettings, seed: int, layout: Layout) -> tuple[Pairs
 
 def _library(settings: DataSettings) -> MaskSource:
     if not is_procedural(settings):
-        return ImplantLibrary.from_masks(settings.masks or "", settings.metal or "titanium")
+        return ImplantLibrary.from_masks(settings.masks or "", settings.metal)
     scan = protocol(settings.preset)
     return ImplantLibrary(
         settings.implants, scan.geometry.pixel_mm if scan.grid == "physical" else None, settings.metal

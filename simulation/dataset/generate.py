@@ -12,6 +12,7 @@ from simulation.dataset.convert import plan_conversion
 from simulation.dataset.manifest import Identity, earlier_counts, listing_sha256
 from simulation.dataset.pairs import PairMaker
 from simulation.dataset.settings import (
+    PROCEDURAL,
     SimulateSettings,
     build_simulator,
     check_settings,
@@ -22,6 +23,7 @@ from simulation.dataset.settings import (
 from simulation.dataset.shard_set import ShardIdentity, ShardSet
 from simulation.dataset.shards import ShardBuilder
 from simulation.errors import StoppedError
+from simulation.files import sha256_of
 from simulation.implants.masks import metals_of
 from simulation.parallel import stop_noticed
 from simulation.sources import is_evenly_spaced, list_slices
@@ -87,6 +89,8 @@ def _identity(settings: SimulateSettings, slices: str, pairs: PairMaker) -> Iden
     masks, stack = settings.masks, pairs.library.shared_stack
     if stack is not None:
         masks = hashlib.sha256(stack[:, :, : pairs.masks_per_slice].tobytes()).hexdigest()
+    elif masks != PROCEDURAL:
+        masks = sha256_of(Path(masks))
     return Identity(
         preset=settings.preset,
         physics=pairs.simulator.physics_sha256,

@@ -7,6 +7,7 @@ from simulation.dataset.shard_file import Stored
 from simulation.errors import UsageError
 from simulation.implants.library import ImplantLibrary
 from simulation.implants.masks import STACK_SIZE, MaskSource, metals_of
+from simulation.implants.placed import PlacedShapes
 from simulation.physics.geometry import FanBeam
 from simulation.physics.projector_cpu import usable_cores
 from simulation.physics.protocols import AnyProtocol, EnergyIntegratingProtocol, protocol, without
@@ -70,7 +71,8 @@ class SimulateSettings:
         preset: the scanner: syndeeplesion (the public benchmark, body shrunken), clinical (real size and noise) or
             ctmar (the AAPM CT-MAR challenge's).
         scanner: what is otherwise than in the preset: distances, detector and image of a scanner of your own.
-        masks: procedural (implants that suit each slice's anatomy) or a stack FILE.npy (512 x 512 x n of 0 and 1).
+        masks: procedural (implants that suit each slice's anatomy), a stack FILE.npy (512 x 512 x n of 0 and 1) or
+            SampleMasks.mat, or the CT-MAR challenge's metal_masks.mat, whose shapes are placed in each slice.
         metal: what the metal is made of: titanium, steel, cocr, gold, amalgam, tantalum or platinum; of several each
             pair gets one at random. If not given, titanium for a stack, and what is usual for procedural implants.
         implants: kinds the procedural masks are drawn from: hip, spine, dental, clips, electrodes, needle; all if not
@@ -252,7 +254,9 @@ def mask_source(settings: SimulateSettings) -> tuple[MaskSource, int]:
         return library, settings.masks_per_slice or _PROCEDURAL_MASKS
     if settings.implants:
         raise UsageError("--implants: only for --masks procedural; a mask stack has its own shapes")
-    stack = ImplantLibrary.from_masks(settings.masks, metal or "titanium")
+    stack = ImplantLibrary.from_masks(settings.masks, metal)
+    if isinstance(stack, PlacedShapes):
+        return stack, settings.masks_per_slice or _PROCEDURAL_MASKS
     count = settings.masks_per_slice or len(stack)
     if count > len(stack):
         raise UsageError(f"--masks-per-slice: got {count}, but {settings.masks} holds {len(stack)} masks")

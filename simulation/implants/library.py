@@ -8,7 +8,17 @@ import numpy as np
 
 from simulation.errors import InputError, UsageError
 from simulation.implants.anatomy import Anatomy
-from simulation.implants.masks import MaskStack, check_metals, checked_image, load_stack, one_metal
+from simulation.implants.masks import (
+    SHAPES_KEY,
+    MaskStack,
+    check_metals,
+    checked_image,
+    load_shapes,
+    load_stack,
+    mat_keys,
+    one_metal,
+)
+from simulation.implants.placed import CHALLENGE_METALS, PlacedShapes, shapes_from
 from simulation.implants.shapes import SHAPERS, Part, suitable
 from simulation.physics.arrays import like
 from simulation.physics.materials import METAL_CODES
@@ -62,18 +72,23 @@ class ImplantLibrary:
             check_metals(self.metal)
 
     @classmethod
-    def from_masks(cls, path: str | Path, metal: str | tuple[str, ...] = "titanium") -> "MaskStack":
-        """Open a (512, 512, n) stack of 0/1 masks.
+    def from_masks(cls, path: str | Path, metal: str | tuple[str, ...] | None = None) -> "MaskStack | PlacedShapes":
+        """Open a (512, 512, n) stack of 0/1 masks, or the CT-MAR challenge's shapes, which are placed in each slice.
 
         Args:
-            path: a .npy file; axis 2 numbers the masks.
-            metal: a key of METAL_CODES, or several of which each pair gets one.
+            path: a .npy file, axis 2 numbering the masks; SampleMasks.mat of SynDeepLesion; or the challenge's mask
+                file with its key tumor_imgs.
+            metal: a key of METAL_CODES, or several of which each pair gets one; None is titanium for a stack, and the
+                challenge's metals for its shapes.
 
         Raises:
-            InputError: if the file is not such a stack, or one of its masks is empty.
+            InputError: if the file is neither, or one of its masks is empty.
             UsageError: if the metal is unknown.
         """
-        return MaskStack(stack=load_stack(Path(path)), metal=metal)
+        path = Path(path)
+        if path.suffix.lower() == ".mat" and SHAPES_KEY in mat_keys(path):
+            return PlacedShapes(shapes_from(load_shapes(path)), metal or CHALLENGE_METALS)
+        return MaskStack(stack=load_stack(path), metal=metal or "titanium")
 
     @property
     def shared_stack(self) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import scipy.io
 from PIL import Image
 from scipy import ndimage
 
@@ -16,6 +17,8 @@ from simulation.physics.materials import METAL_CODES, check_metal
 from simulation.units import check_mu
 
 STACK_SIZE = 512
+STACK_KEY, SHAPES_KEY = "CT_samples_bwMetal", "tumor_imgs"
+"""Arrays in the MATLAB files of masks: SynDeepLesion's SampleMasks.mat, and the CT-MAR challenge's metal shapes."""
 _STACK_REMEDY = f"expected a numpy file of shape ({STACK_SIZE}, {STACK_SIZE}, n) with 0 and 1"
 _MAX_OUTSIDE = 0.5
 
@@ -231,6 +234,8 @@ def open_stack(path: Path) -> np.ndarray:
     """
     if not path.is_file():
         raise InputError(f"mask stack {path}: no such file; {_STACK_REMEDY}")
+    if path.suffix.lower() == ".mat":
+        return _array_of_mat(path, STACK_KEY)
     try:
         stack = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, EOFError, OSError) as error:
@@ -244,6 +249,41 @@ def open_stack(path: Path) -> np.ndarray:
     if stack.dtype.kind not in "bui":
         raise InputError(f"mask stack {path} holds {stack.dtype}; {_STACK_REMEDY}: convert it to uint8")
     return stack
+
+
+def mat_keys(path: Path) -> list[str]:
+    """Return the names of the arrays in a MATLAB file.
+
+    Raises:
+        InputError: it is missing or no such file.
+    """
+    if not path.is_file():
+        raise InputError(f"masks {path}: no such file; expected a .npy or .mat file of masks")
+    try:
+        return [name for name, _, _ in scipy.io.whosmat(path)]
+    except Exception as error:  # whatever the damage leads to
+        raise InputError(f"masks {path}: broken, or no MATLAB file before version 7.3") from error
+
+
+def _array_of_mat(path: Path, key: str) -> np.ndarray:
+    if key not in mat_keys(path):
+        raise InputError(f"masks {path}: has {', '.join(mat_keys(path)) or 'nothing'}; expected {key}")
+    try:
+        array = np.asarray(scipy.io.loadmat(path, variable_names=[key])[key])
+    except Exception as error:
+        raise InputError(f"masks {path}: {key} cannot be read; fetch the file again") from error
+    if array.dtype.kind not in "bui" and not (array.dtype.kind == "f" and (array == np.rint(array)).all()):
+        raise InputError(f"masks {path}: {key} holds {array.dtype}; expected whole numbers")
+    return array.astype(np.int16)
+
+
+def load_shapes(path: Path) -> np.ndarray:
+    """Return grey images of metal shapes, Integer["shapes rows columns"], of the CT-MAR challenge's mask file.
+
+    Raises:
+        InputError: the file cannot be used.
+    """
+    return _array_of_mat(path, SHAPES_KEY)
 
 
 def load_stack(path: Path) -> np.ndarray:
