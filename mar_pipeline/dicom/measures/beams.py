@@ -9,24 +9,10 @@ import math
 import numpy as np
 from scipy import ndimage
 
+from simulation.units import stopping_power
+
 ANGLES_DEG = (0, 45, 90, 135)
 """Of the parallel beams to a row, in the slice plane."""
-_STOPPING_POWER = np.array(
-    [
-        *((-1000, 0), (-200, 0.788), (-120, 0.897), (-20, 1.003), (50, 1.038)),
-        *((100, 1.084), (140, 1.097), (2990, 2.732), (2995, 3.2)),
-    ]
-)
-"""HU and proton stopping power relative to water, between which it is linear; that of the AAPM CT-MAR challenge."""
-
-
-def stopping_power(hu: np.ndarray) -> np.ndarray:
-    """Return the proton stopping power relative to water; the curve's ends go on level.
-
-    >>> stopping_power(np.array([-1000.0, 100.0, 4000.0]))
-    array([0.   , 1.084, 3.2  ])
-    """
-    return np.interp(hu, _STOPPING_POWER[:, 0], _STOPPING_POWER[:, 1])
 
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
