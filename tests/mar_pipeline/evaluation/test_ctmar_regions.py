@@ -32,6 +32,29 @@ def test_automatic_regions_lie_where_they_say():
     assert all(np.array_equal(getattr(again, name), value) for name, value in vars(regions).items())
 
 
+def test_the_body_is_the_largest_component_with_its_holes():
+    truth, metal = square_case()
+    truth[:10, :10], truth[70:75, 40:45] = 0, -1000  # a thing beside it, and a pocket of air
+    assert np.array_equal(automatic_regions(truth, metal, 1.0).body, box(slice(14, 114)))
+
+
+@pytest.mark.parametrize(("name", "mm"), [("noise", 20), ("bone", 10), ("soft", 10)])
+def test_a_region_goes_elsewhere_when_metal_lies_near_its_best_place(name, mm):
+    truth, metal = square_case()
+    best = getattr(automatic_regions(truth, metal, 1.0), name)
+    row, column = np.argwhere(best).mean(axis=0).astype(int)
+    metal[row, column - 13 : column - 11] = True  # a second piece, 4 or 6 mm off the disc
+    found, off_metal_mm = getattr(automatic_regions(truth, metal, 1.0), name), ndimage.distance_transform_edt(~metal)
+    assert off_metal_mm[best].min() < 8 and off_metal_mm[found].min() >= mm
+
+
+def test_of_places_equally_flat_that_farthest_from_metal_is_taken():
+    truth, metal = square_case()
+    noise = automatic_regions(np.round(truth, -2), metal, 1.0).noise
+    rows, columns = np.argwhere(noise).T
+    assert columns.max() > 100 and (rows.min() < 30 or rows.max() > 100)
+
+
 def test_streaks_are_sought_across_the_long_axis_between_two_pieces_or_beside_one():
     truth, metal = square_case()
     rows, columns = np.argwhere(automatic_regions(truth, metal, 1.0).streak).T

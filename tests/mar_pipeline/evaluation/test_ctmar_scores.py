@@ -70,7 +70,7 @@ def test_ct_number_is_the_root_mean_square_error_beyond_two_pixels_of_metal():
 
 def test_noise_is_the_standard_deviation_of_the_output_in_its_region():
     output = flat() + 12 * (-1) ** np.indices((SIDE, SIDE)).sum(axis=0)
-    assert values(output)["noise"] == pytest.approx(12)
+    assert values(output)["noise"] == values(output, output)["noise"] == pytest.approx(12)
     assert values(flat() + 50)["noise"] == 0
 
 
@@ -233,6 +233,7 @@ def test_anchors_can_be_given():
     truth = {**ideal(), "noise": 10.0}
     twice = {"noise": np.linspace(10, 20, 5)}
     assert scores({**truth, "noise": 15.0}, truth, truth, twice)["noise"] == pytest.approx(2)
+    assert scores({**truth, "sharpness": 0.5}, truth, truth, {"sharpness": [1, 0.5, 0, 0, 0]})["sharpness"] == 1
     for wrong in (
         {"nois": twice["noise"]},
         {"noise": [48, 45, 64, 72, 80]},
