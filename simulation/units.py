@@ -1,4 +1,4 @@
-"""Hounsfield units and linear attenuation, as the SynDeepLesion benchmark defines them."""
+"""Hounsfield units, linear attenuation as the SynDeepLesion benchmark defines it, and proton stopping power."""
 
 from typing import Any, TypeVar
 
@@ -12,6 +12,14 @@ MU_WATER_PER_CM = 0.192
 
 _PLAUSIBLE_MU = (-1.0, 10.0)
 """1/cm; a clean slice holds 0 to about 0.8, and filtered back projection undershoots a little."""
+
+_STOPPING_POWER = np.array(
+    [
+        *((-1000, 0), (-200, 0.788), (-120, 0.897), (-20, 1.003), (50, 1.038)),
+        *((100, 1.084), (140, 1.097), (2990, 2.732), (2995, 3.2)),
+    ]
+)
+"""HU and proton stopping power relative to water, between which it is linear; that of the AAPM CT-MAR challenge."""
 
 Array = TypeVar("Array")
 
@@ -38,6 +46,15 @@ def mu_to_hu(mu: Array) -> Array:
         The same shape, HU.
     """
     return (mu - MU_WATER_PER_CM) * (1000 / MU_WATER_PER_CM)  # type: ignore[operator,return-value]
+
+
+def stopping_power(hu: np.ndarray) -> np.ndarray:
+    """Return the proton stopping power relative to water; the curve's ends go on level.
+
+    >>> stopping_power(np.array([-1000.0, 100.0, 4000.0]))
+    array([0.   , 1.084, 3.2  ])
+    """
+    return np.interp(hu, _STOPPING_POWER[:, 0], _STOPPING_POWER[:, 1])
 
 
 def check_mu(image_mu: Any, what: str) -> None:

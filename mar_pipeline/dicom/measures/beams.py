@@ -10,26 +10,12 @@ import numpy as np
 from scipy import ndimage
 from skimage.measure import block_reduce
 
+from simulation.units import stopping_power
+
 ANGLES_DEG = tuple(range(0, 180, 5))
 """Of the parallel beams to a row, in the slice plane: a streak lies along one of them or nearly so."""
 _FINE_MM = 2.0
 """Images of smaller pixels are averaged to about this: a streak is wider."""
-_STOPPING_POWER = np.array(
-    [
-        *((-1000, 0), (-200, 0.788), (-120, 0.897), (-20, 1.003), (50, 1.038)),
-        *((100, 1.084), (140, 1.097), (2990, 2.732), (2995, 3.2)),
-    ]
-)
-"""HU and proton stopping power relative to water, between which it is linear; that of the AAPM CT-MAR challenge."""
-
-
-def stopping_power(hu: np.ndarray) -> np.ndarray:
-    """Return the proton stopping power relative to water; the curve's ends go on level.
-
-    >>> stopping_power(np.array([-1000.0, 100.0, 4000.0]))
-    array([0.   , 1.084, 3.2  ])
-    """
-    return np.interp(hu, _STOPPING_POWER[:, 0], _STOPPING_POWER[:, 1])
 
 
 def attenuation(hu: np.ndarray) -> np.ndarray:
