@@ -13,9 +13,12 @@ import numpy as np
 from scipy.ndimage import uniform_filter
 from skimage.metrics import structural_similarity
 
+from mar_pipeline.tasks.ctmar_regions import automatic_regions
+from mar_pipeline.tasks.ctmar_scores import raw_values
+from mar_pipeline.tasks.ctmar_scores import scores as ctmar_scores
 from simulation.errors import InputError, UsageError
 from simulation.physics.arrays import like, to_numpy
-from simulation.units import MU_WATER_PER_CM, check_mu
+from simulation.units import MU_WATER_PER_CM, check_mu, mu_to_hu
 
 MU_RANGE_PER_CM = 0.5
 """Upper end of the clipped range [0, 0.5] /cm, about -1000 to 1604 HU; the public code of the field uses the same."""
@@ -159,7 +162,19 @@ PROTOCOLS: dict[str, Protocol] = {
 }
 
 
-def score(output_mu: Any, truth_mu: Any, metal_mask: Any, protocol: str = "float") -> dict[str, Any]:
+CTMAR = "ctmar"
+_CTMAR_PIXEL_MM = 400 / 512
+
+
+def score(
+    output_mu: Any,
+    truth_mu: Any,
+    metal_mask: Any,
+    protocol: str = "float",
+    *,
+    input_mu: Any = None,
+    pixel_mm: float = _CTMAR_PIXEL_MM,
+) -> dict[str, Any]:
     """Return PSNR (dB), SSIM and RMSE (HU) of an image against the truth outside the metal.
 
     - ``float``: clip(mu, 0, 0.5) / 0.5, times (1 - mask). PSNR = 10 log10(1 / MSE) over all pixels; `matlab_ssim`.
@@ -171,18 +186,26 @@ def score(output_mu: Any, truth_mu: Any, metal_mask: Any, protocol: str = "float
 
     RMSE = 1000 / 0.192 sqrt(mean over non-metal pixels of (clip(output) - clip(truth))^2), never quantised, in all.
 
+    - ``ctmar``: what the eight metrics of the AAPM CT-MAR challenge measure in regions that are found in the truth, see
+      `mar_pipeline.tasks.ctmar_scores`: ``raw_ct_number`` and so on, and, where the uncorrected image is given, the
+      scores made of them, 0 best to 4 worst, and their mean ``total``.
+
     Args:
         output_mu: (..., H, W), 1/cm, numpy or torch, H and W at least 11.
         truth_mu: the same shape, 1/cm.
         metal_mask: the same shape, nonzero where metal is (bool, metal codes, or floats of exactly 0 and 1).
-        protocol: a key of `PROTOCOLS`.
+        protocol: a key of `PROTOCOLS`, or ctmar.
+        input_mu: of ctmar, the uncorrected image, which scores 4.
+        pixel_mm: of ctmar, the side of a pixel.
 
     Returns:
-        ``{"psnr", "ssim", "rmse_hu"}``: floats for one image; for leading batch dimensions float64 arrays of their
-        shape (torch tensors on output_mu's device if that is a tensor). PSNR is infinite for equal images.
+        ``{"psnr", "ssim", "rmse_hu"}``, or what ctmar has: floats for one image; for leading batch dimensions float64
+        arrays of their shape (torch tensors on output_mu's device if that is a tensor). PSNR is infinite for equal
+        images.
 
     Raises:
-        InputError: shapes differ or are too small, a value is not finite, or no pixel is free of metal.
+        InputError: shapes differ or are too small, a value is not finite, or no pixel is free of metal; for ctmar also
+            an image without the tissue that its metrics need.
         UsageError: the protocol is unknown.
 
     Example:
@@ -192,13 +215,23 @@ def score(output_mu: Any, truth_mu: Any, metal_mask: Any, protocol: str = "float
         >>> {name: round(value, 2) for name, value in found.items()}
         {'psnr': 40.0, 'ssim': 1.0, 'rmse_hu': 26.04}
     """
-    if protocol not in PROTOCOLS:
-        raise UsageError(f"unknown protocol {protocol!r}; expected one of {', '.join(PROTOCOLS)}")
-    output, truth, mask = map(to_numpy, (output_mu, truth_mu, metal_mask))
+    if protocol not in (*PROTOCOLS, CTMAR):
+        raise UsageError(f"unknown protocol {protocol!r}; expected one of {', '.join((*PROTOCOLS, CTMAR))}")
+    if input_mu is not None and protocol != CTMAR:
+        raise UsageError(f"protocol {protocol}: takes no input_mu; leave it out")
+    output, truth, mask, given = map(
+        to_numpy, (output_mu, truth_mu, metal_mask, truth_mu if input_mu is None else input_mu)
+    )
     _check_shapes(output, truth, mask)
+    _check_shapes(given, truth, mask)
     batch, image_shape = output.shape[:-2], output.shape[-2:]
-    images = (a.reshape(-1, *image_shape) for a in (output, truth, mask))
-    scores = [_score_image(o, t, m, PROTOCOLS[protocol]) for o, t, m in zip(*images, strict=True)]
+    images = (a.reshape(-1, *image_shape) for a in (output, truth, mask, given))
+    scores = [
+        _score_ctmar(o, t, m, None if input_mu is None else i, pixel_mm)
+        if protocol == CTMAR
+        else _score_image(o, t, m, PROTOCOLS[protocol])
+        for o, t, m, i in zip(*images, strict=True)
+    ]
     if not batch:
         return scores[0]
     return {name: like(np.array([s[name] for s in scores]).reshape(batch), output_mu) for name in scores[0]}
@@ -215,6 +248,20 @@ def _score_image(output_mu: np.ndarray, truth_mu: np.ndarray, mask: np.ndarray, 
         "ssim": protocol.ssim(output, truth, protocol.peak),
         "rmse_hu": 1000 / MU_WATER_PER_CM * float(np.sqrt(np.mean(difference_mu**2))),
     }
+
+
+def _score_ctmar(
+    output_mu: np.ndarray, truth_mu: np.ndarray, mask: np.ndarray, input_mu: np.ndarray | None, pixel_mm: float
+) -> dict[str, float]:
+    metal_mask = _check_values(output_mu, truth_mu, mask)
+    output, truth = mu_to_hu(output_mu), mu_to_hu(truth_mu)
+    regions = automatic_regions(truth, metal_mask, pixel_mm)
+    raw = raw_values(output, truth, metal_mask, pixel_mm, regions)
+    found = {f"raw_{name}": value for name, value in raw.items()}
+    if input_mu is None:
+        return found
+    of_input = raw_values(mu_to_hu(input_mu), truth, metal_mask, pixel_mm, regions, insert_metal=False)
+    return found | ctmar_scores(raw, of_input, raw_values(truth, truth, metal_mask, pixel_mm, regions))
 
 
 def _check_shapes(output: np.ndarray, truth: np.ndarray, mask: np.ndarray) -> None:

@@ -157,7 +157,9 @@ class _CommunityFromShards:
         if masks != PROCEDURAL:
             stack = ImplantLibrary.from_masks(masks)
             if not isinstance(stack, MaskStack):
-                raise UsageError(f"--masks {masks}: holds shapes; --convert takes the stack of masks that the set was made with")
+                raise UsageError(
+                    f"--masks {masks}: holds shapes; --convert takes the stack of masks that the set was made with"
+                )
             return stack
         files = [self._source.path(number) for number in range(shards)]
         return _mask_stack(files, self._source.identity.masks_per_slice)

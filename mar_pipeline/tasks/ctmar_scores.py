@@ -15,8 +15,8 @@ from scipy import ndimage
 from skimage.filters import sobel
 from skimage.metrics import mean_squared_error, peak_signal_noise_ratio, structural_similarity
 
-from mar_pipeline.evaluation.ctmar_regions import RegionsOfInterest, check_images, disc
-from mar_pipeline.evaluation.ctmar_regions import automatic_regions as automatic_regions
+from mar_pipeline.tasks.ctmar_regions import RegionsOfInterest, check_images, disc
+from mar_pipeline.tasks.ctmar_regions import automatic_regions as automatic_regions
 from simulation.errors import InputError
 from simulation.units import stopping_power
 

@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 from square_case import square_case
 
-from mar_pipeline.evaluation.ctmar_scores import (
+from mar_pipeline.tasks.ctmar_scores import (
     ANCHORS,
     METRICS,
     RegionsOfInterest,

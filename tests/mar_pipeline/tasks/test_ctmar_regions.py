@@ -7,7 +7,7 @@ import pytest
 from scipy import ndimage
 from square_case import square_case
 
-from mar_pipeline.evaluation.ctmar_regions import automatic_regions
+from mar_pipeline.tasks.ctmar_regions import automatic_regions
 from simulation.errors import InputError
 
 
