@@ -20,7 +20,7 @@ from simulation.physics.projector import Device, Projector
 from simulation.physics.protocols import AnyProtocol, EnergyIntegratingProtocol
 from simulation.physics.protocols import protocol as named_protocol
 from simulation.physics.spectra import FIT_TOLERANCE, Spectrum, as_spectrum
-from simulation.units import check_mu
+from simulation.units import MU_WATER_PER_CM, check_mu
 
 _TISSUES = tuple(TISSUES)
 
@@ -49,6 +49,13 @@ class Sample:
     ma_CT: Any
     LI_CT: Any
     metal_trace: Any
+
+    def scaled(self, factor: float) -> "Sample":
+        """Return the sample with images and line integrals multiplied; the sample itself for a factor of 1."""
+        if factor == 1:
+            return self
+        names = ("ma_sinogram", "LI_sinogram", "ma_CT", "LI_CT")
+        return replace(self, **{name: np.float32(factor) * getattr(self, name) for name in names})
 
 
 class Detector(Protocol):
@@ -234,6 +241,11 @@ class Simulator:
         """Return `clean` from the line integrals of `project_tissue`."""
         sinogram = self.detector.measure(self.detector.transmitted(_TISSUES, tissue), rng)
         return sinogram, self._reconstruct(sinogram)
+
+    @property
+    def common_scale(self) -> float:
+        """Return what images and line integrals are multiplied by so that water has 0.192 /cm, as in data sets."""
+        return MU_WATER_PER_CM / self.protocol.image_water_mu
 
     def _reconstruct(self, sinograms: np.ndarray) -> np.ndarray:
         images: np.ndarray = self.projector.fbp(sinograms, self.protocol.weighting)

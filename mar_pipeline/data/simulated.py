@@ -158,6 +158,7 @@ class SimulatedPairs(Dataset[Sample]):
         small = resize_mask(mask, image_mu.shape)
         check_mask(small, image_mu)
         sample = self._simulator.simulate_masks(image_mu, [small], [rng], tissue)[0]
+        sample = sample.scaled(self._simulator.common_scale)
         projector, weighting = self._simulator.projector, self._protocol.weighting
         return pair_arrays(self.layout, sample, image_mu, small > 0, projector, weighting)
 

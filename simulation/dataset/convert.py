@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from simulation.dataset.build import Builder
+from simulation.dataset.challenge import CommunityFromChallenge
 from simulation.dataset.community import write_case, write_masks, write_sample
 from simulation.dataset.community_set import CommunitySet, SliceName
 from simulation.dataset.community_source import CommunitySource
@@ -25,6 +26,7 @@ from simulation.implants.masks import STACK_SIZE, MaskSource, MaskStack
 from simulation.parallel import check_stopped
 from simulation.physics.projector import Projector
 from simulation.physics.projector_cpu import usable_cores
+from simulation.sources.challenge import find_cases
 
 
 def plan_conversion(settings: SimulateSettings) -> tuple[Builder, int]:
@@ -41,6 +43,13 @@ def plan_conversion(settings: SimulateSettings) -> tuple[Builder, int]:
     if root.resolve() in (Path(settings.out).resolve(), *Path(settings.out).resolve().parents):
         raise UsageError(f"--out: got {settings.out}, which is {root} itself or in it; choose another folder")
     layout = layout_of(root, settings.split)
+    if layout is None and (cases := find_cases(root)):
+        if settings.layout != "community":
+            raise UsageError(
+                f"--convert: {root} holds cases of the CT-MAR challenge, which become a set of the layout community; "
+                "convert that to shards afterwards"
+            )
+        return CommunityFromChallenge(settings, cases), settings.workers or usable_cores()
     if layout is None:
         raise InputError(f"{root}: no {settings.split} set in it; expected a data set (--split chooses the other one)")
     if layout == settings.layout:

@@ -133,7 +133,9 @@ class PairMaker:
 
     def clean_scan(self, tissue: np.ndarray, number: int) -> tuple[np.ndarray, np.ndarray]:
         """Return sinogram and image of the slice without metal, from its line integrals."""
-        return self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
+        sinogram, image = self.simulator.clean_from_tissue(tissue, self._rng(number, 0, _CLEAN))
+        scale = self.simulator.common_scale
+        return (sinogram, image) if scale == 1 else (np.float32(scale) * sinogram, np.float32(scale) * image)
 
     def samples(
         self,
@@ -160,7 +162,9 @@ class PairMaker:
             chunk = indices[start : start + _AT_ONCE]
             rngs = [self._rng(number, index) for index in chunk]
             small = [resize_mask(labels[index], image_mu.shape) for index in chunk]
-            yield from zip(chunk, small, self.simulator.simulate_masks(image_mu, small, rngs, tissue), strict=True)
+            samples = self.simulator.simulate_masks(image_mu, small, rngs, tissue)
+            common = [sample.scaled(self.simulator.common_scale) for sample in samples]
+            yield from zip(chunk, small, common, strict=True)
 
     def estimate(self, slices: int, stored: str) -> tuple[str, dict[str, int]]:
         """Return what so many slices would hold, uncompressed, in words and numbers.

@@ -46,7 +46,7 @@ class ScanProtocol:
 
     kernel: ClassVar[Literal["ramp"]] = "ramp"
     bone: ClassVar[bool] = True
-    water_mu_per_cm: ClassVar[float] = 0.192
+    image_water_mu: ClassVar[float] = 0.192
     focal_spot_mm: ClassVar[float] = 0.0
     focal_spot_samples: ClassVar[int] = 1
     view_samples: ClassVar[int] = 1
@@ -61,6 +61,7 @@ class EnergyIntegratingProtocol:
         weighting: the filtered back projection that makes its CTs.
         kernel: its kernel, see `Projector.fbp`.
         water_mu_per_cm: what its line integrals state for water, 1/cm.
+        image_water_mu: what its images are meant to show for water, 1/cm.
         mas: tube current times the time of a rotation.
         slice_mm: thickness of a slice, at the isocentre.
         photons_per_mas_mm2: of the tube, at 1 m.
@@ -91,6 +92,7 @@ class EnergyIntegratingProtocol:
     weighting: Literal["benchmark", "standard"]
     kernel: Literal["ramp", "soft", "standard", "bone"]
     water_mu_per_cm: float
+    image_water_mu: float
     mas: float
     slice_mm: float
     photons_per_mas_mm2: float
@@ -159,6 +161,7 @@ CTMAR = EnergyIntegratingProtocol(
     weighting="benchmark",
     kernel="standard",
     water_mu_per_cm=0.2,
+    image_water_mu=0.2,
     mas=500,
     slice_mm=550 / 950,
     photons_per_mas_mm2=1.983e6,
@@ -209,6 +212,7 @@ PROTOCOLS: dict[str, AnyProtocol] = {
         geometry=FanBeam.preset("clinical"),
         weighting="standard",
         water_mu_per_cm=0.192 / 0.997,
+        image_water_mu=0.192,
         mas=250,
         slice_mm=5.0,
         scatter_correction=45,

@@ -1,0 +1,88 @@
+"""Cases of the CT-MAR challenge become a data set: what is in it, in common units, and what is refused."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mar_pipeline import PairDataset
+from mar_pipeline.cli import main
+from simulation import Simulator, verify
+from simulation.dataset.reader import read_pair
+from simulation.units import MU_WATER_PER_CM, hu_to_mu
+
+SIDE_MM = 400.0
+
+
+def write(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values.astype("<f4").tofile(path)
+
+
+@pytest.fixture(scope="module")
+def challenge(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One body with a steel rod as our own `ctmar` scans it, in the challenge's files."""
+    root = tmp_path_factory.mktemp("challenge")
+    x, y = np.meshgrid(*[(np.arange(512) - 255.5) * SIDE_MM / 512] * 2, indexing="ij")
+    body = np.where(np.hypot(x, 0.8 * y) < 110, MU_WATER_PER_CM, 0).astype(np.float32)
+    metal = np.hypot(x - 20, y + 40) < 6
+    simulator, rng = Simulator("ctmar", "cpu", metal="steel"), np.random.default_rng(0)
+    sinogram, image = simulator.clean(body, rng)
+    sample = simulator.simulate(body, metal, rng)
+    for part, what, one, lines in (
+        ("Target", "nometal", image / 0.2 * 1000 - 1000, sinogram),
+        ("Baseline", "metalart", sample.ma_CT / 0.2 * 1000 - 1000, sample.ma_sinogram),
+        ("Mask", "metalonlymask", metal, sample.metal_trace),
+    ):
+        write(root / "body1" / part / f"training_body_{what}_img4_512x512x1.raw", one)
+        write(root / "body1" / part / f"training_body_{what}_sino4_900x1000.raw", lines)
+    return root
+
+
+@pytest.fixture(scope="module")
+def converted(challenge: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("set") / "set"
+    assert main(["simulate", "--convert", str(challenge), "--out", str(out), "--workers", "1"]) == 0
+    return out
+
+
+def test_a_case_becomes_a_pair_in_common_units(challenge: Path, converted: Path) -> None:
+    """Water has 0.192 /cm in images and in line integrals, which the challenge's scanner states as 0.2."""
+    pair = read_pair(converted / "train_640geo" / "body1" / "body4" / "0.h5")
+    raw = challenge / "body1"
+    image_hu = np.fromfile(raw / "Target" / "training_body_nometal_img4_512x512x1.raw", "<f4").reshape(512, 512)
+    lines = np.fromfile(raw / "Baseline" / "training_body_metalart_sino4_900x1000.raw", "<f4").reshape(1000, 900)
+    np.testing.assert_allclose(pair.poly_CT, hu_to_mu(image_hu), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(pair.ma_sinogram, 0.96 * lines, rtol=1e-5)
+    assert pair.image.min() == 0 and pair.metal_trace.any()
+    seen = slice(200, 312), slice(300, 380)
+    assert float(pair.poly_CT[seen].mean()) == pytest.approx(MU_WATER_PER_CM, rel=0.01)
+    assert abs(pair.LI_CT[seen] - pair.poly_CT[seen]).mean() < 0.02
+
+
+def test_the_set_says_its_scanner_and_can_be_checked_and_read(converted: Path) -> None:
+    manifest = json.loads((converted / "train_manifest.json").read_text())
+    assert manifest["geometry"]["column_offset"] == -1.25 and manifest["geometry"]["detector"] == "arc"
+    assert manifest["identity"]["preset"] == "ctmar"
+    assert not verify(converted).problems
+    sample = PairDataset(converted)[0]
+    assert sample["image"].shape == (1, 512, 512) and sample["metal_mask"].any()
+
+
+def test_what_cannot_become_a_set_is_refused(challenge: Path, tmp_path: Path, capsys) -> None:
+    assert main(["simulate", "--convert", str(challenge), "--layout", "shards", "--out", str(tmp_path / "a")]) == 2
+    assert "become a set of the layout community" in capsys.readouterr().err
+    shuffled = tmp_path / "in" / "body1"
+    for path in sorted((challenge / "body1").rglob("*.raw")):
+        values = np.fromfile(path, "<f4")
+        if "nometal_sino" in path.name:
+            values = values.reshape(1000, 900)[np.random.default_rng(0).permutation(1000)]
+        write(shuffled / path.parent.name / path.name, values)
+    assert main(["simulate", "--convert", str(tmp_path / "in"), "--out", str(tmp_path / "b")]) == 5
+    assert "views and bins in the order of this scan" in capsys.readouterr().err
+    head = tmp_path / "in" / "head1" / "Target" / "training_head_nometal_img1_512x512x1.raw"
+    write(head, np.zeros((512, 512)))
+    assert main(["simulate", "--convert", str(tmp_path / "in"), "--out", str(tmp_path / "b")]) == 2
+    assert "body and head cases, which differ in pixel size" in capsys.readouterr().err
+    assert not (tmp_path / "b").exists()
