@@ -42,8 +42,10 @@ def plan_conversion(settings: SimulateSettings) -> tuple[Builder, int]:
         raise UsageError(f"--convert: {root}: {what}; expected the folder that mar simulate wrote, or SynDeepLesion")
     if root.resolve() in (Path(settings.out).resolve(), *Path(settings.out).resolve().parents):
         raise UsageError(f"--out: got {settings.out}, which is {root} itself or in it; choose another folder")
+    if settings.layout == "ctmar":
+        raise UsageError("--layout ctmar: sets are not converted to it; simulate with --layout ctmar")
     layout = layout_of(root, settings.split)
-    if layout is None and (cases := find_cases(root)):
+    if layout in (None, "ctmar") and (cases := find_cases(root)):
         if settings.layout != "community":
             raise UsageError(
                 f"--convert: {root} holds cases of the CT-MAR challenge, which become a set of the layout community; "

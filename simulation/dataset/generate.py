@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from simulation.dataset.build import Builder, build_missing, dry_run, only_run
+from simulation.dataset.challenge_files import ChallengeBuilder, ChallengeSet
 from simulation.dataset.community import CommunityBuilder
 from simulation.dataset.community_set import CommunitySet
 from simulation.dataset.convert import plan_conversion
@@ -78,6 +79,9 @@ def plan_simulation(settings: SimulateSettings) -> tuple[Builder, int]:
         numbers = units_of_part(settings.part, len(refs))
         folder = CommunitySet(out, settings.split, identity, geometry, shorter, counts)
         return CommunityBuilder(folder, refs, pairs, numbers, settings.compression), workers
+    if settings.layout == "ctmar":
+        raw = ChallengeSet(out, settings.split, identity, geometry, shorter, counts)
+        return ChallengeBuilder(raw, refs, pairs, units_of_part(settings.part, len(refs))), workers
     of_shards = ShardIdentity.of(identity, settings.store or "images", settings.slices_per_shard)
     return ShardBuilder(
         ShardSet(out, settings.split, of_shards, geometry, shorter, counts), refs, pairs, settings.part

@@ -77,7 +77,7 @@ def identity_sha256(schema: int, identity: Mapping[str, Any]) -> str:
 
 
 def layout_of(root: Path, split: str) -> str | None:
-    """Return the layout of a split, "community" or "shards"; None if there is no such split."""
+    """Return the layout of a split: "community", "shards" or "ctmar"; None if there is no such split."""
     manifest = read_manifest(root, split)
     if manifest is not None:
         return str(manifest["layout"])

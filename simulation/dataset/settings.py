@@ -99,8 +99,8 @@ class SimulateSettings:
         focal_spot_samples: number of points the focal spot is sampled at, instead of the preset's.
         view_samples: number of angles a view is sampled at, instead of the preset's.
         pad_square: pad slices that are not square with air, or refuse them; if not given, those of NIfTI are padded.
-        layout: community (a file for each pair, as SynDeepLesion is distributed) or shards (a file for some dozen
-            slices with their pairs, to train from).
+        layout: community (a file for each pair, as SynDeepLesion is distributed), shards (a file for some dozen slices
+            with their pairs, to train from) or ctmar (raw files, as the CT-MAR challenge has them).
         store: what shards hold of a pair: images, sinograms (CT and LI are then computed when they are read), or both;
             images if not given. Networks that see sinograms and conversion to the community layout need them.
         slices_per_shard: number of slices in a shard; a worker makes a shard at a time.
@@ -137,7 +137,7 @@ class SimulateSettings:
     focal_spot_samples: int | None = None
     view_samples: int | None = None
     pad_square: bool | None = None
-    layout: Literal["community", "shards"] = "community"
+    layout: Literal["community", "shards", "ctmar"] = "community"
     store: Stored | None = None
     slices_per_shard: int = 32
     convert: str | None = None
@@ -170,11 +170,11 @@ def check_settings(settings: SimulateSettings) -> None:
         raise UsageError(f"--slices-per-shard: got {settings.slices_per_shard}, expected 1 or more")
     if not settings.out:
         raise UsageError("--out: got no name; expected a folder")
-    if settings.store is not None and settings.layout == "community":
-        raise UsageError("--store: only for --layout shards; the community layout holds images and sinograms")
-    if settings.layout == "community" and settings.slices_per_shard != _DEFAULTS["slices_per_shard"]:
-        raise UsageError("--slices-per-shard: only for --layout shards; the community layout has a file for each pair")
-    if settings.layout == "shards" and settings.compression not in (0, _DEFAULTS["compression"]):
+    if settings.store is not None and settings.layout != "shards":
+        raise UsageError(f"--store: only for --layout shards; the layout {settings.layout} holds images and sinograms")
+    if settings.layout != "shards" and settings.slices_per_shard != _DEFAULTS["slices_per_shard"]:
+        raise UsageError(f"--slices-per-shard: only for --layout shards; {settings.layout} has files for each pair")
+    if settings.layout != "community" and settings.compression not in (0, _DEFAULTS["compression"]):
         raise UsageError("--compression: only for --layout community; shards are not compressed")
     if settings.convert is not None:
         said = [own.name for own in fields(SimulateSettings) if own.name not in WITH_CONVERT]

@@ -27,6 +27,7 @@ from simulation.dataset.reader import read_pair
 from simulation.dataset.shard_file import Shard, shard_file, shards_folder
 from simulation.errors import InputError
 from simulation.files import PARTIAL, sha256_of
+from simulation.sources.challenge import find_cases
 from simulation.sources.community import read_listing
 
 _ALTERED = "its bytes are not those that were written"
@@ -86,8 +87,11 @@ def verify(root: str | Path) -> Verification:
     problems: list[str] = []
     found = []
     for split in splits:
-        sharded = layout_of(root, split) == "shards"
-        own = _check_shards(root, split, read_manifest(root, split)) if sharded else _check_community(root, split)
+        manifest, layout = read_manifest(root, split), layout_of(root, split)
+        if layout == "shards":
+            own = _check_shards(root, split, manifest)
+        else:
+            own = _check_raw(root, split) if layout == "ctmar" else _check_community(root, split)
         found.append(own)
         problems += [*_altered_identity(root, split), *own.problems]
     problems += [f"{path.relative_to(root)}: left by an interrupted run" for path in sorted(root.rglob(f"*{PARTIAL}"))]
@@ -101,6 +105,20 @@ def _altered_identity(root: Path, split: str) -> Iterator[str]:
         return
     if identity_sha256(manifest["schema"], manifest["identity"]) != manifest["identity_sha256"]:
         yield f"{manifest_file(root, split).name}: what it says the set was made from is not what was written"
+
+
+def _check_raw(root: Path, split: str) -> Found:
+    """Compare the raw files of the challenge's layout with their hashes, and read them."""
+    cases = [case for folder in (read_manifest(root, split) or {})["cases"] for case in find_cases(root / folder)]
+    problems = _altered(root, split)
+    for case in cases:
+        for part in ("Target", "Baseline", "Mask"):
+            for kind in ("img", "sino"):
+                try:
+                    case.read(part, kind)
+                except InputError as error:
+                    problems.append(str(error).replace(f"{root}/", ""))
+    return Found(len((read_manifest(root, split) or {})["cases"]), len(cases), True, problems)
 
 
 def _check_community(root: Path, split: str) -> Found:
@@ -155,7 +173,7 @@ def _altered(root: Path, split: str) -> list[str]:
         path = root / name
         if not path.is_file() or sha256_of(path) != expected:
             problems.append(f"{name}: missing, or its bytes are not those that were written")
-    if mask_file(root, split).name not in manifest["files"] and manifest["cases"]:
+    if manifest["layout"] == "community" and mask_file(root, split).name not in manifest["files"] and manifest["cases"]:
         problems += _other_masks(root, split, manifest["cases"])
     return problems
 

@@ -70,6 +70,54 @@ def test_the_set_says_its_scanner_and_can_be_checked_and_read(converted: Path) -
     assert sample["image"].shape == (1, 512, 512) and sample["metal_mask"].any()
 
 
+def test_what_is_written_and_read_again_is_the_set_that_is_made_at_once(tmp_path: Path) -> None:
+    """The same settings in the challenge's layout, converted, and in the community layout: the same pair."""
+    common = [
+        "--source",
+        "phantom:pelvis",
+        "--preset",
+        "ctmar",
+        "--slices",
+        "1",
+        "--masks-per-slice",
+        "2",
+        "--seed",
+        "3",
+    ]
+    for layout in ("ctmar", "community"):
+        assert main(["simulate", *common, "--layout", layout, "--out", str(tmp_path / layout)]) == 0
+    raw = tmp_path / "ctmar" / "body1"
+    assert {path.parent.name for path in raw.rglob("*.raw")} == {"Baseline", "Target", "Mask"}
+    assert len(list(raw.rglob("*.raw"))) == 12 and len(list(raw.glob("metalinfo*.json"))) == 2
+    assert main(["simulate", "--convert", str(tmp_path / "ctmar"), "--out", str(tmp_path / "back")]) == 0
+    direct = tmp_path / "community" / "train_640geo"
+    for index in (0, 1):
+        (made,) = direct.rglob(f"{index}.h5")
+        (back,) = (tmp_path / "back" / "train_640geo").rglob(f"{index}.h5")
+        one, two = read_pair(made), read_pair(back)
+        np.testing.assert_array_equal(two.metal_trace, one.metal_trace)
+        for name in ("ma_sinogram", "LI_sinogram", "poly_sinogram", "ma_CT", "poly_CT", "LI_CT"):
+            np.testing.assert_allclose(getattr(two, name), getattr(one, name), rtol=2e-5, atol=2e-5, err_msg=name)
+    manifest = json.loads((tmp_path / "back" / "train_manifest.json").read_text())
+    assert manifest["geometry"]["column_offset"] == -1.25
+
+
+def test_a_rerun_makes_only_what_is_missing(tmp_path: Path, capsys) -> None:
+    command = ["simulate", "--source", "phantom:pelvis", "--preset", "ctmar", "--slices", "1", "--masks-per-slice", "1"]
+    command += ["--layout", "ctmar", "--out", str(tmp_path / "set")]
+    assert main(command) == 0
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.raw")}
+    assert main(command) == 0 and "0 pairs made" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.raw")} == before
+    found = verify(tmp_path / "set")
+    assert (found.slices, found.pairs, found.problems) == (1, 1, ())
+    target = next(path for path in before if "nometal_img" in path.name)
+    target.write_bytes(target.read_bytes()[:-4])
+    assert any("its bytes are not those" in problem for problem in verify(tmp_path / "set").problems)
+    assert main([*command[:-1], str(tmp_path / "other"), "--scanner.views", "500"]) == 2
+    assert "--layout ctmar: holds images of" in capsys.readouterr().err
+
+
 def test_what_cannot_become_a_set_is_refused(challenge: Path, tmp_path: Path, capsys) -> None:
     assert main(["simulate", "--convert", str(challenge), "--layout", "shards", "--out", str(tmp_path / "a")]) == 2
     assert "become a set of the layout community" in capsys.readouterr().err
