@@ -24,7 +24,7 @@ class DataSettings:
         implants: kinds the procedural masks are drawn from; all if not given (simulate).
         metal: what all metal is made of; if not given titanium for a stack, and what is usual for procedural implants
             (simulate).
-        preset: the scanner that made the data, or that simulates: syndeeplesion or clinical.
+        preset: the scanner that made the data, or that simulates: syndeeplesion, clinical or ctmar.
         simulate_device: what simulates: cpu (in the workers) or cuda (in the training process, on its GPU; workers must
             be 0). Projections on CUDA differ from those on the CPU in the last digits (simulate).
         masks: mask stack (.npy); if not given the data set's own, and procedural implants to simulate. Shards hold

@@ -22,7 +22,7 @@ from simulation.physics.projector import Projector, Weighting
 from simulation.physics.protocols import protocol
 from simulation.simulator import Sample
 
-BODY_PIXEL_MM = {"syndeeplesion": 0.8 * 512 / 416, "clinical": 500 / 512}
+BODY_PIXEL_MM = {"syndeeplesion": 0.8 * 512 / 416, "clinical": 500 / 512, "ctmar": 400 / 512}
 """Size in the body of a pixel of the training data. SynDeepLesion stretches every DeepLesion slice of 512 pixels, most
 of them of 0.8 mm (K. Yan et al., Journal of Medical Imaging 5, 2018), to 416."""
 _STEP = 32

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-CLINICAL = ("clinical",)
+CLINICAL = ("clinical", "ctmar")
 """Presets that imitate a clinical scanner."""
 
 
