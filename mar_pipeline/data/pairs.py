@@ -12,6 +12,7 @@ from simulation.dataset.reader import Pair, read_pair
 from simulation.errors import InputError
 from simulation.implants.masks import open_stack, resize_mask
 from simulation.physics.projector import Projector
+from simulation.sources.challenge import find_cases
 from simulation.sources.community import read_listing
 
 
@@ -81,6 +82,10 @@ def find_pairs(data: Path, split: str | None = None) -> tuple[list[PairFile], li
             hint = (
                 "; it holds shards, which are to train from; mar simulate --convert gives those with sinograms this "
                 "layout, images alone cannot have it"
+            )
+        if any(layout_of(data, name) == "ctmar" for name in listings) or find_cases(data):
+            hint = (
+                "; it holds raw files as the CT-MAR challenge has them; mar simulate --convert makes a data set of them"
             )
         raise InputError(f"{data}: no {' or '.join(expected)} in it{hint}")
     pairs: list[PairFile] = []

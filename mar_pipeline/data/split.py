@@ -81,7 +81,7 @@ def _find(folder: Path, split: str, preset: str) -> _Found:
 def _stored(settings: DataSettings, layout: Layout) -> tuple[Pairs, Pairs]:
     folder = Path(settings.folder or "")
     kind = layout_of(folder, "train")
-    if kind not in (None, settings.kind):
+    if kind not in (None, "ctmar", settings.kind):  # find_pairs says what becomes of raw files
         raise UsageError(f"--data.kind: got {settings.kind}, but {folder} is of the kind {kind}; give that")
     if kind is None and settings.kind == "shards":
         raise InputError(f"{folder}: no train_shards in it; expected what mar simulate --layout shards wrote")

@@ -10,6 +10,7 @@ from mar_pipeline import PairDataset
 from mar_pipeline.cli import main
 from simulation import Simulator, verify
 from simulation.dataset.reader import read_pair
+from simulation.errors import InputError
 from simulation.units import MU_WATER_PER_CM, hu_to_mu
 
 SIDE_MM = 400.0
@@ -111,6 +112,8 @@ def test_a_rerun_makes_only_what_is_missing(tmp_path: Path, capsys) -> None:
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "set").rglob("*.raw")} == before
     found = verify(tmp_path / "set")
     assert (found.slices, found.pairs, found.problems) == (1, 1, ())
+    with pytest.raises(InputError, match="mar simulate --convert makes a data set of them"):
+        PairDataset(tmp_path / "set")
     target = next(path for path in before if "nometal_img" in path.name)
     target.write_bytes(target.read_bytes()[:-4])
     assert any("its bytes are not those" in problem for problem in verify(tmp_path / "set").problems)
