@@ -137,7 +137,7 @@ def run_parallel(
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
         for worker in multiprocessing.active_children():
-            worker.terminate()
+            worker.kill()  # one that has not begun yet would take a SIGTERM for the main process's
         raise
     finally:
         pool.shutdown()

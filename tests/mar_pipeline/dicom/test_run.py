@@ -412,7 +412,7 @@ def test_stopped_by_a_signal_it_cleans_up(source: Path, tmp_path: Path) -> None:
     while not list(tmp_path.glob(".out*.partial/.attempt-*/.waiting")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.terminate()
-    assert process.wait(30) == 75
+    assert process.wait(120) == 75
     assert list(tmp_path.iterdir()) == []
 
 

@@ -47,7 +47,7 @@ def derived_series(folder: Path, number: int, study_uid: str) -> None:
     hu[:, 12:18, 20:26] = 9000
     uids = {"StudyInstanceUID": study_uid, "SeriesInstanceUID": fake_uid(study_uid, "series")}
     source = folder.with_name(f"{folder.name} source")
-    write_series(source, 3, hu=hu, SeriesNumber=number, **uids)
+    write_series(source, 3, hu=hu, SeriesNumber=number, BitsStored=16, HighBit=15, **uids)
     assert main(["dicom", str(source), str(folder)]) == 0
 
 
